@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The port between the core and a message broker: everything a service process needs, nothing more.
+
+Two implementations keep these promises under one contract suite: ``rabbitmq`` and ``memory``.
+All calls may come from any thread. They speak in batches: crossing to the I/O thread costs once per batch.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from typing import Protocol
+from uuid import UUID
+
+import msgspec
+
+Headers = Mapping[str, str | int]
+
+
+class Properties(msgspec.Struct, frozen=True, kw_only=True):
+    """The AMQP properties that orderflow uses. ``timestamp`` is in whole seconds since 1970, as AMQP has it."""
+
+    message_id: str | None = None
+    correlation_id: str | None = None
+    type: str | None = None
+    timestamp: int | None = None
+    app_id: str | None = None
+    content_type: str | None = None
+    content_encoding: str | None = None
+    headers: Headers = {}
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One message as the broker delivered it. ``received_at`` is the clock's monotonic time of arrival."""
+
+    tag: int
+    exchange: str
+    routing_key: str
+    redelivered: bool
+    properties: Properties
+    body: bytes
+    received_at: float
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """Deliveries of one queue in the order of their tags, and the connection (``epoch``) they came over."""
+
+    queue: str
+    epoch: int
+    deliveries: Sequence[Delivery]
+
+
+class Publication(msgspec.Struct, frozen=True):
+    """One persistent, mandatory message to publish. ``key`` names it in its receipt."""
+
+    key: UUID
+    exchange: str
+    routing_key: str
+    properties: Properties
+    body: bytes
+
+
+class Failure(Enum):
+    """Why a publication is not known to be in a queue."""
+
+    RETURNED = "returned"
+    """No queue is bound for it. The broker returns it before it confirms it."""
+    NACKED = "nacked"
+    """The broker refused it, for example a full queue with overflow=reject-publish."""
+    LOST = "lost"
+    """The connection ended before the confirm; the message may or may not be in a queue."""
+
+
+class Receipt:
+    """What became of one handed-over batch of publications; filled in by the broker, read by the publisher."""
+
+    def __init__(self, keys: Sequence[UUID]) -> None:
+        self.keys = keys
+        self.failures: dict[UUID, Failure] = {}
+        self._open = len(keys)
+        self._settled = threading.Event()
+        if not keys:
+            self._settled.set()
+
+    def settle(self, count: int) -> None:
+        """Count publications as settled; called by the broker, failures are in ``failures`` before."""
+        self._open -= count
+        if self._open <= 0:
+            self._settled.set()
+
+    def fail(self, key: UUID, failure: Failure) -> None:
+        """Settle one publication as not delivered."""
+        self.failures[key] = failure
+        self.settle(1)
+
+    @property
+    def settled(self) -> bool:
+        """True when the fate of every publication is known."""
+        return self._settled.is_set()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until all are settled or the seconds are over; true when all are settled."""
+        return self._settled.wait(seconds)
+
+    @property
+    def confirmed(self) -> list[UUID]:
+        """The keys that are in a queue for sure; meaningful once settled."""
+        return [key for key in self.keys if key not in self.failures]
+
+
+class Publisher(Protocol):
+    """Publishes with confirms and ``mandatory``, at most a window of unconfirmed messages on the wire."""
+
+    def publish(self, publications: Sequence[Publication]) -> Receipt:
+        """Hand over a batch, in order; never blocks. Without a connection every key fails as LOST at once."""
+
+    @property
+    def room(self) -> int:
+        """How many publications would go out without queueing; 0 while blocked, unconnected or the window is full."""
+
+
+class Consumer(Protocol):
+    """Takes the messages of one queue, with manual acknowledgement."""
+
+    @property
+    def queue(self) -> str:
+        """The queue's name."""
+
+    def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+        """Wait up to the timeout for a first message, then up to ``linger_seconds`` more for a full batch.
+
+        A batch has at most ``limit`` messages and ends with the message that reaches ``limit_bytes``.
+        All of it came over the same connection. None when nothing came.
+        """
+
+    def ack(self, batch: Batch) -> None:
+        """Acknowledge a batch whole, with one multiple-ack. Batches must be acknowledged in the order received.
+
+        Nothing happens when the connection it came over is gone: the broker delivers the messages again.
+        """
+
+    def cancel(self) -> None:
+        """Ask the broker for no more. What has already arrived is still handed out by ``receive``."""
+
+    @property
+    def drained(self) -> bool:
+        """True when cancelled and everything that had arrived was received (or its connection is gone)."""
+
+
+class Broker(Protocol):
+    """A connection to the broker that comes back by itself, with jittered back-off."""
+
+    def start(self) -> None:
+        """Begin to connect, in the background."""
+
+    def publisher(self) -> Publisher:
+        """The publisher of this process."""
+
+    def consumer(self, queue: str, *, prefetch: int) -> Consumer:
+        """A consumer of a queue; it subscribes again after every reconnect."""
+
+    @property
+    def ready(self) -> bool:
+        """True when publishing is possible and every consumer is subscribed."""
+
+    @property
+    def blocked(self) -> bool:
+        """True while the broker has blocked publishing because of a resource alarm."""
+
+    @property
+    def last_tick(self) -> float:
+        """Monotonic time of the last sign of life of the I/O loop, for the progress watchdog."""
+
+    def close(self, *, timeout_seconds: float) -> None:
+        """Wait for open confirms up to the timeout, close the connections, end the I/O thread."""

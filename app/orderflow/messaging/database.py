@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL as the core sees it: one connection a thread, plain SQL, errors sorted by what to do about them.
+
+The only module that imports psycopg.
+"""
+
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
+
+_BAD_DATA = (errors.DataError, errors.IntegrityError)
+_ABORTED = (errors.SerializationFailure, errors.DeadlockDetected)
+
+
+class SqlTransaction:
+    """An open transaction; counts its statements, begin and commit included."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._cursor = connection.cursor(binary=True)
+        self.statements = 2
+        self.now = datetime.now(UTC)
+
+    def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement with ``%(name)s`` parameters; the rows that it returns, if it returns any."""
+        self.statements += 1
+        self._cursor.execute(statement.encode(), parameters)
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def run_script(self, script: str) -> None:
+        """Run several statements without parameters, separated by semicolons."""
+        self._cursor.connection.execute(script.encode())
+
+
+class Database:
+    """One connection, for one thread, opened when first needed and again after it broke."""
+
+    def __init__(self, url: str, *, application_name: str = "orderflow", statement_timeout_seconds: float = 30) -> None:
+        self._url = url
+        self._name = application_name
+        self._timeout_ms = round(statement_timeout_seconds * 1000)
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+
+    @contextmanager
+    def transaction(self) -> Generator[SqlTransaction]:
+        """A transaction, committed at the end of the block and rolled back when the block raises.
+
+        Raises BadData, TransactionAborted or DatabaseUnavailable in place of the driver's errors. When the
+        commit itself fails with DatabaseUnavailable it is unknown whether it happened.
+        """
+        connection = self._connected()
+        try:
+            with connection.transaction():
+                yield SqlTransaction(connection)
+        except psycopg.Error as error:
+            raise self._sorted(error) from error
+
+    def close(self) -> None:
+        """Give the connection back; the next transaction opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._connection is not None and not self._connection.broken and not self._connection.closed:
+            return self._connection
+        try:
+            self._connection = psycopg.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=5,
+                application_name=self._name,
+                options=f"-c statement_timeout={self._timeout_ms} -c timezone=UTC",
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+                tcp_user_timeout=20_000,
+            )
+        except psycopg.Error as error:
+            raise DatabaseUnavailable(str(error).strip()) from error
+        return self._connection
+
+    def _sorted(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
+        """The error by what to do: bad data leaves, a victim tries again, everything else waits."""
+        text = f"{error.sqlstate or 'no SQLSTATE'}: {str(error).strip()}"
+        if isinstance(error, _BAD_DATA):
+            return BadData(text)
+        if isinstance(error, _ABORTED):
+            return TransactionAborted(text)
+        if isinstance(error, psycopg.OperationalError):
+            self.close()
+        return DatabaseUnavailable(text)
+
+
+def migrate(database: Database, scripts: Iterable[tuple[str, str]]) -> list[str]:
+    """Apply the (name, SQL) scripts that this database has not seen, each once; the names applied now.
+
+    Safe to run from many processes at once: an advisory lock lets one go first.
+    """
+    applied = []
+    with database.transaction() as transaction:
+        transaction.execute("select pg_advisory_xact_lock(7201955)")
+        transaction.execute(
+            "create table if not exists migrations"
+            " (name text primary key, applied_at timestamptz not null default now())"
+        )
+        seen = {row[0] for row in transaction.execute("select name from migrations")}
+        for name, script in scripts:
+            if name not in seen:
+                transaction.run_script(script)
+                transaction.execute("insert into migrations (name) values (%(name)s)", {"name": name})
+                applied.append(name)
+    return applied

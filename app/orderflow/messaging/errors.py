@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, and what then happens to the message.
+
+::
+
+    MessagingError
+    ├── InfrastructureError     nothing is wrong with the message: it stays, the consumer pauses and tries again
+    │   ├── BrokerUnavailable       no connection, or it went away
+    │   ├── DatabaseUnavailable     no connection, or it went away, or the server is shutting down
+    │   └── TransactionAborted      deadlock or serialization failure: the same work can succeed at once
+    ├── BadData                 the database refused a value: the message leaves to the dead letters
+    └── SettingsError           the program cannot run like this: exit code 2
+"""
+
+
+class MessagingError(Exception):
+    """Anything that orderflow itself raises."""
+
+
+class InfrastructureError(MessagingError):
+    """The surroundings failed, not the message: keep it and try again later."""
+
+
+class BrokerUnavailable(InfrastructureError):
+    """The broker cannot be reached, or the connection was lost."""
+
+
+class DatabaseUnavailable(InfrastructureError):
+    """The database cannot be reached, or refuses to work at the moment."""
+
+
+class TransactionAborted(InfrastructureError):
+    """The database chose this transaction as a victim; the same work can succeed at once."""
+
+
+class BadData(MessagingError):
+    """The database refused a value for what it is (SQLSTATE class 22 or 23)."""
+
+
+class SettingsError(MessagingError):
+    """Settings are missing or wrong; ``problems`` lists all of them."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems

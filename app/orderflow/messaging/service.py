@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a service declares itself, and how its handlers speak with the core.
+
+A declaration is the whole truth about a service's place on the broker: the topology, the users and their
+permissions, and the reference documentation are derived from it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+
+from orderflow.messages import AnyEvent, Event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """One queue of a service: which events it gets, and how it is consumed.
+
+    ``partitions`` above 1 spreads the queue by order id over that many queues with one active consumer each,
+    so that the events of one order are handled in the order in which they were published.
+    """
+
+    name: str
+    events: tuple[type[Event], ...]
+    partitions: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """One service: its queues and the events that it publishes. Its database user and broker user bear its name."""
+
+    name: str
+    queues: tuple[Queue, ...]
+    publishes: tuple[type[Event], ...]
+    processes: Mapping[str, str] = field(default_factory=dict)
+    """Process name to one sentence on what it does, for example ``orders-api``."""
+
+
+class Incoming(msgspec.Struct, frozen=True):
+    """One decoded message as a handler gets it."""
+
+    message_id: UUID
+    event: AnyEvent
+    retry_count: int
+
+
+class Done(msgspec.Struct, frozen=True):
+    """The message is handled; ``events`` are published once the transaction is committed."""
+
+    events: Sequence[Event] = ()
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Try the message again later, a bounded number of times; ``reason`` is one fixed word."""
+
+    reason: str
+
+
+class Reject(msgspec.Struct, frozen=True):
+    """The message can never be handled: to the dead letters with this one-word reason."""
+
+    reason: str
+
+
+Outcome = Done | Retry | Reject
+DONE = Done()
+
+
+class Transaction(Protocol):
+    """The open transaction that a handler's state changes belong to."""
+
+    def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement with ``%(name)s`` parameters; the rows that it returns, if it returns any."""
+
+    @property
+    def now(self) -> datetime:
+        """The time to write into rows, in UTC; the same for the whole transaction."""
+
+
+class Handler(Protocol):
+    """Applies a batch of messages within one transaction."""
+
+    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+        """One outcome per message, in the same order.
+
+        It may be called again with the same messages (or with half of them) after a rollback, and messages may
+        arrive in any order. What must happen after the commit goes through a row, never through memory.
+        """

@@ -1,0 +1,17 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Notifications: tells customers how their order ended and the shop what runs out."""
+
+from orderflow.messages import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
+from orderflow.messaging.service import Queue, Service
+
+NOTIFICATIONS = Service(
+    name="notifications",
+    queues=(
+        Queue(
+            name="notification_requests",
+            events=(OrderConfirmed, OrderRejected, OrderCancelled, PaymentRefunded, StockLow),
+        ),
+    ),
+    publishes=(),
+    processes={"notifications": "sends notifications through a webhook or by mail"},
+)

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orders: takes them over HTTP, and is the only one who decides how they end."""
+
+from orderflow.messages import (
+    InventoryRejected,
+    InventoryReserved,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderCreated,
+    OrderRejected,
+    PaymentCaptured,
+    PaymentDeclined,
+    StockChanged,
+    StockLow,
+)
+from orderflow.messaging.service import Queue, Service
+
+ORDERS = Service(
+    name="orders",
+    queues=(
+        Queue(name="order_updates", events=(InventoryRejected, InventoryReserved, PaymentCaptured, PaymentDeclined)),
+        Queue(name="availability_updates", events=(StockChanged, StockLow)),
+    ),
+    publishes=(OrderCreated, OrderConfirmed, OrderRejected, OrderCancelled),
+    processes={
+        "orders-api": "HTTP API: accepts orders and tells their state",
+        "orders": "the state machine of orders, and the view of prices and availability",
+    },
+)

@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Payments: charges and refunds through a provider, each once, whatever the provider answers."""
+
+from orderflow.messages import InventoryReserved, OrderCancelled, PaymentCaptured, PaymentDeclined, PaymentRefunded
+from orderflow.messaging.service import Queue, Service
+
+PAYMENTS = Service(
+    name="payments",
+    queues=(Queue(name="payment_requests", events=(InventoryReserved, OrderCancelled)),),
+    publishes=(PaymentCaptured, PaymentDeclined, PaymentRefunded),
+    processes={"payments": "charges and refunds through the payment provider"},
+)
