@@ -42,8 +42,24 @@ class BatchSpan:
         """Fires when the surroundings failed and the batch will be tried again."""
 
 
+class CallSpan:
+    """Follows one call to the outside, for example to the payment provider; the base class watches nothing."""
+
+    def headers(self) -> Mapping[str, str]:
+        """Trace headers to send along with the call."""
+        return {}
+
+    def finished(self, outcome: str) -> None:
+        """Fires when the call ended, with one fixed word: how."""
+
+
 class Hooks:
     """Moments outside of a single batch."""
+
+    def calling(self, operation: str, trace: Mapping[str, str]) -> CallSpan:
+        """Fires before a call to the outside, with the trace headers stored beside the work."""
+        _ = operation, trace
+        return CallSpan()
 
     def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchSpan:
         """Fires before a batch is decoded; the span hears how it went on."""

@@ -46,6 +46,8 @@ class Incoming(msgspec.Struct, frozen=True):
     message_id: UUID
     event: AnyEvent
     retry_count: int
+    trace: Mapping[str, str] = {}
+    """Trace headers to store beside work that goes on after the transaction, so that its events join the trace."""
 
 
 class Done(msgspec.Struct, frozen=True):

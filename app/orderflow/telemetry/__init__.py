@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is seen of a process: metrics, traces, logs, health. The only importer of prometheus_client and opentelemetry."""
+"""What is seen of a process: metrics, traces, logs, health; alone imports prometheus_client and opentelemetry."""

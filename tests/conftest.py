@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers and fresh places on them, for every test that needs a real one."""
+
+import base64
+import os
+import secrets
+import urllib.request
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+import pytest
+
+
+def _given(variable: str) -> str:
+    value = os.environ.get(variable, "")
+    if not value:
+        pytest.fail(f"{variable} is not set")
+    return value
+
+
+@pytest.fixture(scope="session")
+def amqp_url() -> str:
+    return _given("ORDERFLOW_AMQP_URL")
+
+
+@pytest.fixture(scope="session")
+def management_url() -> str:
+    return _given("ORDERFLOW_MANAGEMENT_URL")
+
+
+@pytest.fixture(scope="session")
+def database_url() -> str:
+    return _given("ORDERFLOW_DATABASE_URL")
+
+
+def management(url: str, method: str, path: str, body: bytes = b"") -> bytes:
+    """One call of the management API; raises HTTPError when it is refused."""
+    parts = urlsplit(url)
+    request = urllib.request.Request(
+        f"{parts.scheme}://{parts.hostname}:{parts.port}/api/{path}",
+        data=body or None,
+        method=method,
+        headers={
+            "Authorization": "Basic " + base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode(),
+            "Content-Type": "application/json",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        data: bytes = answer.read()
+        return data
+
+
+@pytest.fixture
+def vhost(amqp_url: str, management_url: str) -> Iterator[str]:
+    """The admin's URL of a fresh vhost."""
+    name = f"test-{secrets.token_hex(6)}"
+    management(management_url, "PUT", f"vhosts/{name}")
+    user = urlsplit(amqp_url).username
+    management(management_url, "PUT", f"permissions/{name}/{user}", b'{"configure":".*","write":".*","read":".*"}')
+    yield urlunsplit(urlsplit(amqp_url)._replace(path=f"/{name}"))
+    management(management_url, "DELETE", f"vhosts/{name}")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[str]:
+    """The admin's URL of a fresh, empty database."""
+    name = f"test_{secrets.token_hex(6)}"
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f'create database "{name}"'.encode())
+    yield urlunsplit(urlsplit(database_url)._replace(path=f"/{name}"))
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(f'drop database "{name}" with (force)'.encode())
