@@ -5,7 +5,7 @@ A declaration is the whole truth about a service's place on the broker: the topo
 permissions, and the reference documentation are derived from it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -81,6 +81,23 @@ class Transaction(Protocol):
     @property
     def now(self) -> datetime:
         """The time to write into rows, in UTC; the same for the whole transaction."""
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call this once the transaction is committed, and never if it is not; it must neither block nor raise."""
+
+
+class Emitting(Transaction, Protocol):
+    """A transaction that can publish events: they are stored with it and go out once it is committed."""
+
+    def emit(
+        self,
+        event: Event,
+        *,
+        correlation_id: str,
+        causation_id: UUID | None = None,
+        trace: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish an event. ``correlation_id`` is the order id, ``causation_id`` the message that led to it."""
 
 
 class Handler(Protocol):

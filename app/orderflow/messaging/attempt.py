@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One batch through its handler: decode, drop duplicates, apply in one transaction, collect what must be copied."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from orderflow.messages import Event, MalformedMessage
+from orderflow.messaging.batch import isolate
+from orderflow.messaging.broker import Delivery
+from orderflow.messaging.codec import Codec
+from orderflow.messaging.errors import BadData
+from orderflow.messaging.hooks import BatchSpan, Outcomes
+from orderflow.messaging.inbox import Inbox
+from orderflow.messaging.service import Done, Handler, Incoming, Outcome, Retry
+from orderflow.messaging.unit_of_work import UnitOfWork, Work
+
+log = logging.getLogger(__name__)
+
+Item = tuple[int, Incoming]
+"""A decoded message and its position in the batch."""
+
+
+@dataclass(slots=True)
+class Verdicts:
+    """What became of the messages of one batch, by position."""
+
+    outcomes: Outcomes = field(default_factory=Outcomes)
+    retries: list[tuple[int, str]] = field(default_factory=list)
+    rejects: list[tuple[int, str, str]] = field(default_factory=list)
+    """(position, reason, detail)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """Applies batches of one queue: each message once, all of a batch in one transaction."""
+
+    handler: Handler
+    accepted: tuple[type[Event], ...]
+    codec: Codec
+    inbox: Inbox
+    unit_of_work: UnitOfWork
+
+    def __call__(self, deliveries: Sequence[Delivery], span: BatchSpan) -> Verdicts:
+        """Apply a batch; on return everything that is neither a retry nor a reject is committed.
+
+        Raises InfrastructureError when the surroundings failed: the batch may be applied again as it is.
+        """
+        verdicts = Verdicts()
+        items = self._decoded(deliveries, span, verdicts)
+
+        def apply(part: Sequence[Item]) -> None:
+            self._apply(part, verdicts)
+
+        def blame(item: Item, error: Exception) -> None:
+            if isinstance(error, BadData):
+                verdicts.rejects.append((item[0], "bad_data", "the database refused a value"))
+            else:
+                verdicts.retries.append((item[0], "handler_error"))
+            log.warning("message.isolated", exc_info=error, extra={"message_id": str(item[1].message_id)})
+
+        isolate(items, apply, blame)
+        return verdicts
+
+    def _decoded(self, deliveries: Sequence[Delivery], span: BatchSpan, verdicts: Verdicts) -> list[Item]:
+        """The messages that can be read, each id once."""
+        items: list[Item] = []
+        seen: set[UUID] = set()
+        for position, delivery in enumerate(deliveries):
+            try:
+                incoming = self.codec.incoming(delivery, self.accepted, span.headers(position))
+            except MalformedMessage as error:
+                verdicts.rejects.append((position, error.reason, error.detail))
+                continue
+            if incoming.message_id in seen:
+                verdicts.outcomes.duplicates += 1
+                continue
+            seen.add(incoming.message_id)
+            items.append((position, incoming))
+        return items
+
+    def _apply(self, items: Sequence[Item], verdicts: Verdicts) -> None:
+        """One transaction: claim, handle, store events. Verdicts change only when it is committed."""
+        with self.unit_of_work.transaction() as work:
+            fresh = self.inbox.claim(work, [incoming.message_id for _, incoming in items])
+            new = [item for item in items if item[1].message_id in fresh]
+            outcomes = self._handled(new, work)
+            again = [
+                item[1].message_id for item, outcome in zip(new, outcomes, strict=True) if type(outcome) is not Done
+            ]
+            if again:
+                self.inbox.forget(work, again)
+            _emit(work, new, outcomes)
+        verdicts.outcomes.published += len(work.outgoing)
+        verdicts.outcomes.statements += work.statements
+        verdicts.outcomes.duplicates += len(items) - len(new)
+        for (position, _), outcome in zip(new, outcomes, strict=True):
+            if isinstance(outcome, Done):
+                verdicts.outcomes.done += 1
+            elif isinstance(outcome, Retry):
+                verdicts.retries.append((position, outcome.reason))
+            else:
+                verdicts.rejects.append((position, outcome.reason, "refused by the handler"))
+
+    def _handled(self, items: Sequence[Item], work: Work) -> Sequence[Outcome]:
+        if not items:
+            return []
+        outcomes = self.handler([incoming for _, incoming in items], work)
+        if len(outcomes) != len(items):
+            raise RuntimeError(f"{self.handler!r} gave {len(outcomes)} outcomes for {len(items)} messages")
+        return outcomes
+
+
+def _emit(work: Work, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
+    """Store the events of the messages that are done, with what ties them to their cause."""
+    for (_, incoming), outcome in zip(items, outcomes, strict=True):
+        if isinstance(outcome, Done):
+            for event in outcome.events:
+                order_id = getattr(event, "order_id", None)
+                work.emit(
+                    event,
+                    correlation_id=str(order_id or incoming.message_id),
+                    causation_id=incoming.message_id,
+                    trace=incoming.trace,
+                )

@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Between events and AMQP messages: properties, headers, compression, and what makes a delivery malformed."""
+
+import gzip
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+from uuid import UUID
+
+import msgspec
+import zstandard
+
+from orderflow.messages import EXCHANGE, Event, MalformedMessage, decode, encode
+from orderflow.messaging.broker import Delivery, Properties, Publication
+from orderflow.messaging.service import Incoming
+
+JSON = "application/json"
+RETRY_COUNT = "x-retry-count"
+_CONTENT_TYPES = frozenset({None, JSON, "application/json; charset=utf-8"})
+
+
+class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
+    """An event with what the message around it needs."""
+
+    event: Event
+    correlation_id: str
+    causation_id: UUID | None = None
+    trace: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Codec:
+    """Writes and reads messages of one service. Sizes are in bytes, of the body before compression."""
+
+    app_id: str
+    compression: Literal["zstd", "gzip", "off"] = "zstd"
+    threshold_bytes: int = 8 * 1024
+    limit_bytes: int = 1024 * 1024
+
+    def publication(self, key: UUID, outgoing: Outgoing) -> Publication:
+        """The message for an event; ``key`` becomes its message id. Raises ValueError above the size limit."""
+        event = outgoing.event
+        body = encode(event)
+        if len(body) > self.limit_bytes:
+            raise ValueError(f"{type(event).__name__} has {len(body)} bytes, more than {self.limit_bytes}")
+        body, encoding = self._compressed(body)
+        headers = {**outgoing.trace, "x-occurred-at": event.timestamp.isoformat()}
+        if outgoing.causation_id is not None:
+            headers["x-causation-id"] = str(outgoing.causation_id)
+        properties = Properties(
+            message_id=str(key),
+            correlation_id=outgoing.correlation_id,
+            type=str(event.__struct_config__.tag),
+            timestamp=int(event.timestamp.timestamp()),
+            app_id=self.app_id,
+            content_type=JSON,
+            content_encoding=encoding,
+            headers=headers,
+        )
+        return Publication(key, EXCHANGE, event.routing_key, properties, body)
+
+    def incoming(self, delivery: Delivery, accepted: tuple[type[Event], ...], trace: Mapping[str, str]) -> Incoming:
+        """The event in a delivery; raises MalformedMessage when it is not one that this queue handles.
+
+        ``trace`` are the trace headers for what follows from the message.
+        """
+        properties = delivery.properties
+        if properties.content_type not in _CONTENT_TYPES:
+            raise MalformedMessage("unknown_content_type", "the content type is not JSON")
+        message_id = _message_id(properties.message_id)
+        event = decode(self._decompressed(delivery.body, properties.content_encoding))
+        if not isinstance(event, accepted):
+            raise MalformedMessage("unexpected_event", f"{type(event).__name__} is not handled by this queue")
+        return Incoming(message_id, event, _retry_count(properties), trace)
+
+    def _compressed(self, body: bytes) -> tuple[bytes, str | None]:
+        if self.compression == "off" or len(body) < self.threshold_bytes:
+            return body, None
+        if self.compression == "gzip":
+            return gzip.compress(body, compresslevel=5, mtime=0), "gzip"
+        return zstandard.ZstdCompressor(level=3).compress(body), "zstd"
+
+    def _decompressed(self, body: bytes, encoding: str | None) -> bytes:
+        """The plain body. Never holds more than the limit plus one byte of it, whatever a sender claims."""
+        if encoding in {None, "", "identity"}:
+            plain = body
+        elif encoding in {"zstd", "gzip"}:
+            plain = self._read_limited(body, encoding or "")
+        else:
+            raise MalformedMessage("unknown_content_encoding", "the content encoding is neither zstd nor gzip")
+        if len(plain) > self.limit_bytes:
+            raise MalformedMessage("too_large", f"the body has more than {self.limit_bytes} bytes")
+        return plain
+
+    def _read_limited(self, body: bytes, encoding: str) -> bytes:
+        try:
+            if encoding == "gzip":
+                with gzip.open(io.BytesIO(body)) as stream:
+                    return stream.read(self.limit_bytes + 1)
+            with zstandard.ZstdDecompressor().stream_reader(body) as reader:
+                plain = reader.read(self.limit_bytes + 1)
+        except (OSError, EOFError, ValueError, zstandard.ZstdError) as error:
+            raise MalformedMessage("corrupt_compression", f"the body is not {encoding}") from error
+        if not plain:
+            raise MalformedMessage("corrupt_compression", f"the body is not {encoding}")
+        return plain
+
+
+def _message_id(text: str | None) -> UUID:
+    if not text:
+        raise MalformedMessage("missing_message_id", "without a message id a duplicate cannot be recognised")
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise MalformedMessage("invalid_message_id", "the message id is not a UUID") from error
+
+
+def _retry_count(properties: Properties) -> int:
+    count = properties.headers.get(RETRY_COUNT, 0)
+    if not isinstance(count, int) or count < 0:
+        raise MalformedMessage("invalid_header", f"{RETRY_COUNT} is not a count")
+    return count

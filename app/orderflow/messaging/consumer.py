@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a consumer: receive a batch, apply it, park what cannot be handled, acknowledge; pause when it cannot."""
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from orderflow.messaging.attempt import Attempt, Verdicts
+from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.broker import Batch, Consumer, Publication, Publisher
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.dead_letter import dead_letter
+from orderflow.messaging.errors import BrokerUnavailable, InfrastructureError, TransactionAborted
+from orderflow.messaging.hooks import Hooks
+from orderflow.messaging.retry import RetryPolicy, retry_copy
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """When a batch is full: by number, by bytes, or by the seconds since its first message."""
+
+    messages: int = 250
+    size_bytes: int = 4 * 1024 * 1024
+    linger_seconds: float = 0.005
+
+
+class ConsumerLoop:
+    """Consumes one queue in one thread until it is stopped; then it finishes what had already arrived."""
+
+    def __init__(
+        self,
+        *,
+        consumer: Consumer,
+        publisher: Publisher,
+        attempt: Attempt,
+        policy: RetryPolicy,
+        hooks: Hooks,
+        clock: Clock,
+        limits: BatchLimits,
+        confirm_timeout_seconds: float = 10,
+    ) -> None:
+        self.name = f"consume {consumer.queue}"
+        self.last_progress = clock.monotonic()
+        self._consumer = consumer
+        self._publisher = publisher
+        self._attempt = attempt
+        self._policy = policy
+        self._hooks = hooks
+        self._clock = clock
+        self._limits = limits
+        self._confirm_timeout = confirm_timeout_seconds
+        self._stopping = threading.Event()
+        self._given_up = threading.Event()
+        self._backoff = Backoff()
+
+    def run(self) -> None:
+        """Work until stopped and drained. Never raises for a message; whatever else is raised ends the process."""
+        while not self._given_up.is_set() and not (self._stopping.is_set() and self._consumer.drained):
+            self.last_progress = self._clock.monotonic()
+            if self._publisher.room == 0:
+                self._clock.wait(self._given_up, 0.005)
+                continue
+            batch = self._consumer.receive(
+                limit=self._limits.messages,
+                limit_bytes=self._limits.size_bytes,
+                linger_seconds=self._limits.linger_seconds,
+                timeout_seconds=0.2,
+            )
+            if batch is None:
+                self._tidy()
+            else:
+                self._settle(batch)
+        self._tidy()
+        self._attempt.unit_of_work.outbox.wait(self._confirm_timeout)
+        self._tidy()
+        self._attempt.unit_of_work.close()
+
+    def stop(self) -> None:
+        """Take no more from the broker, finish what has arrived, return from ``run``."""
+        self._consumer.cancel()
+        self._stopping.set()
+
+    def give_up(self) -> None:
+        """Return from ``run`` at once; what is not acknowledged will be delivered again."""
+        self._stopping.set()
+        self._given_up.set()
+
+    def _settle(self, batch: Batch) -> None:
+        """Bring one batch to its end. While the surroundings fail nothing leaves: pause, then the same batch again."""
+        span = self._hooks.batch_received(batch.queue, batch.deliveries)
+        verdicts: Verdicts | None = None
+        while not self._given_up.is_set():
+            self.last_progress = self._clock.monotonic()
+            try:
+                if verdicts is None:
+                    verdicts = self._attempt(batch.deliveries, span)
+                self._park(batch, verdicts)
+            except TransactionAborted as error:
+                log.info("consumer.transaction_aborted", extra={"queue": batch.queue, "error": str(error)})
+                self._clock.wait(self._given_up, Backoff(most=0.1).next())
+            except InfrastructureError as error:
+                span.failed(error)
+                self._pause(batch.queue, error)
+            else:
+                self._consumer.ack(batch)
+                self._backoff.reset()
+                span.handled(verdicts.outcomes)
+                return
+
+    def _park(self, batch: Batch, verdicts: Verdicts) -> None:
+        """Publish the copies of what is retried or dead-lettered and wait until the broker has them."""
+        copies = self._copies(batch, verdicts)
+        if not copies:
+            return
+        receipt = self._publisher.publish(copies)
+        if not receipt.wait(self._confirm_timeout):
+            raise BrokerUnavailable("copies for retry or dead letters are not confirmed in time")
+        if receipt.failures:
+            failures = sorted({failure.value for failure in receipt.failures.values()})
+            raise BrokerUnavailable(f"copies for retry or dead letters were {', '.join(failures)}")
+
+    def _copies(self, batch: Batch, verdicts: Verdicts) -> list[Publication]:
+        now = self._clock.now()
+        outcomes = verdicts.outcomes
+        outcomes.retried, outcomes.dead, copies = [], [], []
+        dead = list(verdicts.rejects)
+        for position, reason in verdicts.retries:
+            delivery = batch.deliveries[position]
+            delay = self._policy.delay(delivery.properties, now)
+            if delay is None:
+                dead.append((position, reason, "the retries are used up"))
+                continue
+            outcomes.retried.append((position, reason, delay))
+            copies.append(retry_copy(delivery, queue=batch.queue, reason=reason, delay_seconds=delay, now=now))
+        for position, reason, detail in dead:
+            outcomes.dead.append((position, reason))
+            delivery = batch.deliveries[position]
+            copies.append(dead_letter(delivery, queue=batch.queue, reason=reason, detail=detail, now=now))
+        return copies
+
+    def _pause(self, queue: str, error: Exception) -> None:
+        seconds = self._backoff.next()
+        log.warning("consumer.paused", extra={"queue": queue, "seconds": round(seconds, 3), "error": str(error)})
+        self._hooks.consumer_paused(queue, error, seconds)
+        self._clock.wait(self._given_up, seconds)
+
+    def _tidy(self) -> None:
+        try:
+            self._attempt.unit_of_work.tidy()
+        except InfrastructureError as error:
+            self._pause(self._consumer.queue, error)

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that arrive at the same time share one transaction."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from orderflow.messaging.batch import isolate
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.errors import InfrastructureError, TransactionAborted
+from orderflow.messaging.unit_of_work import UnitOfWork, Work
+
+log = logging.getLogger(__name__)
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+_ABORTS = 5
+
+
+class Overloaded(Exception):
+    """More requests wait than the writer takes; nothing was done, try again later."""
+
+
+class GroupCommit(Generic[Request, Result]):
+    """Applies requests in groups, in one thread: while one group commits, the next one gathers.
+
+    ``apply`` gets the requests and the open unit of work, and gives one result per request. It may be called
+    again with the same requests, or with half of them, after a rollback.
+    """
+
+    def __init__(
+        self,
+        unit_of_work: UnitOfWork,
+        apply: Callable[[Sequence[Request], Work], Sequence[Result]],
+        *,
+        clock: Clock,
+        name: str = "write",
+        group_size: int = 100,
+        most_waiting: int = 2000,
+    ) -> None:
+        self.name = name
+        self.last_progress = clock.monotonic()
+        self._unit_of_work = unit_of_work
+        self._apply = apply
+        self._clock = clock
+        self._group_size = group_size
+        self._waiting: queue.Queue[tuple[Request, Future[Result]]] = queue.Queue(maxsize=most_waiting)
+        self._stopping = threading.Event()
+
+    def submit(self, request: Request) -> Future[Result]:
+        """Queue a request. Its future is set after the commit, or gets the error that concerns it.
+
+        Raises Overloaded when too many wait. InfrastructureError in the future means: not done, or (when the
+        connection broke during the commit) unknown; the caller must ask again with the same idempotency key.
+        """
+        future: Future[Result] = Future()
+        try:
+            self._waiting.put_nowait((request, future))
+        except queue.Full:
+            raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
+        return future
+
+    def run(self) -> None:
+        """Apply what is submitted until stopped and nothing waits."""
+        while not (self._stopping.is_set() and self._waiting.empty()):
+            self.last_progress = self._clock.monotonic()
+            group = self._group()
+            if group:
+                self._commit(group)
+            else:
+                self._tidy()
+        self._unit_of_work.outbox.wait(2)
+        self._tidy()
+        self._unit_of_work.close()
+
+    def stop(self) -> None:
+        """Finish what was submitted, then return from ``run``."""
+        self._stopping.set()
+
+    def _group(self) -> list[tuple[Request, Future[Result]]]:
+        group = []
+        try:
+            group.append(self._waiting.get(timeout=0.05 if self._stopping.is_set() else 0.2))
+            while len(group) < self._group_size:
+                group.append(self._waiting.get_nowait())
+        except queue.Empty:
+            pass
+        return [item for item in group if item[1].set_running_or_notify_cancel()]
+
+    def _commit(self, group: Sequence[tuple[Request, Future[Result]]]) -> None:
+        undecided = list(group)
+
+        def attempt(part: Sequence[tuple[Request, Future[Result]]]) -> None:
+            with self._unit_of_work.transaction() as work:
+                results = self._apply([request for request, _ in part], work)
+            for (_, future), result in zip(part, results, strict=True):
+                future.set_result(result)
+            del undecided[: len(part)]
+
+        def culprit(item: tuple[Request, Future[Result]], error: Exception) -> None:
+            item[1].set_exception(error)
+            del undecided[:1]
+
+        for _ in range(_ABORTS):
+            try:
+                isolate(list(undecided), attempt, culprit)
+            except TransactionAborted:
+                continue
+            except InfrastructureError as error:
+                self._fail(undecided, error)
+            return
+        self._fail(undecided, TransactionAborted(f"aborted {_ABORTS} times in a row"))
+
+    def _fail(self, items: Sequence[tuple[Request, Future[Result]]], error: InfrastructureError) -> None:
+        log.warning("writer.failed", extra={"requests": len(items), "error": str(error)})
+        for _, future in items:
+            future.set_exception(error)
+
+    def _tidy(self) -> None:
+        try:
+            self._unit_of_work.tidy()
+        except InfrastructureError as error:
+            log.warning("writer.untidy", extra={"error": str(error)})
+            self._clock.wait(self._stopping, 0.5)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Work that comes again and again: hold expiry, pruning, reconciling."""
+
+import logging
+import threading
+from collections.abc import Callable
+
+from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.errors import InfrastructureError
+
+log = logging.getLogger(__name__)
+
+
+class Periodic:
+    """Calls an action every ``interval_seconds`` in one thread. An action that returns True is called again at once."""
+
+    def __init__(
+        self,
+        name: str,
+        interval_seconds: float,
+        action: Callable[[], bool | None],
+        *,
+        clock: Clock,
+        close: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.last_progress = clock.monotonic()
+        self._interval = interval_seconds
+        self._action = action
+        self._clock = clock
+        self._close = close
+        self._stopping = threading.Event()
+        self._backoff = Backoff()
+
+    def run(self) -> None:
+        """Call the action until stopped. InfrastructureError is logged and tried again later, all else is raised."""
+        while not self._stopping.is_set():
+            self.last_progress = self._clock.monotonic()
+            try:
+                more = self._action()
+            except InfrastructureError as error:
+                log.warning("periodic.paused", extra={"task": self.name, "error": str(error)})
+                self._clock.wait(self._stopping, self._backoff.next())
+                continue
+            self._backoff.reset()
+            if not more:
+                self._clock.wait(self._stopping, self._interval)
+        if self._close is not None:
+            self._close()
+
+    def stop(self) -> None:
+        """Return from ``run`` after the current call."""
+        self._stopping.set()

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishes the outbox rows that a crash, a return or a lost connection has left, and measures the outbox."""
+
+import logging
+import threading
+from datetime import timedelta
+
+import msgspec
+
+from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.broker import Properties, Publication, Publisher
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.errors import InfrastructureError
+from orderflow.messaging.hooks import Hooks
+from orderflow.messaging.unit_of_work import UnitOfWork
+
+log = logging.getLogger(__name__)
+
+# Never a moving id cursor: ids are made before the commit, so a late committer would be skipped for ever.
+_TAKE = """
+update outbox set leased_until = %(leased_until)s
+where id in (select id from outbox where leased_until <= %(now)s
+             order by leased_until limit %(limit)s for update skip locked)
+returning id, exchange, routing_key, properties::text, body
+"""
+_MEASURE = "select count(*), extract(epoch from %(now)s - min(created_at))::float8 from outbox"
+_LIMIT = 500
+_MEASURE_EVERY_SECONDS = 2.0
+
+
+class Relay:
+    """Looks for rows whose lease is over, every ``interval_seconds``; any number of processes may do so at once."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        unit_of_work: UnitOfWork,
+        hooks: Hooks,
+        clock: Clock,
+        interval_seconds: float,
+        lease_seconds: float,
+    ) -> None:
+        self.name = "relay"
+        self.last_progress = clock.monotonic()
+        self.oldest_seconds = 0.0
+        """Age of the oldest unpublished row when it was last measured."""
+        self._publisher = publisher
+        self._unit_of_work = unit_of_work
+        self._hooks = hooks
+        self._clock = clock
+        self._interval = interval_seconds
+        self._lease = timedelta(seconds=lease_seconds)
+        self._stopping = threading.Event()
+        self._backoff = Backoff()
+        self._measured = float("-inf")
+
+    def run(self) -> None:
+        """Relay until stopped. While database or broker are away it only waits."""
+        while not self._stopping.is_set():
+            self.last_progress = self._clock.monotonic()
+            try:
+                full = self.relay_once() == _LIMIT
+                self._measure()
+            except InfrastructureError as error:
+                log.warning("relay.paused", extra={"error": str(error)})
+                self._clock.wait(self._stopping, self._backoff.next())
+                continue
+            self._backoff.reset()
+            if not full:
+                self._clock.wait(self._stopping, self._interval)
+        self._finish()
+
+    def stop(self) -> None:
+        """Return from ``run`` after the current look."""
+        self._stopping.set()
+
+    def relay_once(self) -> int:
+        """Take what is due and fits the publish window, and publish it; how many rows that were."""
+        limit = min(self._publisher.room, _LIMIT)
+        if limit == 0:
+            self._unit_of_work.tidy()
+            return 0
+        with self._unit_of_work.transaction() as work:
+            rows = work.execute(_TAKE, {"now": work.now, "leased_until": work.now + self._lease, "limit": limit})
+        if rows:
+            self._unit_of_work.outbox.publish([_publication(row) for row in rows])
+            self._hooks.relayed(len(rows))
+            log.info("relay.published", extra={"rows": len(rows)})
+        return len(rows)
+
+    def _measure(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._measured < _MEASURE_EVERY_SECONDS:
+            return
+        self._measured = now
+        with self._unit_of_work.transaction() as work:
+            ((rows, oldest),) = work.execute(_MEASURE, {"now": work.now})
+        self.oldest_seconds = max(0.0, oldest or 0.0)
+        self._hooks.outbox_measured(rows=rows, oldest_seconds=self.oldest_seconds)
+
+    def _finish(self) -> None:
+        self._unit_of_work.outbox.wait(2)
+        try:
+            self._unit_of_work.tidy()
+        except InfrastructureError as error:
+            log.warning("relay.untidy", extra={"error": str(error)})
+        self._unit_of_work.close()
+
+
+def _publication(row: tuple[object, ...]) -> Publication:
+    values = dict(zip(("key", "exchange", "routing_key", "properties", "body"), row, strict=True))
+    values["properties"] = msgspec.json.decode(str(values["properties"]), type=Properties)
+    return msgspec.convert(values, Publication)

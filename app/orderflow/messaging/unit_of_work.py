@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One transaction together with the events that it publishes."""
+
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from orderflow.messages import Event
+from orderflow.messaging.codec import Outgoing
+from orderflow.messaging.database import Database, SqlTransaction
+from orderflow.messaging.outbox import Outbox
+
+
+class Work:
+    """An open transaction that also takes events; everything in it happens, or nothing."""
+
+    def __init__(self, transaction: SqlTransaction) -> None:
+        self._transaction = transaction
+        self._actions: list[Callable[[], None]] = []
+        self.outgoing: list[Outgoing] = []
+
+    def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement with ``%(name)s`` parameters; the rows that it returns, if it returns any."""
+        return self._transaction.execute(statement, parameters)
+
+    @property
+    def now(self) -> datetime:
+        """The time to write into rows, in UTC; the same for the whole transaction."""
+        return self._transaction.now
+
+    @property
+    def statements(self) -> int:
+        """Statements so far, begin and commit included."""
+        return self._transaction.statements
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call this once the transaction is committed, and never if it is not; it must neither block nor raise."""
+        self._actions.append(action)
+
+    def emit(
+        self,
+        event: Event,
+        *,
+        correlation_id: str,
+        causation_id: UUID | None = None,
+        trace: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish an event. ``correlation_id`` is the order id, ``causation_id`` the message that led to it."""
+        self.outgoing.append(
+            Outgoing(event=event, correlation_id=correlation_id, causation_id=causation_id, trace=trace or {})
+        )
+
+    def committed(self) -> None:
+        """Call what waited for the commit."""
+        for action in self._actions:
+            action()
+
+
+class UnitOfWork:
+    """Makes units of work over one database connection, for one thread."""
+
+    def __init__(self, database: Database, outbox: Outbox) -> None:
+        self._database = database
+        self.outbox = outbox
+
+    @contextmanager
+    def transaction(self) -> Generator[Work]:
+        """A unit of work; at the end of the block its events are stored, it commits, and they are published.
+
+        Raises what ``Database.transaction`` raises; then nothing was published.
+        """
+        with self._database.transaction() as transaction:
+            work = Work(transaction)
+            yield work
+            draft = self.outbox.write(work, work.outgoing)
+        self.outbox.committed(draft)
+        work.committed()
+
+    def tidy(self) -> None:
+        """Delete the rows that were confirmed since the last commit; for moments without work."""
+        if self.outbox.collect():
+            with self.transaction():
+                pass
+
+    def close(self) -> None:
+        """Give the database connection back."""
+        self._database.close()
