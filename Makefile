@@ -1,0 +1,58 @@
+# Programs live in local/ and in the package; this file only names them.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+SERVERS ?= trixie
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+export SERVERS
+export PYTHONPATH := app:.
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
+
+setup: ## Install what everything else needs (cached outside the checkout)
+	@local/setup.sh dev >/dev/null
+
+demo: setup ## Run a 60 s sale on real servers and prove that nothing was lost (KEEP=1 leaves it running)
+	@$(PYTHON) -m local.demo $(if $(KEEP),--keep) $(DEMO_FLAGS)
+
+test: lint types check-generated unit contract integration faults ## Everything that must hold, on real servers
+
+unit: setup ## The fast tests, without servers
+	@$(PYTEST) tests/unit tests/catalogue -q -m "not integration"
+
+contract: setup ## One suite on both brokers: memory and RabbitMQ
+	@$(PYTEST) tests/contract -q
+
+integration: setup ## The services and the core on RabbitMQ and PostgreSQL
+	@$(PYTEST) tests/integration -q -m "not faults and not nightly"
+
+faults: setup ## Kill processes, broker and database under load, and check the promises
+	@$(PYTEST) tests/integration -q -m "faults and not nightly"
+
+nightly: setup ## The tests that are too long for every change
+	@$(PYTEST) tests -q -m nightly
+
+bench: ## Measure the pipeline, and the core beside a peer in the same run
+	@local/setup.sh bench >/dev/null
+	@$(PYTHON) -m tests.bench $(BENCH_FLAGS)
+
+lint: setup ## Style and common mistakes
+	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .
+
+types: setup ## Types, strict, tests included
+	@$(PYTHON) -m mypy
+
+generate: setup ## Write the generated reference
+	@$(PYTHON) -m orderflow reference --write docs/reference
+
+check-generated: setup ## Fail when the generated reference is not current
+	@$(PYTHON) -m orderflow reference --check docs/reference
+
+requirements: setup ## Resolve requirements/*.in to the newest versions, with hashes
+	@local/requirements.sh
+
+servers: setup ## Run RabbitMQ and PostgreSQL in the foreground for development
+	@$(PYTHON) -m local.servers --suite $(SERVERS)
+
+.PHONY: help setup demo test unit contract integration faults nightly bench lint types generate check-generated requirements servers

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One process: its threads, its signals, and an orderly end."""
+
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterable
+from types import FrameType
+from typing import Protocol
+
+from orderflow.messaging.clock import Clock
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED = 1
+EXIT_UNFINISHED = 3
+
+
+class Loop(Protocol):
+    """Work that runs in a thread of its own until it is stopped."""
+
+    @property
+    def name(self) -> str:
+        """What the loop does, for logs and metrics."""
+
+    @property
+    def last_progress(self) -> float:
+        """Monotonic time at which the loop was last seen moving."""
+
+    def run(self) -> None:
+        """Work until stopped."""
+
+    def stop(self) -> None:
+        """Finish what was begun and return from ``run``."""
+
+
+class Process:
+    """Runs loops in threads until a signal comes or one of them fails, then stops them in stages.
+
+    A loop that raises ends the process: whoever supervises it starts a fresh one, which is safer than half of one.
+    """
+
+    def __init__(self, name: str, *, clock: Clock, drain_timeout_seconds: float) -> None:
+        self.name = name
+        self.stopping = threading.Event()
+        self.loops: list[Loop] = []
+        self._clock = clock
+        self._drain_timeout = drain_timeout_seconds
+        self._stages: list[list[tuple[Loop, threading.Thread]]] = []
+        self._before_stop: list[Callable[[], None]] = []
+        self._failed = False
+
+    def add(self, *loops: Loop) -> None:
+        """Add loops that are stopped together. Those added first are stopped first: put whoever feeds others first."""
+        self.loops += loops
+        self._stages.append([(loop, self._thread(loop)) for loop in loops])
+
+    def before_stop(self, action: Callable[[], None]) -> None:
+        """Call this when the process was asked to stop and is no longer ready, before any loop is stopped."""
+        self._before_stop.append(action)
+
+    def run(self) -> int:
+        """Run until SIGTERM, SIGINT or a failure; the exit code: 0, 1 a loop failed, 3 not all could be finished."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._signalled)
+        for _, thread in self._threads():
+            thread.start()
+        log.info("process.started", extra={"loops": [loop.name for loop in self.loops]})
+        while not self.stopping.wait(1):
+            pass
+        finished = self._stop()
+        log.info("process.stopped", extra={"finished": finished, "failed": self._failed})
+        return EXIT_FAILED if self._failed else 0 if finished else EXIT_UNFINISHED
+
+    def idle_seconds(self) -> dict[str, float]:
+        """Seconds since each running loop was last seen moving."""
+        now = self._clock.monotonic()
+        return {loop.name: now - loop.last_progress for loop, thread in self._threads() if thread.is_alive()}
+
+    def _thread(self, loop: Loop) -> threading.Thread:
+        def run() -> None:
+            try:
+                loop.run()
+            except BaseException:
+                log.exception("loop.failed", extra={"loop": loop.name})
+                self._failed = True
+                self.stopping.set()
+
+        return threading.Thread(target=run, name=loop.name, daemon=True)
+
+    def _threads(self) -> Iterable[tuple[Loop, threading.Thread]]:
+        return (pair for stage in self._stages for pair in stage)
+
+    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+        if self.stopping.is_set():
+            return
+        log.info("process.stopping", extra={"signal": signal.Signals(number).name})
+        self.stopping.set()
+
+    def _stop(self) -> bool:
+        deadline = self._clock.monotonic() + self._drain_timeout
+        for action in self._before_stop:
+            action()
+        for stage in self._stages:
+            for loop, _ in stage:
+                loop.stop()
+            for loop, thread in stage:
+                thread.join(max(0.0, deadline - self._clock.monotonic()))
+                if thread.is_alive():
+                    log.warning("loop.unfinished", extra={"loop": loop.name})
+                    getattr(loop, "give_up", loop.stop)()
+        return not any(thread.is_alive() for _, thread in self._threads())

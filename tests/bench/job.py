@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The job that both sides do: a message comes in, is marked in an inbox, changes a row, and an event goes out confirmed.
+
+Input and output are quorum queues, messages are persistent, publishes confirmed and mandatory, acknowledgement is
+manual and after the commit, and PostgreSQL commits to disk.
+"""
+
+import uuid
+from datetime import UTC, datetime
+from urllib.parse import urlsplit
+
+import pika
+import psycopg
+
+from orderflow.messages import InventoryReserved, OrderLine, encode
+
+INPUT = "bench_in"
+OUTPUT = "bench_out"
+EXCHANGE = "order_events"
+
+TABLES = """
+drop table if exists peer_inbox, peer_state, peer_outbox;
+create table peer_inbox (message_id uuid primary key, received_at timestamptz not null default now());
+create table peer_state (order_id uuid primary key, amount bigint not null);
+create table peer_outbox (id uuid primary key, routing_key text not null, body bytea not null);
+"""
+
+
+def prepare(amqp_url: str, database_url: str, messages: int) -> None:
+    """Fresh queues and tables, and the input queue filled with that many distinct messages."""
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        connection.execute(TABLES)
+        connection.execute("create table if not exists bench_state (order_id uuid primary key, amount bigint not null)")
+        connection.execute("truncate bench_state, inbox, outbox")
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    channel = connection.channel()
+    channel.exchange_declare(EXCHANGE, "topic", durable=True)
+    for queue in (INPUT, OUTPUT):
+        channel.queue_delete(queue)
+        channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    channel.queue_bind(OUTPUT, EXCHANGE, "payment.captured")
+    for _ in range(messages):
+        channel.basic_publish("", INPUT, *_message())
+    while channel.queue_declare(INPUT, passive=True).method.message_count < messages:
+        connection.sleep(0.05)
+    connection.close()
+
+
+def _message() -> tuple[bytes, pika.BasicProperties]:
+    order_id = uuid.uuid4()
+    event = InventoryReserved(
+        timestamp=datetime.now(UTC),
+        order_id=order_id,
+        user_id="customer-1",
+        total_amount=1999,
+        currency="EUR",
+        items=(OrderLine(sku="sku-1", quantity=1, unit_price=1999),),
+        payment_token="ok",
+    )
+    properties = pika.BasicProperties(
+        message_id=str(uuid.uuid4()),
+        correlation_id=str(order_id),
+        content_type="application/json",
+        delivery_mode=2,
+        type="INVENTORY_RESERVED",
+    )
+    return encode(event), properties
+
+
+def depth(amqp_url: str, queue: str) -> int:
+    """Messages ready in a queue."""
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    try:
+        count: int = connection.channel().queue_declare(queue, passive=True).method.message_count
+        return count
+    finally:
+        connection.close()
+
+
+def counted(database_url: str, *tables: str) -> dict[str, int]:
+    """Rows in each table: the proof that the job was done, and done once."""
+    with psycopg.connect(database_url) as connection:
+        return {table: connection.execute(f"select count(*) from {table}".encode()).fetchone()[0] for table in tables}  # type: ignore[index]
+
+
+def dsn(database_url: str) -> str:
+    """The URL as asyncpg takes it."""
+    return urlsplit(database_url)._replace(scheme="postgresql").geturl()
