@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job that both sides do: a message comes in, is marked in an inbox, changes a row, and an event goes out confirmed.
+"""The job that both sides do: from a queue through inbox, state and outbox to a confirmed publish.
 
 Input and output are quorum queues, messages are persistent, publishes confirmed and mandatory, acknowledgement is
 manual and after the commit, and PostgreSQL commits to disk.

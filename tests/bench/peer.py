@@ -48,7 +48,9 @@ async def main(amqp_url: str, database_url: str, messages: int) -> None:
     async def handle(body: Reserved, message: RabbitMessage) -> None:
         nonlocal handled
         event_id = uuid.uuid4()
-        event = json.dumps({"event_type": "PAYMENT_CAPTURED", "order_id": str(body.order_id), "charge_id": "c"}).encode()
+        event = json.dumps(
+            {"event_type": "PAYMENT_CAPTURED", "order_id": str(body.order_id), "charge_id": "c"}
+        ).encode()
         async with pool.acquire() as connection:
             async with connection.transaction():
                 new = await connection.fetchval(
@@ -58,7 +60,9 @@ async def main(amqp_url: str, database_url: str, messages: int) -> None:
                 if new is None:
                     return
                 await connection.execute("insert into peer_state values ($1, $2)", body.order_id, body.total_amount)
-                await connection.execute("insert into peer_outbox values ($1, $2, $3)", event_id, "payment.captured", event)
+                await connection.execute(
+                    "insert into peer_outbox values ($1, $2, $3)", event_id, "payment.captured", event
+                )
             await broker.publish(
                 event, exchange=exchange, routing_key="payment.captured", message_id=str(event_id), persist=True
             )

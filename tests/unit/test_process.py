@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process: starts its loops, stops them in stages, and fails loudly."""
+
+import threading
+
+import pytest
+
+from orderflow.messaging.clock import SystemClock
+from orderflow.process import EXIT_FAILED, EXIT_UNFINISHED, Process
+
+
+class FakeLoop:
+    """Runs until stopped; notes when it ended."""
+
+    def __init__(self, name: str, ended: list[str], *, stubborn: bool = False) -> None:
+        self.name = name
+        self.last_progress = 0.0
+        self._ended = ended
+        self._stubborn = stubborn
+        self._stopped = threading.Event()
+        self.given_up = threading.Event()
+
+    def run(self) -> None:
+        self._stopped.wait()
+        if self._stubborn:
+            self.given_up.wait()
+        self._ended.append(self.name)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def give_up(self) -> None:
+        self.given_up.set()
+
+
+class FailingLoop(FakeLoop):
+    def run(self) -> None:
+        raise RuntimeError("broken")
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+def process(drain_timeout_seconds: float = 5) -> Process:
+    return Process("test", clock=SystemClock(), drain_timeout_seconds=drain_timeout_seconds)
+
+
+def test_loops_are_stopped_in_the_order_in_which_they_were_added() -> None:
+    ended: list[str] = []
+    subject = process()
+    subject.before_stop(lambda: ended.append("not ready"))
+    for name in ("http", "consume", "relay"):
+        subject.add(FakeLoop(name, ended))
+    subject.stopping.set()
+    assert subject.run() == 0
+    assert ended == ["not ready", "http", "consume", "relay"]
+
+
+def test_a_loop_that_raises_ends_the_process_with_a_failure() -> None:
+    ended: list[str] = []
+    subject = process()
+    subject.add(FakeLoop("consume", ended), FailingLoop("relay", ended))
+    assert subject.run() == EXIT_FAILED
+    assert ended == ["consume"]
+
+
+def test_a_loop_that_does_not_finish_in_time_is_given_up() -> None:
+    ended: list[str] = []
+    loop = FakeLoop("consume", ended, stubborn=True)
+    subject = process(drain_timeout_seconds=0.01)
+    subject.add(loop)
+    subject.stopping.set()
+    assert subject.run() in {EXIT_UNFINISHED, 0}
+    assert loop.given_up.is_set()
+
+
+def test_idle_seconds_are_told_for_each_running_loop() -> None:
+    subject = process()
+    loop = FakeLoop("consume", [])
+    subject.add(loop)
+    assert subject.idle_seconds() == {}

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings: read once, all problems at once, secrets never shown."""
+
+import dataclasses
+
+import pytest
+
+from orderflow.messaging.errors import SettingsError
+from orderflow.settings import Settings, variable
+
+AMQP = {"ORDERFLOW_AMQP_URL": "amqp://orders:s3cret@127.0.0.1:5672/"}
+
+
+def test_defaults_are_used_for_what_is_not_given() -> None:
+    settings = Settings.from_env({})
+    assert (settings.batch_size, settings.prefetch, settings.publish_window) == (250, 1000, 1000)
+
+
+def test_values_are_converted() -> None:
+    settings = Settings.from_env({"ORDERFLOW_BATCH_SIZE": "50", "ORDERFLOW_HOLD_SECONDS": "1.5"})
+    assert (settings.batch_size, settings.hold_seconds) == (50, 1.5)
+
+
+def test_every_problem_is_reported_at_once() -> None:
+    environ = {
+        "ORDERFLOW_BATCH_SIZE": "many",
+        "ORDERFLOW_PUBLISH_WINDOW": "5000",
+        "ORDERFLOW_COMPRESSION": "lzma",
+        "ORDERFLOW_BATCHSIZE": "1",
+        "ORDERFLOW_NOTIFICATION_SENDER": "smtp",
+    }
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(environ, frozenset({"amqp", "database"}))
+    text = str(caught.value)
+    for name in (*environ, "ORDERFLOW_AMQP_URL", "ORDERFLOW_DATABASE_URL", "ORDERFLOW_NOTIFICATION_SMTP_URL"):
+        if name != "ORDERFLOW_NOTIFICATION_SENDER":
+            assert name in text
+    assert len(caught.value.problems) == 7
+
+
+def test_a_prefetch_under_two_batches_is_refused() -> None:
+    with pytest.raises(SettingsError, match="at least twice"):
+        Settings.from_env({"ORDERFLOW_PREFETCH": "300"})
+
+
+def test_secrets_are_neither_printed_nor_quoted_in_problems() -> None:
+    settings = Settings.from_env(AMQP, frozenset({"amqp"}))
+    assert "s3cret" not in repr(settings)
+    assert settings.masked()["amqp_url"] == "***"
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({"ORDERFLOW_AMQP_URL": "http://orders:s3cret@host"})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_every_setting_has_a_meaning_that_is_a_sentence() -> None:
+    for field in dataclasses.fields(Settings):
+        assert field.metadata["meaning"].endswith("."), variable(field.name)
