@@ -76,7 +76,9 @@ class Crowd:
 
     def _body(self) -> dict[str, Any]:
         tokens = list(self.plan.tokens)
-        skus = self._random.sample(list(self.plan.skus), k=min(len(self.plan.skus), self._random.randint(1, self.plan.most_lines)))
+        skus = self._random.sample(
+            list(self.plan.skus), k=min(len(self.plan.skus), self._random.randint(1, self.plan.most_lines))
+        )
         return {
             "user_id": f"customer-{self._random.randrange(10_000)}",
             "items": [{"sku": sku, "quantity": self._random.randint(1, self.plan.most_units)} for sku in skus],

@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole of orderflow on given servers: topology, databases, keys, and every process of it, supervised."""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from local.processes import ProcessSpec, Supervisor
+from local.servers import Stack
+
+ROOT = Path(__file__).parents[1]
+SERVICES = ("orders", "inventory", "payments", "notifications")
+PROCESSES = {
+    "orders-api": "orders",
+    "orders": "orders",
+    "inventory-api": "inventory",
+    "inventory": "inventory",
+    "payments": "payments",
+    "notifications": "notifications",
+}
+"""Process name to the service whose database and broker user it has."""
+
+
+def free_port() -> int:
+    """A TCP port on loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def http_json(
+    method: str, url: str, *, key: str = "", body: Mapping[str, Any] | None = None, timeout_seconds: float = 10
+) -> tuple[int, Any]:
+    """One JSON request; the status and the decoded answer, also for an error status."""
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+    data = json.dumps(body).encode() if body is not None else None
+    request = urllib.request.Request(url, data=data, method=method, headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
+            return answer.status, json.loads(answer.read() or b"null")
+    except urllib.error.HTTPError as error:
+        content = error.read()
+        with contextlib.suppress(ValueError):
+            return error.code, json.loads(content)
+        return error.code, content.decode(errors="replace")
+
+
+def eventually(condition: Callable[[], bool], *, seconds: float, what: str, pause: float = 0.1) -> None:
+    """Poll until the condition holds; raises TimeoutError naming what did not happen."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not within {seconds:g} s: {what}")
+        time.sleep(pause)
+
+
+@dataclass(slots=True)
+class Place:
+    """Where one process listens."""
+
+    telemetry: int = field(default_factory=free_port)
+    http: int = field(default_factory=free_port)
+
+
+class System:
+    """Every process of orderflow on one stack of servers; ``with System.started(...)`` stops it in the end."""
+
+    def __init__(self, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None) -> None:
+        self.stack = stack
+        self.directory = directory
+        self.orders_key, self.stock_key = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+        self.passwords = {name: secrets.token_urlsafe(24) for name in (*SERVICES, "topology", "replay", "monitor")}
+        self.databases: dict[str, str] = {}
+        self.places = {name: Place() for name in (*PROCESSES, "payment-simulator", "reconciler", "trace-store")}
+        self.supervisor = Supervisor()
+        self._extra = dict(environ or {})
+
+    @classmethod
+    @contextlib.contextmanager
+    def started(
+        cls, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None
+    ) -> Iterator["System"]:
+        """A system with everything running and ready; everything is stopped at the end, also after a failure."""
+        system = cls(stack, directory, environ=environ)
+        with system.supervisor:
+            system.prepare()
+            system.start()
+            yield system
+
+    @property
+    def orders_api(self) -> str:
+        """Base URL of the orders API."""
+        return f"http://127.0.0.1:{self.places['orders-api'].http}"
+
+    @property
+    def inventory_api(self) -> str:
+        """Base URL of the inventory API."""
+        return f"http://127.0.0.1:{self.places['inventory-api'].http}"
+
+    @property
+    def simulator(self) -> str:
+        """Base URL of the payment simulator."""
+        return f"http://127.0.0.1:{self.places['payment-simulator'].http}"
+
+    @property
+    def trace_store(self) -> str:
+        """Base URL of the trace store."""
+        return f"http://127.0.0.1:{self.places['trace-store'].http}"
+
+    def prepare(self) -> None:
+        """Databases, users, queues: what is made once before the first process starts."""
+        for service in SERVICES:
+            self.databases[service] = self.stack.postgresql.create_database(service)
+        passwords = self.directory / "passwords.json"
+        passwords.touch(mode=0o600)
+        passwords.write_text(json.dumps(self.passwords))
+        self.run_tool("topology", "apply", "--passwords", str(passwords))
+
+    def start(self) -> None:
+        """Start every process and wait until each says that it is ready."""
+        self.supervisor.start(
+            self._spec("trace-store", [sys.executable, "-m", "local.trace_store"], "/healthz", http=True)
+        )
+        ledger = str(self.directory / "simulator.jsonl")
+        self.supervisor.start(
+            self._spec("payment-simulator", self.command("payment-simulator", "--ledger", ledger), "/healthz", http=True)
+        )
+        for name in PROCESSES:
+            self.supervisor.start(self.spec(name))
+        self.supervisor.start(self.spec("reconciler"))
+
+    def spec(self, name: str, argv: list[str] | None = None) -> ProcessSpec:
+        """How a service process is started; ``argv`` replaces the command, for tests that start a broken build."""
+        return self._spec(name, argv or self.command("serve", name), "/readyz")
+
+    def command(self, *words: str) -> list[str]:
+        """The orderflow command line."""
+        return [sys.executable, "-m", "orderflow", *words]
+
+    def run_tool(self, *words: str) -> str:
+        """Run an operator's command to its end; its output. Raises CalledProcessError with what it said."""
+        import subprocess
+
+        answer = subprocess.run(
+            self.command(*words), env=self.tool_environment(), cwd=ROOT, capture_output=True, text=True, check=False
+        )
+        if answer.returncode:
+            raise RuntimeError(f"orderflow {' '.join(words)}: exit {answer.returncode}\n{answer.stdout}{answer.stderr}")
+        return answer.stdout
+
+    def tool_environment(self) -> dict[str, str]:
+        """The environment of an operator's command: the management API, and the user that may replay."""
+        return self._plain_environment() | {
+            "ORDERFLOW_AMQP_URL": self.amqp_url("replay"),
+            "ORDERFLOW_MANAGEMENT_URL": self.stack.rabbitmq.management_url,
+        }
+
+    def amqp_url(self, user: str) -> str:
+        """The broker's URL for one of the users of the topology."""
+        parts = urlsplit(self.stack.rabbitmq.amqp_url)
+        return urlunsplit(parts._replace(netloc=f"{user}:{self.passwords[user]}@{parts.hostname}:{parts.port}"))
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The whole environment of one service process."""
+        place = self.places[name]
+        values = self._plain_environment() | {
+            "ORDERFLOW_TELEMETRY_PORT": str(place.telemetry),
+            "ORDERFLOW_HTTP_PORT": str(place.http),
+            "ORDERFLOW_API_KEYS": self._api_keys(),
+            "ORDERFLOW_PAYMENT_URL": self.simulator,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.trace_store,
+            "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.05",
+        }
+        if name == "reconciler":
+            values |= {f"ORDERFLOW_RECONCILER_{key.upper()}_URL": url for key, url in self.databases.items()}
+        if name in PROCESSES:
+            service = PROCESSES[name]
+            values |= {"ORDERFLOW_AMQP_URL": self.amqp_url(service), "ORDERFLOW_DATABASE_URL": self.databases[service]}
+        return values | self._extra
+
+    def set_stock(self, sku: str, on_hand: int, unit_price: int = 1999) -> None:
+        """Put stock on the shelf, as an operator would."""
+        body = {"on_hand": on_hand, "unit_price": unit_price, "currency": "EUR"}
+        status, answer = http_json("PUT", f"{self.inventory_api}/v1/stock/{sku}", key=self.stock_key, body=body)
+        if status != 200:
+            raise RuntimeError(f"stock of {sku} was refused: {status} {answer}")
+
+    def addresses(self) -> dict[str, Any]:
+        """Where everything is, for other programs."""
+        return {
+            "orders_api": self.orders_api,
+            "inventory_api": self.inventory_api,
+            "orders_key": self.orders_key,
+            "stock_key": self.stock_key,
+            "amqp_admin": self.stack.rabbitmq.amqp_url,
+            "databases": self.databases,
+            "metrics": {
+                name: f"http://127.0.0.1:{self.places[name].telemetry}/metrics" for name in (*PROCESSES, "reconciler")
+            },
+            "processes": {name: self.supervisor.pid(name) for name in (*PROCESSES, "reconciler", "payment-simulator")},
+        }
+
+    def _api_keys(self) -> str:
+        from hashlib import sha256
+
+        hashes = {name: sha256(key.encode()).hexdigest() for name, key in (("shop", self.orders_key), ("shelf", self.stock_key))}
+        return f"shop:orders:write+orders:read:{hashes['shop']},shelf:stock:write+stock:read:{hashes['shelf']}"
+
+    def _plain_environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORDERFLOW_", "OTEL_"))}
+        return kept | {"PYTHONPATH": f"{ROOT / 'app'}:{ROOT}", "PYTHONUNBUFFERED": "1"}
+
+    def _spec(self, name: str, argv: list[str], health: str, *, http: bool = False) -> ProcessSpec:
+        place = self.places[name]
+        if http:
+            argv = [*argv, "--port", str(place.http)]
+        url = f"http://127.0.0.1:{place.http if http else place.telemetry}{health}"
+        return ProcessSpec(
+            name=name,
+            argv=argv,
+            env=self.environment(name),
+            cwd=ROOT,
+            log=self.directory / f"{name}.log",
+            ready=lambda: answers(url),
+        )
+
+
+def answers(url: str) -> bool:
+    """True when a GET is answered with 200."""
+    try:
+        with urllib.request.urlopen(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
