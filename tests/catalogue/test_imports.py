@@ -25,7 +25,13 @@ MAY_IMPORT = {
         "orderflow.services.moments",
         "orderflow.settings",
     ),
-    "orderflow.topology": ("orderflow.messages", "orderflow.messaging", "orderflow.services"),
+    "orderflow.definitions": (),
+    "orderflow.topology": (
+        "orderflow.definitions",
+        "orderflow.messages",
+        "orderflow.messaging",
+        "orderflow.services",
+    ),
     "orderflow.process": ("orderflow.messaging",),
     "orderflow": ("orderflow",),
 }
