@@ -41,7 +41,13 @@ def _good() -> bytes:
 def _stock() -> bytes:
     return encode(
         StockChanged(
-            timestamp=datetime.now(UTC), sku="sku-1", on_hand=1, available=1, unit_price=1, currency="EUR", stock_version=1
+            timestamp=datetime.now(UTC),
+            sku="sku-1",
+            on_hand=1,
+            available=1,
+            unit_price=1,
+            currency="EUR",
+            stock_version=1,
         )
     )
 

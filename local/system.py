@@ -5,17 +5,19 @@ import contextlib
 import json
 import os
 import secrets
-import socket
+import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
+from local.ports import Ports
 from local.processes import ProcessSpec, Supervisor
 from local.servers import Stack
 
@@ -30,14 +32,6 @@ PROCESSES = {
     "notifications": "notifications",
 }
 """Process name to the service whose database and broker user it has."""
-
-
-def free_port() -> int:
-    """A TCP port on loopback that nobody listens on at the moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def http_json(
@@ -66,12 +60,12 @@ def eventually(condition: Callable[[], bool], *, seconds: float, what: str, paus
         time.sleep(pause)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Where one process listens."""
+    """The ports on which one process listens; kept over its restarts."""
 
-    telemetry: int = field(default_factory=free_port)
-    http: int = field(default_factory=free_port)
+    telemetry: int
+    http: int
 
 
 class System:
@@ -83,21 +77,24 @@ class System:
         self.orders_key, self.stock_key = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
         self.passwords = {name: secrets.token_urlsafe(24) for name in (*SERVICES, "topology", "replay", "monitor")}
         self.databases: dict[str, str] = {}
-        self.places = {name: Place() for name in (*PROCESSES, "payment-simulator", "reconciler", "trace-store")}
+        self.ports = Ports()
+        names = (*PROCESSES, "payment-simulator", "reconciler", "trace-store")
+        self.places = {name: Place(self.ports.take(), self.ports.take()) for name in names}
         self.supervisor = Supervisor()
         self._extra = dict(environ or {})
 
     @classmethod
     @contextlib.contextmanager
-    def started(
-        cls, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None
-    ) -> Iterator["System"]:
+    def started(cls, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None) -> Iterator[Self]:
         """A system with everything running and ready; everything is stopped at the end, also after a failure."""
         system = cls(stack, directory, environ=environ)
-        with system.supervisor:
-            system.prepare()
-            system.start()
-            yield system
+        try:
+            with system.supervisor:
+                system.prepare()
+                system.start()
+                yield system
+        finally:
+            system.ports.release()
 
     @property
     def orders_api(self) -> str:
@@ -130,16 +127,13 @@ class System:
 
     def start(self) -> None:
         """Start every process and wait until each says that it is ready."""
+        trace_store = [sys.executable, "-m", "local.trace_store"]
+        simulator = self.command("payment-simulator", "--ledger", str(self.directory / "simulator.jsonl"))
         self.supervisor.start(
-            self._spec("trace-store", [sys.executable, "-m", "local.trace_store"], "/healthz", http=True)
+            self._spec("trace-store", trace_store, "/healthz", http=True),
+            self._spec("payment-simulator", simulator, "/healthz", http=True),
+            *(self.spec(name) for name in (*PROCESSES, "reconciler")),
         )
-        ledger = str(self.directory / "simulator.jsonl")
-        self.supervisor.start(
-            self._spec("payment-simulator", self.command("payment-simulator", "--ledger", ledger), "/healthz", http=True)
-        )
-        for name in PROCESSES:
-            self.supervisor.start(self.spec(name))
-        self.supervisor.start(self.spec("reconciler"))
 
     def spec(self, name: str, argv: list[str] | None = None) -> ProcessSpec:
         """How a service process is started; ``argv`` replaces the command, for tests that start a broken build."""
@@ -151,8 +145,6 @@ class System:
 
     def run_tool(self, *words: str) -> str:
         """Run an operator's command to its end; its output. Raises CalledProcessError with what it said."""
-        import subprocess
-
         answer = subprocess.run(
             self.command(*words), env=self.tool_environment(), cwd=ROOT, capture_output=True, text=True, check=False
         )
@@ -214,10 +206,8 @@ class System:
         }
 
     def _api_keys(self) -> str:
-        from hashlib import sha256
-
-        hashes = {name: sha256(key.encode()).hexdigest() for name, key in (("shop", self.orders_key), ("shelf", self.stock_key))}
-        return f"shop:orders:write+orders:read:{hashes['shop']},shelf:stock:write+stock:read:{hashes['shelf']}"
+        shop, shelf = (sha256(key.encode()).hexdigest() for key in (self.orders_key, self.stock_key))
+        return f"shop:orders:write+orders:read:{shop},shelf:stock:write+stock:read:{shelf}"
 
     def _plain_environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORDERFLOW_", "OTEL_"))}
@@ -232,7 +222,7 @@ class System:
             name=name,
             argv=argv,
             env=self.environment(name),
-            cwd=ROOT,
+            directory=ROOT,
             log=self.directory / f"{name}.log",
             ready=lambda: answers(url),
         )
