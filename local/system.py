@@ -205,6 +205,10 @@ class System:
             "processes": {name: self.supervisor.pid(name) for name in (*PROCESSES, "reconciler", "payment-simulator")},
         }
 
+    def metrics_targets(self) -> dict[str, list[str]]:
+        """Job to addresses of every process that Prometheus can scrape."""
+        return {name: [f"127.0.0.1:{self.places[name].telemetry}"] for name in (*PROCESSES, "reconciler")}
+
     def _api_keys(self) -> str:
         shop, shelf = (sha256(key.encode()).hexdigest() for key in (self.orders_key, self.stock_key))
         return f"shop:orders:write+orders:read:{shop},shelf:stock:write+stock:read:{shelf}"

@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``make demo``: a short sale on real servers, and the proof that nothing was lost, doubled or oversold."""
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import threading
+import time
+from collections import Counter
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from local import journey
+from local.driver import Plan
+from local.roots import ServersUnavailable
+from local.sale import FINAL, TOKENS, Moment, Sale, shelf
+from local.servers import Stack
+from local.system import ROOT, System
+from orderflow.messaging.database import Database
+
+SKUS = {f"sku-{number}": 100_000 for number in range(1, 21)} | {"last-units": 50}
+DEMO = ROOT / ".demo"
+
+_LATENCY = """
+select percentile_cont(array[0.5, 0.95, 0.99, 1.0]) within group (order by extract(epoch from final_at - accepted_at))
+from orders where status = 'confirmed'
+"""
+_OUTCOMES = "select status, coalesce(reason, ''), count(*) from orders group by 1, 2 order by 3 desc"
+_CONFIRMED = "select order_id::text from orders where status = 'confirmed' order by accepted_at desc limit 2000"
+
+
+def main() -> int:
+    """Run the demo; exit code 0 when every promise was kept, 1 when one was broken, 2 when it cannot run here."""
+    options = _options()
+    console = Console(highlight=False, force_terminal=sys.stdout.isatty())
+    shutil.rmtree(DEMO, ignore_errors=True)
+    DEMO.mkdir(mode=0o755)
+    try:
+        with Stack.start(
+            suite=options.suite, directory=DEMO / "servers", prometheus=True, alertmanager=True, report=console.print
+        ) as stack:
+            console.print(f"[bold]servers[/bold] ({options.suite}) run; logs are in {DEMO.name}/")
+            return _with_servers(stack, options, console)
+    except ServersUnavailable as error:
+        console.print(str(error))
+        return 2
+    except KeyboardInterrupt:
+        console.print("interrupted; everything is stopped")
+        return 130
+    finally:
+        (DEMO / "addresses.json").unlink(missing_ok=True)
+
+
+def _with_servers(stack: Stack, options: argparse.Namespace, console: Console) -> int:
+    environ = {"ORDERFLOW_HOLD_SECONDS": "20"}
+    with System.started(stack, DEMO, environ=environ) as system:
+        addresses = json.dumps(system.addresses(), indent=2)
+        (DEMO / "addresses.json").write_text(addresses)
+        stack.prometheus.set_targets(stack.broker_targets() | system.metrics_targets())
+        console.print(f"[bold]services[/bold] run: {', '.join(sorted(system.supervisor.pids()))}")
+        shelf(system, SKUS)
+        plan = Plan(rate=options.rate, seconds=options.seconds, skus=list(SKUS), tokens=TOKENS, duplicate_share=0.05)
+        sale = Sale(system, plan, poison_share=0.01)
+        _watch(sale, console)
+        kept = _summary(sale, console)
+        if options.keep:
+            console.print(f"\nKept running until Ctrl-C. Prometheus: {stack.prometheus.url}")
+            console.print(f"API pages: {system.orders_api}/docs and {system.inventory_api}/docs")
+            console.print(f"{DEMO.name}/addresses.json:\n{addresses}")
+            _wait_for_interrupt()
+        return 0 if kept else 1
+
+
+def _watch(sale: Sale, console: Console) -> None:
+    """Run and drain the sale under a progress line: live on a terminal, every five seconds elsewhere."""
+    last = 0.0
+
+    with Live(console=console, auto_refresh=False, transient=True) as live:
+
+        def show(moment: Moment) -> None:
+            nonlocal last
+            line = _line(moment)
+            if console.is_terminal:
+                live.update(line, refresh=True)
+            elif time.monotonic() - last > 5:
+                last = time.monotonic()
+                console.print(line)
+
+        seconds, rate = sale.plan.seconds, sale.plan.rate
+        console.print(
+            f"[bold]sale[/bold]: {seconds:g} s, {rate:g} orders/s on average, 5 % repeated, 1 % poison besides"
+        )
+        sale.run(show)
+        console.print("[bold]drain[/bold]: the crowd is gone, every order has to end")
+        sale.drain(seconds=90, show=show)
+
+
+def _line(moment: Moment) -> str:
+    return (
+        f"{moment.elapsed_seconds:5.0f} s  accepted {moment.accepted:6}  confirmed {moment.confirmed:6}  "
+        f"rejected {moment.rejected:5}  cancelled {moment.cancelled:4}  backlog {moment.open:5}  "
+        f"p95 accepted→final {moment.p95_seconds * 1000:6.0f} ms"
+    )
+
+
+def _summary(sale: Sale, console: Console) -> bool:
+    """Print what happened and whether the promises were kept; true when all were."""
+    database = Database(sale.system.databases["orders"], application_name="demo")
+    with database.transaction() as transaction:
+        outcomes = transaction.execute(_OUTCOMES)
+        (latencies,) = transaction.execute(_LATENCY)[0]
+        confirmed = [row[0] for row in transaction.execute(_CONFIRMED)]
+    database.close()
+    _print_outcomes(console, sale, outcomes, latencies)
+    dead = json.loads(sale.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))
+    _print_dead_letters(console, Counter(letter["reason"] for letter in dead))
+    found = journey.find(sale.system.trace_store, confirmed)
+    console.print()
+    console.print(journey.tree(*found) if found else "no confirmed order was sampled for tracing")
+    promises = _promises(sale, Counter(letter["reason"] for letter in dead))
+    _print_promises(console, promises)
+    return all(kept for _, _, kept in promises)
+
+
+def _print_outcomes(console: Console, sale: Sale, outcomes: list[tuple[str, str, int]], latencies: list[float]) -> None:
+    table = Table("outcome", "reason", "orders", title="How the orders ended", title_justify="left")
+    for status, reason, count in outcomes:
+        table.add_row(status, reason, str(count))
+    for problem, count in sale.ledger.refused.items():
+        table.add_row("refused by the API", problem, str(count))
+    console.print(table)
+    quantiles = zip(("p50", "p95", "p99", "max"), latencies or [], strict=False)
+    shown = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in quantiles)
+    accept = sorted(sale.ledger.latencies)
+    console.print(f"accepted → confirmed: {shown}")
+    console.print(
+        f"HTTP answer, from the intended send time: p50 {_quantile(accept, 0.5)}, p95 {_quantile(accept, 0.95)}"
+    )
+    console.print(f"peak backlog: {sale.peak_open} orders; the driver was late by at most {sale.ledger.late:.2f} s")
+
+
+def _quantile(values: list[float], share: float) -> str:
+    return f"{1000 * values[min(len(values) - 1, int(len(values) * share))]:.0f} ms" if values else "none"
+
+
+def _print_dead_letters(console: Console, reasons: Counter[str]) -> None:
+    table = Table("reason", "messages", title="Dead letters", title_justify="left")
+    for reason, count in reasons.most_common():
+        table.add_row(reason, str(count))
+    console.print(table)
+
+
+def _promises(sale: Sale, dead: Counter[str]) -> list[tuple[str, str, bool]]:
+    """Each promise, the numbers it rests on (from the databases and the provider's ledger), and whether it holds."""
+    integrity = json.loads(sale.system.run_tool("reconcile", "--json"))
+    ledger = sale.ledger
+    final = sum(integrity["orders"][status] for status in FINAL)
+    promises = [
+        (
+            "every accepted order is known",
+            f"{len(ledger.accepted)} told, {integrity['orders']['total']} stored",
+            integrity["orders"]["total"] >= len(ledger.accepted),
+        ),
+        ("every order is final", f"{final} of {integrity['orders']['total']}", final == integrity["orders"]["total"]),
+        ("every request got an answer", f"{len(ledger.unknown)} without", not ledger.unknown),
+        ("a repeated key gets the same answer", f"{len(ledger.broken_promises)} differ", not ledger.broken_promises),
+        ("poison is parked with its reason", f"{dead.total()} of {len(sale.planted)}", dead == Counter(sale.planted)),
+    ]
+    return promises + [(check["promise"], check["numbers"], check["kept"]) for check in integrity["checks"]]
+
+
+def _print_promises(console: Console, promises: list[tuple[str, str, bool]]) -> None:
+    table = Table("promise", "numbers", "kept", title="Integrity", title_justify="left")
+    for promise, numbers, kept in promises:
+        table.add_row(promise, numbers, "[green]yes[/green]" if kept else "[bold red]NO[/bold red]")
+    console.print(table)
+
+
+def _wait_for_interrupt() -> None:
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        print("stopping")
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make demo", description=__doc__)
+    parser.add_argument("--suite", default=os.environ.get("SERVERS", "trixie"), help="Debian suite of the servers")
+    parser.add_argument("--rate", type=float, default=100, help="orders a second on average (default 100)")
+    parser.add_argument("--seconds", type=float, default=60, help="length of the sale (default 60)")
+    parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
