@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One child process of a supervisor: how it is described, started, watched and signalled."""
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """One program to keep running.
+
+    ``ready`` is asked until it returns true (an OSError counts as no); None: ready once it was started.
+    ``env`` is the whole environment; None: the caller's. ``start_after`` names processes that must be ready first.
+    ``restart``: start it again, after a back-off, whenever it ends by itself.
+    """
+
+    name: str
+    argv: Sequence[str]
+    log: Path
+    env: Mapping[str, str] | None = None
+    cwd: Path | None = None
+    ready: Callable[[], bool | None] | None = None
+    ready_seconds: float = 60.0
+    restart: bool = True
+    start_after: tuple[str, ...] = ()
+    stop_signal: signal.Signals = signal.SIGTERM
+    grace_seconds: float = 20.0
+
+    def says_ready(self) -> bool:
+        """Ask once."""
+        try:
+            return self.ready is None or bool(self.ready())
+        except OSError:
+            return False
+
+
+def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
+    """Start it in a process group of its own, with its output at the end of its log file.
+
+    It is killed when the thread that called this ends. A program that cannot be started ends at once with a log line.
+    """
+    spec.log.parent.mkdir(parents=True, exist_ok=True)
+    with spec.log.open("ab") as log:
+        return subprocess.Popen(
+            [shutil.which("setpriv") or "/usr/bin/setpriv", "--pdeathsig", "KILL", "--", *spec.argv],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=spec.env,
+            cwd=spec.cwd,
+            start_new_session=True,
+        )
+
+
+def has_ended(child: "subprocess.Popen[bytes]") -> bool:
+    """Whether the leader of the group has ended; it stays a zombie, so that its number keeps naming this group."""
+    return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
+def bury(child: "subprocess.Popen[bytes]") -> int:
+    """Kill what is left of an ended child's group; the exit code, negative for a signal."""
+    signal_group(child, signal.SIGKILL)
+    return child.wait()
+
+
+def signal_group(child: "subprocess.Popen[bytes]", signum: int) -> None:
+    """Send a signal to the whole group, if there still is one."""
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signum)
+
+
+def last_lines(log: Path, count: int = 20) -> str:
+    """The end of a log file, for an error message."""
+    with suppress(FileNotFoundError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 64 * 1024))
+        return "\n".join(file.read().decode(errors="replace").splitlines()[-count:])
+    return "(no log)"
