@@ -10,12 +10,46 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, pq
+from psycopg.abc import AdaptContext, DumperKey
+from psycopg.adapt import Dumper, PyFormat
+from psycopg.types.array import ListDumper
 
+from orderflow.messaging.arrays import Packer, packer
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 
-_BAD_DATA = (errors.DataError, errors.IntegrityError)
+_BAD_DATA = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded)
 _ABORTED = (errors.SerializationFailure, errors.DeadlockDetected)
+
+
+class _List(Dumper):
+    """Writes a simple list as a binary array in one go; leaves every other list to the driver."""
+
+    format = pq.Format.BINARY
+
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        self._context = context
+        self._pack: Packer | None = None
+
+    def dump(self, obj: list[Any]) -> bytes:
+        """The array; only called on what ``upgrade`` made."""
+        assert self._pack is not None
+        return self._pack(obj)
+
+    def get_key(self, obj: list[Any], format: PyFormat) -> DumperKey:  # noqa: A002 - the driver's name
+        """What lists must have in common to share a dumper."""
+        simple = packer(obj)
+        return (list, simple[0]) if simple else (_List, ListDumper(list, self._context).get_key(obj, format))
+
+    def upgrade(self, obj: list[Any], format: PyFormat) -> Dumper:  # noqa: A002 - the driver's name
+        """The dumper for lists like this one."""
+        simple = packer(obj)
+        if simple is None:
+            return ListDumper(list, self._context).upgrade(obj, format)
+        dumper = _List(list, self._context)
+        _, dumper.oid, dumper._pack = simple
+        return dumper
 
 
 class SqlTransaction:
@@ -83,6 +117,7 @@ class Database:
             )
         except psycopg.Error as error:
             raise DatabaseUnavailable(str(error).strip()) from error
+        self._connection.adapters.register_dumper(list, _List)
         return self._connection
 
     def _sorted(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:

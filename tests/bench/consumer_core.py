@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The consumer core alone: a broker in memory that confirms at once, real PostgreSQL, and the CPU of its thread.
+
+Each message is marked in the inbox, changes one row and causes one event. Run as
+``python -m tests.bench.consumer_core DATABASE_URL MESSAGES [profile]``; prints one JSON line. The database is
+emptied before.
+"""
+
+import cProfile
+import json
+import pstats
+import sys
+import time
+from collections.abc import Sequence
+from importlib import resources
+
+from orderflow.messages import InventoryReserved, PaymentCaptured
+from orderflow.messaging.attempt import Attempt
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.codec import Codec
+from orderflow.messaging.consumer import BatchLimits, ConsumerLoop
+from orderflow.messaging.database import Database, migrate
+from orderflow.messaging.hooks import Hooks
+from orderflow.messaging.identity import message_id
+from orderflow.messaging.inbox import Inbox
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.retry import RetryPolicy
+from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
+from orderflow.messaging.unit_of_work import UnitOfWork
+from tests.builders import NOW, an_event
+from tests.fakes import ScriptedConsumer, ScriptedPublisher, deliver
+
+_STATE = """
+insert into bench_state (order_id, amount)
+select * from unnest(%(ids)s::uuid[], %(amounts)s::bigint[])
+on conflict (order_id) do update set amount = excluded.amount
+"""
+
+
+def charge(messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+    """One row of state and one event per message."""
+    events = [message.event for message in messages if isinstance(message.event, InventoryReserved)]
+    transaction.execute(
+        _STATE, {"ids": [event.order_id for event in events], "amounts": [event.total_amount for event in events]}
+    )
+    return [
+        Done(
+            (
+                PaymentCaptured(
+                    timestamp=transaction.now,
+                    order_id=event.order_id,
+                    user_id=event.user_id,
+                    total_amount=event.total_amount,
+                    currency=event.currency,
+                    charge_id="charge-1",
+                ),
+            )
+        )
+        for event in events
+    ]
+
+
+def main(database_url: str, messages: int, profile: str | None = None) -> None:
+    database = Database(database_url)
+    schema = resources.files("orderflow.messaging").joinpath("schema.sql").read_text()
+    migrate(database, [("messaging", schema)])
+    with database.transaction() as transaction:
+        transaction.execute("drop table if exists bench_state")
+        transaction.execute("create table bench_state (order_id uuid primary key, amount bigint not null)")
+        transaction.execute("truncate inbox, outbox")
+    deliveries = [deliver(an_event(InventoryReserved, timestamp=NOW), message_id=message_id()) for _ in range(messages)]
+    publisher, consumer = ScriptedPublisher(), ScriptedConsumer("bench", deliveries)
+    codec = Codec(app_id="bench")
+    attempt = Attempt(
+        handler=charge,
+        accepted=(InventoryReserved,),
+        codec=codec,
+        inbox=Inbox("bench"),
+        unit_of_work=UnitOfWork(database, Outbox(publisher, codec, lease_seconds=10)),
+    )
+    loop = ConsumerLoop(
+        consumer=consumer,
+        publisher=publisher,
+        attempt=attempt,
+        policy=RetryPolicy(),
+        hooks=Hooks(),
+        clock=SystemClock(),
+        limits=BatchLimits(messages=250),
+    )
+    loop.stop()
+    profiler = cProfile.Profile()
+    started, cpu = time.perf_counter(), time.thread_time()
+    if profile:
+        profiler.runcall(loop.run)
+    else:
+        loop.run()
+    wall, cpu = time.perf_counter() - started, time.thread_time() - cpu
+    with database.transaction() as check:
+        ((inbox, state, outbox),) = check.execute(
+            "select (select count(*) from inbox), (select count(*) from bench_state), (select count(*) from outbox)"
+        )
+    if [inbox, state, outbox, len(publisher.published)] != [messages, messages, 0, messages]:
+        sys.exit(f"the job was not done: {inbox=} {state=} {outbox=} published={len(publisher.published)}")
+    result = {"messages_per_second": round(messages / wall), "cpu_microseconds": round(cpu / messages * 1e6, 1)}
+    print(json.dumps(result))
+    if profile:
+        pstats.Stats(profiler).sort_stats("tottime").print_stats(30)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events with sensible values, of which a test changes those that matter to it."""
+
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+from uuid import uuid4
+
+from orderflow.messages import Event, OrderLine
+
+AnEvent = TypeVar("AnEvent", bound=Event)
+NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def an_event(kind: type[AnEvent], **changes: object) -> AnEvent:
+    """An event of this kind; whether the changes leave it valid only its reader will tell."""
+    values: dict[str, object] = {
+        "timestamp": NOW,
+        "order_id": uuid4(),
+        "user_id": "customer-1",
+        "total_amount": 1999,
+        "currency": "EUR",
+        "items": (OrderLine(sku="sku-1", quantity=1, unit_price=1999),),
+        "payment_token": "ok",
+        "charge_id": "charge-1",
+        "reason": "out_of_stock",
+        "sku": "sku-1",
+        "on_hand": 100,
+        "available": 90,
+        "unit_price": 1999,
+        "stock_version": 1,
+        **changes,
+    }
+    fields: dict[str, Any] = {name: values[name] for name in kind.__struct_fields__ if name in values}
+    return kind(**fields)

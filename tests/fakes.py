@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A broker that does what a test tells it, one settlement at a time, and deliveries to feed it with."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from uuid import UUID, uuid4
+
+from orderflow.messages import Event, OrderCancelled, event_type
+from orderflow.messages import encode as encode_event
+from orderflow.messaging.broker import Batch, Delivery, Failure, Properties, Publication, Receipt
+from tests.builders import NOW, an_event
+
+Fate = Callable[[Publication], Failure | None]
+
+
+def deliver(
+    event: Event | None = None,
+    *,
+    message_id: UUID | str | None = None,
+    body: bytes | None = None,
+    tag: int = 1,
+    **properties: object,
+) -> Delivery:
+    """A delivery of an event as its publisher would have sent it, unless properties say otherwise."""
+    event = event or an_event(OrderCancelled)
+    values: dict[str, object] = {
+        "message_id": str(message_id or uuid4()),
+        "correlation_id": str(getattr(event, "order_id", "")),
+        "type": event_type(type(event)),
+        "timestamp": int(NOW.timestamp()),
+        "app_id": "test",
+        "content_type": "application/json",
+        **properties,
+    }
+    return Delivery(
+        tag=tag,
+        exchange="order_events",
+        routing_key=event.routing_key,
+        redelivered=False,
+        properties=Properties(**values),  # type: ignore[arg-type]
+        body=encode_event(event) if body is None else body,
+        received_at=0.0,
+    )
+
+
+class ScriptedPublisher:
+    """Remembers what was published and settles it by ``fate``; while ``holding`` it settles nothing."""
+
+    def __init__(self, fate: Fate = lambda publication: None) -> None:
+        self.fate = fate
+        self.holding = False
+        self.room = 1000
+        self.published: list[Publication] = []
+        self._held: list[tuple[Receipt, Sequence[Publication]]] = []
+        self._lock = threading.Lock()
+
+    def publish(self, publications: Sequence[Publication]) -> Receipt:
+        receipt = Receipt([publication.key for publication in publications])
+        with self._lock:
+            self.published += publications
+            if self.holding:
+                self._held.append((receipt, publications))
+                return receipt
+        self._settle(receipt, publications)
+        return receipt
+
+    def release(self) -> None:
+        """Settle what was held, and hold no more."""
+        with self._lock:
+            self.holding = False
+            held, self._held = self._held, []
+        for receipt, publications in held:
+            self._settle(receipt, publications)
+
+    def to(self, exchange: str) -> list[Publication]:
+        """What was published to one exchange."""
+        return [publication for publication in self.published if publication.exchange == exchange]
+
+    def _settle(self, receipt: Receipt, publications: Sequence[Publication]) -> None:
+        for publication in publications:
+            failure = self.fate(publication)
+            if failure is None:
+                receipt.settle(1)
+            else:
+                receipt.fail(publication.key, failure)
+
+
+class ScriptedConsumer:
+    """Hands out the deliveries it was given, and remembers which were acknowledged."""
+
+    def __init__(self, queue: str, deliveries: Sequence[Delivery] = ()) -> None:
+        self.queue = queue
+        self.acknowledged: list[Delivery] = []
+        self.cancelled = threading.Event()
+        self._waiting = deque(deliveries)
+
+    def put(self, *deliveries: Delivery) -> None:
+        self._waiting.extend(deliveries)
+
+    def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+        deliveries: list[Delivery] = []
+        while self._waiting and len(deliveries) < limit:
+            deliveries.append(self._waiting.popleft())
+        if deliveries:
+            return Batch(self.queue, 1, deliveries)
+        self.cancelled.wait(min(timeout_seconds, 0.01))
+        return None
+
+    def ack(self, batch: Batch) -> None:
+        self.acknowledged += batch.deliveries
+
+    def cancel(self) -> None:
+        self.cancelled.set()
+
+    @property
+    def drained(self) -> bool:
+        return self.cancelled.is_set() and not self._waiting
+
+
+def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
+    """Return once the condition holds; fail when it does not in time."""
+    deadline = time.monotonic() + seconds
+    pause = threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        pause.wait(0.005)
