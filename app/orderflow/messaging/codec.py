@@ -3,6 +3,7 @@
 
 import gzip
 import io
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -17,6 +18,8 @@ from orderflow.messaging.service import Incoming
 
 JSON = "application/json"
 RETRY_COUNT = "x-retry-count"
+_MOST_WINDOW_BYTES = 8 * 1024 * 1024
+"""Memory that a zstd frame may ask of its reader; the format's specification tells every reader to grant this much."""
 _CONTENT_TYPES = frozenset({None, JSON, "application/json; charset=utf-8"})
 
 
@@ -82,7 +85,10 @@ class Codec:
         return zstandard.ZstdCompressor(level=3).compress(body), "zstd"
 
     def _decompressed(self, body: bytes, encoding: str | None) -> bytes:
-        """The plain body. Never holds more than the limit plus one byte of it, whatever a sender claims."""
+        """The plain body. Never holds more than the limit plus one byte of it, whatever a sender claims.
+
+        To decompress takes the window of the compression besides: 32 KiB for gzip, at most 8 MiB for zstd.
+        """
         if encoding in {None, "", "identity"}:
             plain = body
         elif encoding in {"zstd", "gzip"}:
@@ -98,11 +104,13 @@ class Codec:
             if encoding == "gzip":
                 with gzip.open(io.BytesIO(body)) as stream:
                     return stream.read(self.limit_bytes + 1)
-            with zstandard.ZstdDecompressor().stream_reader(body) as reader:
+            window = max(_MOST_WINDOW_BYTES, self.limit_bytes)
+            with zstandard.ZstdDecompressor(max_window_size=window).stream_reader(body) as reader:
                 plain = reader.read(self.limit_bytes + 1)
-        except (OSError, EOFError, ValueError, zstandard.ZstdError) as error:
+            cut_off = len(plain) < min(zstandard.frame_content_size(body), self.limit_bytes + 1)
+        except (OSError, EOFError, ValueError, zlib.error, zstandard.ZstdError) as error:
             raise MalformedMessage("corrupt_compression", f"the body is not {encoding}") from error
-        if not plain:
+        if cut_off or not plain:
             raise MalformedMessage("corrupt_compression", f"the body is not {encoding}")
         return plain
 
