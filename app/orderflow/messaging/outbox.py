@@ -6,7 +6,6 @@ memory is only the fast way; the table is the truth.
 """
 
 from collections.abc import Sequence
-from datetime import timedelta
 from uuid import UUID
 
 import msgspec
@@ -16,13 +15,16 @@ from orderflow.messaging.codec import Codec, Outgoing
 from orderflow.messaging.identity import message_id
 from orderflow.messaging.service import Transaction
 
+# The server's clock tells when a lease is over: the clocks of the processes that share the table may differ.
 _INSERT = """
 insert into outbox (id, exchange, routing_key, properties, body, created_at, leased_until)
-select id, exchange, routing_key, properties, body, %(now)s, %(leased_until)s
-from unnest(%(ids)s::uuid[], %(exchanges)s::text[], %(routing_keys)s::text[], %(properties)s::jsonb[],
+select id, exchange, routing_key, properties::jsonb, body, statement_timestamp(),
+       statement_timestamp() + make_interval(secs => %(lease_seconds)s)
+from unnest(%(ids)s::uuid[], %(exchanges)s::text[], %(routing_keys)s::text[], %(properties)s::text[],
             %(bodies)s::bytea[]) as rows (id, exchange, routing_key, properties, body)
 """
 _DELETE = "delete from outbox where id = any(%(ids)s::uuid[])"
+_encode = msgspec.json.Encoder().encode
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -39,7 +41,7 @@ class Outbox:
     def __init__(self, publisher: Publisher, codec: Codec, *, lease_seconds: float) -> None:
         self._publisher = publisher
         self._codec = codec
-        self._lease = timedelta(seconds=lease_seconds)
+        self._lease_seconds = float(lease_seconds)
         self._receipts: list[Receipt] = []
         self._confirmed: list[UUID] = []
 
@@ -54,10 +56,8 @@ class Outbox:
         publications = [self._codec.publication(message_id(), item) for item in outgoing]
         dispatch = bool(publications) and self._publisher.room > 0
         if publications:
-            leased_until = transaction.now + self._lease if dispatch else transaction.now
-            transaction.execute(
-                _INSERT, {**_columns(publications), "now": transaction.now, "leased_until": leased_until}
-            )
+            lease_seconds = self._lease_seconds if dispatch else 0.0
+            transaction.execute(_INSERT, {**_columns(publications), "lease_seconds": lease_seconds})
         return Draft(publications, len(self._confirmed), dispatch)
 
     def committed(self, draft: Draft) -> None:
@@ -87,11 +87,10 @@ class Outbox:
 
 
 def _columns(publications: Sequence[Publication]) -> dict[str, object]:
-    encode = msgspec.json.Encoder().encode
     return {
         "ids": [publication.key for publication in publications],
         "exchanges": [publication.exchange for publication in publications],
         "routing_keys": [publication.routing_key for publication in publications],
-        "properties": [encode(publication.properties).decode() for publication in publications],
+        "properties": [_encode(publication.properties).decode() for publication in publications],
         "bodies": [publication.body for publication in publications],
     }

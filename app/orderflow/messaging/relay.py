@@ -3,7 +3,6 @@
 
 import logging
 import threading
-from datetime import timedelta
 
 import msgspec
 
@@ -18,13 +17,17 @@ log = logging.getLogger(__name__)
 
 # Never a moving id cursor: ids are made before the commit, so a late committer would be skipped for ever.
 _TAKE = """
-update outbox set leased_until = %(leased_until)s
-where id in (select id from outbox where leased_until <= %(now)s
-             order by leased_until limit %(limit)s for update skip locked)
-returning id, exchange, routing_key, properties::text, body
+with due as materialized (
+    select id from outbox where leased_until <= statement_timestamp()
+    order by leased_until limit %(limit)s for update skip locked)
+update outbox set leased_until = statement_timestamp() + make_interval(secs => %(lease_seconds)s)
+from due where outbox.id = due.id
+returning outbox.id, exchange, routing_key, properties::text, body
 """
-_MEASURE = "select count(*), extract(epoch from %(now)s - min(created_at))::float8 from outbox"
+_MEASURE = "select count(*), extract(epoch from statement_timestamp() - min(created_at))::float8 from outbox"
 _LIMIT = 500
+_FULL_SECONDS = 0.05
+"""Pause while the publish window is full: confirms come within milliseconds."""
 _MEASURE_EVERY_SECONDS = 2.0
 
 
@@ -50,7 +53,7 @@ class Relay:
         self._hooks = hooks
         self._clock = clock
         self._interval = interval_seconds
-        self._lease = timedelta(seconds=lease_seconds)
+        self._lease_seconds = float(lease_seconds)
         self._stopping = threading.Event()
         self._backoff = Backoff()
         self._measured = float("-inf")
@@ -60,15 +63,18 @@ class Relay:
         while not self._stopping.is_set():
             self.last_progress = self._clock.monotonic()
             try:
-                full = self.relay_once() == _LIMIT
+                room = self._publisher.room
+                taken = self.relay_once()
                 self._measure()
             except InfrastructureError as error:
                 log.warning("relay.paused", extra={"error": str(error)})
                 self._clock.wait(self._stopping, self._backoff.next())
                 continue
             self._backoff.reset()
-            if not full:
+            if taken < min(room, _LIMIT):
                 self._clock.wait(self._stopping, self._interval)
+            elif not room:
+                self._clock.wait(self._stopping, min(_FULL_SECONDS, self._interval))
         self._finish()
 
     def stop(self) -> None:
@@ -82,7 +88,7 @@ class Relay:
             self._unit_of_work.tidy()
             return 0
         with self._unit_of_work.transaction() as work:
-            rows = work.execute(_TAKE, {"now": work.now, "leased_until": work.now + self._lease, "limit": limit})
+            rows = work.execute(_TAKE, {"lease_seconds": self._lease_seconds, "limit": limit})
         if rows:
             self._unit_of_work.outbox.publish([_publication(row) for row in rows])
             self._hooks.relayed(len(rows))
@@ -95,7 +101,7 @@ class Relay:
             return
         self._measured = now
         with self._unit_of_work.transaction() as work:
-            ((rows, oldest),) = work.execute(_MEASURE, {"now": work.now})
+            ((rows, oldest),) = work.execute(_MEASURE)
         self.oldest_seconds = max(0.0, oldest or 0.0)
         self._hooks.outbox_measured(rows=rows, oldest_seconds=self.oldest_seconds)
 
