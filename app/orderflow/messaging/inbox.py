@@ -1,19 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which messages a queue's consumer has handled already; the first line against duplicates."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
+from operator import attrgetter
 from uuid import UUID
 
 from orderflow.messaging.service import Transaction
 
+# In order, so that two consumers with the same messages wait for each other instead of locking up; and of many new
+# ids and few known ones the few are returned.
 _CLAIM = """
-insert into inbox (queue, message_id, received_at)
-select %(queue)s, id, %(now)s from unnest(%(ids)s::uuid[]) as id
-on conflict do nothing returning message_id
+with claimed as (
+    insert into inbox (queue, message_id, received_at)
+    select %(queue)s, id, %(now)s from unnest(%(ids)s::uuid[]) as id
+    on conflict do nothing returning message_id)
+select id from unnest(%(ids)s::uuid[]) as id where not exists (select from claimed where message_id = id)
 """
 _FORGET = "delete from inbox where queue = %(queue)s and message_id = any(%(ids)s::uuid[])"
-_PRUNE = "delete from inbox where received_at < %(before)s"
+_PRUNE = """
+with pruned as (
+    delete from inbox
+    where ctid = any(array(select ctid from inbox where received_at < %(before)s limit %(limit)s))
+    returning 1)
+select count(*) from pruned
+"""
+_PRUNED_AT_ONCE = 10_000
+
+
+_as_int = attrgetter("int")
 
 
 class Inbox:
@@ -22,9 +37,12 @@ class Inbox:
     def __init__(self, queue: str) -> None:
         self._queue = queue
 
-    def claim(self, transaction: Transaction, ids: Iterable[UUID]) -> set[UUID]:
-        """Mark these messages as handled; those that were not marked before. Waits for a rival transaction."""
-        parameters = {"queue": self._queue, "ids": sorted(ids), "now": transaction.now}
+    def claim(self, transaction: Transaction, ids: Sequence[UUID]) -> set[UUID]:
+        """Mark these messages as handled; those that were marked before. Waits for a rival transaction.
+
+        The ids must be distinct.
+        """
+        parameters = {"queue": self._queue, "ids": sorted(ids, key=_as_int), "now": transaction.now}
         return {row[0] for row in transaction.execute(_CLAIM, parameters)}
 
     def forget(self, transaction: Transaction, ids: Sequence[UUID]) -> None:
@@ -32,6 +50,8 @@ class Inbox:
         transaction.execute(_FORGET, {"queue": self._queue, "ids": ids})
 
 
-def prune(transaction: Transaction, *, retention_days: int) -> None:
-    """Forget messages that are older than the retention."""
-    transaction.execute(_PRUNE, {"before": transaction.now - timedelta(days=retention_days)})
+def prune(transaction: Transaction, *, retention_days: int) -> bool:
+    """Forget messages that are older than the retention, a bounded number of them; true when there may be more."""
+    before = transaction.now - timedelta(days=retention_days)
+    ((pruned,),) = transaction.execute(_PRUNE, {"before": before, "limit": _PRUNED_AT_ONCE})
+    return bool(pruned == _PRUNED_AT_ONCE)
