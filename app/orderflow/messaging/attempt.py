@@ -13,7 +13,7 @@ from orderflow.messaging.codec import Codec
 from orderflow.messaging.errors import BadData
 from orderflow.messaging.hooks import BatchSpan, Outcomes
 from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.service import Done, Handler, Incoming, Outcome, Retry
+from orderflow.messaging.service import Done, Handler, Incoming, Outcome, Reject, Retry
 from orderflow.messaging.unit_of_work import UnitOfWork, Work
 
 log = logging.getLogger(__name__)
@@ -83,25 +83,39 @@ class Attempt:
     def _apply(self, items: Sequence[Item], verdicts: Verdicts) -> None:
         """One transaction: claim, handle, store events. Verdicts change only when it is committed."""
         with self.unit_of_work.transaction() as work:
-            fresh = self.inbox.claim(work, [incoming.message_id for _, incoming in items])
-            new = [item for item in items if item[1].message_id in fresh]
-            outcomes = self._handled(new, work)
-            again = [
-                item[1].message_id for item, outcome in zip(new, outcomes, strict=True) if type(outcome) is not Done
-            ]
+            known = self.inbox.claim(work, [incoming.message_id for _, incoming in items])
+            new = [item for item in items if item[1].message_id not in known] if known else items
+            retries, rejects = self._sorted(new, self._handled(new, work), work)
+            again = {retry[0] for retry in retries} | {reject[0] for reject in rejects}
             if again:
-                self.inbox.forget(work, again)
-            _emit(work, new, outcomes)
+                self.inbox.forget(work, [incoming.message_id for position, incoming in new if position in again])
+        verdicts.retries += retries
+        verdicts.rejects += rejects
+        verdicts.outcomes.done += len(new) - len(again)
+        verdicts.outcomes.duplicates += len(known)
         verdicts.outcomes.published += len(work.outgoing)
         verdicts.outcomes.statements += work.statements
-        verdicts.outcomes.duplicates += len(items) - len(new)
-        for (position, _), outcome in zip(new, outcomes, strict=True):
+
+    def _sorted(
+        self, items: Sequence[Item], outcomes: Sequence[Outcome], work: Work
+    ) -> tuple[list[tuple[int, str]], list[tuple[int, str, str]]]:
+        """Store the events of what is done; the retries and the rejects, by position.
+
+        Raises TypeError for an outcome that is none, while everything can still be rolled back.
+        """
+        retries: list[tuple[int, str]] = []
+        rejects: list[tuple[int, str, str]] = []
+        for (position, incoming), outcome in zip(items, outcomes, strict=True):
             if isinstance(outcome, Done):
-                verdicts.outcomes.done += 1
+                for event in outcome.events:
+                    _emit(work, event, incoming)
             elif isinstance(outcome, Retry):
-                verdicts.retries.append((position, outcome.reason))
+                retries.append((position, outcome.reason))
+            elif isinstance(outcome, Reject):
+                rejects.append((position, outcome.reason, "refused by the handler"))
             else:
-                verdicts.rejects.append((position, outcome.reason, "refused by the handler"))
+                raise TypeError(f"{self.handler!r} gave {outcome!r}, which is no outcome")
+        return retries, rejects
 
     def _handled(self, items: Sequence[Item], work: Work) -> Sequence[Outcome]:
         if not items:
@@ -112,15 +126,12 @@ class Attempt:
         return outcomes
 
 
-def _emit(work: Work, items: Sequence[Item], outcomes: Sequence[Outcome]) -> None:
-    """Store the events of the messages that are done, with what ties them to their cause."""
-    for (_, incoming), outcome in zip(items, outcomes, strict=True):
-        if isinstance(outcome, Done):
-            for event in outcome.events:
-                order_id = getattr(event, "order_id", None)
-                work.emit(
-                    event,
-                    correlation_id=str(order_id or incoming.message_id),
-                    causation_id=incoming.message_id,
-                    trace=incoming.trace,
-                )
+def _emit(work: Work, event: Event, incoming: Incoming) -> None:
+    """Store an event with what ties it to its cause."""
+    order_id = getattr(event, "order_id", None)
+    work.emit(
+        event,
+        correlation_id=str(order_id or incoming.message_id),
+        causation_id=incoming.message_id,
+        trace=incoming.trace,
+    )

@@ -10,11 +10,15 @@ from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.broker import Batch, Consumer, Publication, Publisher
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.dead_letter import dead_letter
-from orderflow.messaging.errors import BrokerUnavailable, InfrastructureError, TransactionAborted
+from orderflow.messaging.errors import InfrastructureError, TransactionAborted
 from orderflow.messaging.hooks import Hooks
+from orderflow.messaging.parking import Parking
 from orderflow.messaging.retry import RetryPolicy, retry_copy
 
 log = logging.getLogger(__name__)
+
+_ABORTS = 5
+"""Aborted transactions in a row after which it is no longer bad luck but trouble."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,9 +76,8 @@ class ConsumerLoop:
                 self._tidy()
             else:
                 self._settle(batch)
-        self._tidy()
-        self._attempt.unit_of_work.outbox.wait(self._confirm_timeout)
-        self._tidy()
+        if not self._given_up.is_set():
+            self._finish()
         self._attempt.unit_of_work.close()
 
     def stop(self) -> None:
@@ -83,49 +86,43 @@ class ConsumerLoop:
         self._stopping.set()
 
     def give_up(self) -> None:
-        """Return from ``run`` at once; what is not acknowledged will be delivered again."""
+        """Return from ``run`` without finishing; what is not acknowledged will be delivered again.
+
+        Only a statement that the database is busy with is waited for.
+        """
         self._stopping.set()
         self._given_up.set()
 
     def _settle(self, batch: Batch) -> None:
         """Bring one batch to its end. While the surroundings fail nothing leaves: pause, then the same batch again."""
         span = self._hooks.batch_received(batch.queue, batch.deliveries)
-        verdicts: Verdicts | None = None
+        parking: Parking | None = None
+        aborts = 0
         while not self._given_up.is_set():
             self.last_progress = self._clock.monotonic()
             try:
-                if verdicts is None:
+                if parking is None:
                     verdicts = self._attempt(batch.deliveries, span)
-                self._park(batch, verdicts)
-            except TransactionAborted as error:
-                log.info("consumer.transaction_aborted", extra={"queue": batch.queue, "error": str(error)})
-                self._clock.wait(self._given_up, Backoff(most=0.1).next())
+                    parking = Parking(self._publisher, self._copies(batch, verdicts))
+                parking.finish(seconds=self._confirm_timeout, given_up=self._given_up)
             except InfrastructureError as error:
-                span.failed(error)
-                self._pause(batch.queue, error)
+                aborts += isinstance(error, TransactionAborted)
+                if isinstance(error, TransactionAborted) and aborts <= _ABORTS:
+                    log.info("consumer.transaction_aborted", extra={"queue": batch.queue, "error": str(error)})
+                    self._clock.wait(self._given_up, Backoff(most=0.1).next())
+                else:
+                    span.failed(error)
+                    self._pause(batch.queue, error)
             else:
                 self._consumer.ack(batch)
                 self._backoff.reset()
                 span.handled(verdicts.outcomes)
                 return
 
-    def _park(self, batch: Batch, verdicts: Verdicts) -> None:
-        """Publish the copies of what is retried or dead-lettered and wait until the broker has them."""
-        copies = self._copies(batch, verdicts)
-        if not copies:
-            return
-        receipt = self._publisher.publish(copies)
-        if not receipt.wait(self._confirm_timeout):
-            raise BrokerUnavailable("copies for retry or dead letters are not confirmed in time")
-        if receipt.failures:
-            failures = sorted({failure.value for failure in receipt.failures.values()})
-            raise BrokerUnavailable(f"copies for retry or dead letters were {', '.join(failures)}")
-
     def _copies(self, batch: Batch, verdicts: Verdicts) -> list[Publication]:
+        """What is retried or dead-lettered, as it is to be published; the outcomes tell what that is."""
         now = self._clock.now()
-        outcomes = verdicts.outcomes
-        outcomes.retried, outcomes.dead, copies = [], [], []
-        dead = list(verdicts.rejects)
+        outcomes, dead, copies = verdicts.outcomes, list(verdicts.rejects), []
         for position, reason in verdicts.retries:
             delivery = batch.deliveries[position]
             delay = self._policy.delay(delivery.properties, now)
@@ -151,3 +148,11 @@ class ConsumerLoop:
             self._attempt.unit_of_work.tidy()
         except InfrastructureError as error:
             self._pause(self._consumer.queue, error)
+
+    def _finish(self) -> None:
+        """Wait for the last confirms, for a while, and delete their rows."""
+        for _ in range(round(self._confirm_timeout / 0.1)):
+            if self._attempt.unit_of_work.outbox.wait(0.1) or self._given_up.is_set():
+                break
+        if not self._given_up.is_set():
+            self._tidy()
