@@ -49,23 +49,29 @@ class GroupCommit(Generic[Request, Result]):
         self._group_size = group_size
         self._waiting: queue.Queue[tuple[Request, Future[Result]]] = queue.Queue(maxsize=most_waiting)
         self._stopping = threading.Event()
+        self._door = threading.Lock()
+        self._closed = False
 
     def submit(self, request: Request) -> Future[Result]:
         """Queue a request. Its future is set after the commit, or gets the error that concerns it.
 
-        Raises Overloaded when too many wait. InfrastructureError in the future means: not done, or (when the
-        connection broke during the commit) unknown; the caller must ask again with the same idempotency key.
+        Raises Overloaded when too many wait, or ``run`` has ended. InfrastructureError in the future means: not
+        done, or (when the connection broke during the commit) unknown; the caller must ask again with the same
+        idempotency key.
         """
         future: Future[Result] = Future()
-        try:
-            self._waiting.put_nowait((request, future))
-        except queue.Full:
-            raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
+        with self._door:
+            if self._closed:
+                raise Overloaded("the writer has stopped")
+            try:
+                self._waiting.put_nowait((request, future))
+            except queue.Full:
+                raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
         return future
 
     def run(self) -> None:
         """Apply what is submitted until stopped and nothing waits."""
-        while not (self._stopping.is_set() and self._waiting.empty()):
+        while not self._finished():
             self.last_progress = self._clock.monotonic()
             group = self._group()
             if group:
@@ -79,6 +85,12 @@ class GroupCommit(Generic[Request, Result]):
     def stop(self) -> None:
         """Finish what was submitted, then return from ``run``."""
         self._stopping.set()
+
+    def _finished(self) -> bool:
+        """True when stopped and nothing waits; from then on nothing can be submitted that nobody would see."""
+        with self._door:
+            self._closed = self._stopping.is_set() and self._waiting.empty()
+            return self._closed
 
     def _group(self) -> list[tuple[Request, Future[Result]]]:
         group = []
@@ -96,6 +108,8 @@ class GroupCommit(Generic[Request, Result]):
         def attempt(part: Sequence[tuple[Request, Future[Result]]]) -> None:
             with self._unit_of_work.transaction() as work:
                 results = self._apply([request for request, _ in part], work)
+                if len(results) != len(part):
+                    raise RuntimeError(f"{self._apply!r} gave {len(results)} results for {len(part)} requests")
             for (_, future), result in zip(part, results, strict=True):
                 future.set_result(result)
             del undecided[: len(part)]
