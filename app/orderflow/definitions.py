@@ -4,9 +4,11 @@
 Fields that we do not use are ignored when a broker's own export is read.
 """
 
+from typing import Any
+
 import msgspec
 
-Value = str | int | bool
+Value = str | int | float | bool | list[Any] | dict[str, Any] | None
 
 NOTHING = "^$"
 """As a permission: no name at all."""
