@@ -11,27 +11,32 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 import pytest
 
-
-def _given(variable: str) -> str:
-    value = os.environ.get(variable, "")
-    if not value:
-        pytest.fail(f"{variable} is not set")
-    return value
+from local.servers import Stack
 
 
 @pytest.fixture(scope="session")
-def amqp_url() -> str:
-    return _given("ORDERFLOW_AMQP_URL")
+def stack() -> Iterator[Stack]:
+    """RabbitMQ and PostgreSQL of the suite that SERVERS names, or those that are given by URL."""
+    with Stack.start(suite=os.environ.get("SERVERS", "trixie")) as servers:
+        yield servers
 
 
 @pytest.fixture(scope="session")
-def management_url() -> str:
-    return _given("ORDERFLOW_MANAGEMENT_URL")
+def amqp_url(stack: Stack) -> str:
+    """The administrator's URL of the broker's vhost ``/``."""
+    return stack.rabbitmq.amqp_url
 
 
 @pytest.fixture(scope="session")
-def database_url() -> str:
-    return _given("ORDERFLOW_DATABASE_URL")
+def management_url(stack: Stack) -> str:
+    """The broker's management API, with the administrator's credentials."""
+    return stack.rabbitmq.management_url
+
+
+@pytest.fixture(scope="session")
+def database_url(stack: Stack) -> str:
+    """The administrator's URL of the PostgreSQL server."""
+    return stack.postgresql.url()
 
 
 def management(url: str, method: str, path: str, body: bytes = b"") -> bytes:
