@@ -116,7 +116,7 @@ class _Poisoner:
     """Publishes malformed messages at the broker, where orders come in, kind after kind."""
 
     def __init__(self, system: System, planted: list[str]) -> None:
-        self._url = system.stack.rabbitmq.amqp_url
+        self._url = system.admin_url
         self._planted = planted
         self._kinds = list(every_kind())
 

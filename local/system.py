@@ -15,14 +15,17 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from local.ports import Ports
 from local.processes import ProcessSpec, Supervisor
 from local.servers import Stack
+from orderflow.operations.management import Management
+from orderflow.operations.topology import apply
+from orderflow.services import SERVICES
+from orderflow.topology import definitions, user_names
 
 ROOT = Path(__file__).parents[1]
-SERVICES = ("orders", "inventory", "payments", "notifications")
 PROCESSES = {
     "orders-api": "orders",
     "orders": "orders",
@@ -71,23 +74,30 @@ class Place:
 class System:
     """Every process of orderflow on one stack of servers; ``with System.started(...)`` stops it in the end."""
 
-    def __init__(self, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None, name: str = ""
+    ) -> None:
+        """``name`` tells several systems on the same servers apart: vhost, users and databases bear it."""
         self.stack = stack
         self.directory = directory
+        self.vhost = name or "/"
+        self.prefix = f"{name}-" if name else ""
         self.orders_key, self.stock_key = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
-        self.passwords = {name: secrets.token_urlsafe(24) for name in (*SERVICES, "topology", "replay", "monitor")}
+        self.passwords = {user: secrets.token_urlsafe(24) for user in user_names(SERVICES)}
         self.databases: dict[str, str] = {}
         self.ports = Ports()
-        names = (*PROCESSES, "payment-simulator", "reconciler", "trace-store")
-        self.places = {name: Place(self.ports.take(), self.ports.take()) for name in names}
+        processes = (*PROCESSES, "payment-simulator", "reconciler", "trace-store")
+        self.places = {process: Place(self.ports.take(), self.ports.take()) for process in processes}
         self.supervisor = Supervisor()
         self._extra = dict(environ or {})
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None) -> Iterator[Self]:
+    def started(
+        cls, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None, name: str = ""
+    ) -> Iterator[Self]:
         """A system with everything running and ready; everything is stopped at the end, also after a failure."""
-        system = cls(stack, directory, environ=environ)
+        system = cls(stack, directory, environ=environ, name=name)
         try:
             with system.supervisor:
                 system.prepare()
@@ -119,11 +129,9 @@ class System:
     def prepare(self) -> None:
         """Databases, users, queues: what is made once before the first process starts."""
         for service in SERVICES:
-            self.databases[service] = self.stack.postgresql.create_database(service)
-        passwords = self.directory / "passwords.json"
-        passwords.touch(mode=0o600)
-        passwords.write_text(json.dumps(self.passwords))
-        self.run_tool("topology", "apply", "--passwords", str(passwords))
+            self.databases[service.name] = self.stack.postgresql.create_database(f"{self.prefix}{service.name}")
+        document = definitions(SERVICES, vhost=self.vhost, passwords=self.passwords, user_prefix=self.prefix)
+        apply(Management(self.stack.rabbitmq.management_url), document)
 
     def start(self) -> None:
         """Start every process and wait until each says that it is ready."""
@@ -162,7 +170,14 @@ class System:
     def amqp_url(self, user: str) -> str:
         """The broker's URL for one of the users of the topology."""
         parts = urlsplit(self.stack.rabbitmq.amqp_url)
-        return urlunsplit(parts._replace(netloc=f"{user}:{self.passwords[user]}@{parts.hostname}:{parts.port}"))
+        netloc = f"{self.prefix}{user}:{self.passwords[user]}@{parts.hostname}:{parts.port}"
+        return urlunsplit(parts._replace(netloc=netloc, path=f"/{quote(self.vhost, safe='')}"))
+
+    @property
+    def admin_url(self) -> str:
+        """The administrator's URL of the system's vhost."""
+        parts = urlsplit(self.stack.rabbitmq.amqp_url)
+        return urlunsplit(parts._replace(path=f"/{quote(self.vhost, safe='')}"))
 
     def environment(self, name: str) -> dict[str, str]:
         """The whole environment of one service process."""
@@ -197,7 +212,7 @@ class System:
             "inventory_api": self.inventory_api,
             "orders_key": self.orders_key,
             "stock_key": self.stock_key,
-            "amqp_admin": self.stack.rabbitmq.amqp_url,
+            "amqp_admin": self.admin_url,
             "databases": self.databases,
             "metrics": {
                 name: f"http://127.0.0.1:{self.places[name].telemetry}/metrics" for name in (*PROCESSES, "reconciler")
