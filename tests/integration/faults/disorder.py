@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A hostile network between exchange and queues: every message arrives three times, and in another order."""
+
+import random
+import threading
+import time
+from types import TracebackType
+from typing import Any, Self
+
+import pika
+
+from orderflow.messages import EXCHANGE
+from orderflow.messaging.service import Queue
+from orderflow.services import SERVICES
+
+QUEUES: tuple[Queue, ...] = tuple(queue for service in SERVICES for queue in service.queues)
+COPIES = 3
+WINDOW = 50
+
+
+def _detour(queue: str) -> str:
+    return f"detour.{queue}"
+
+
+class Disorder:
+    """While open, the work queues get their messages only through a detour that triples and shuffles them."""
+
+    def __init__(self, url: str, *, seed: int) -> None:
+        self._url = url
+        self._random = random.Random(seed)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="disorder")
+        self.delivered = 0
+        self.error: BaseException | None = None
+
+    def __enter__(self) -> Self:
+        self._connection = pika.BlockingConnection(pika.URLParameters(self._url))
+        self._channel = self._connection.channel()
+        self._channel.confirm_delivery()
+        for queue in QUEUES:
+            self._channel.queue_declare(_detour(queue.name), durable=True, arguments={"x-queue-type": "quorum"})
+            for event in queue.events:
+                self._channel.queue_bind(_detour(queue.name), EXCHANGE, event.routing_key)
+                self._channel.queue_unbind(queue.name, EXCHANGE, event.routing_key)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join()
+        if self.error is not None and error is None:
+            raise self.error
+
+    def _run(self) -> None:
+        try:
+            while self._turn() or not self._stopping.is_set():
+                pass
+            self._connection.close()
+        except BaseException as error:
+            self.error = error
+
+    def _turn(self) -> int:
+        moved = sum(self._shuffle(queue.name) for queue in QUEUES)
+        if not moved:
+            self._connection.process_data_events(0.05)
+        return moved
+
+    def _shuffle(self, queue: str) -> int:
+        window: list[tuple[pika.BasicProperties, bytes]] = []
+        tag = 0
+        deadline = time.monotonic() + 0.1
+        while len(window) < WINDOW and time.monotonic() < deadline:
+            method, properties, body = self._channel.basic_get(_detour(queue))
+            if method is None:
+                break
+            tag = method.delivery_tag
+            window.append((properties, body))
+        hand: list[tuple[Any, bytes]] = window * COPIES
+        self._random.shuffle(hand)
+        for properties, body in hand:
+            self._channel.basic_publish("", queue, body, properties, mandatory=True)
+        if tag:
+            self._channel.basic_ack(tag, multiple=True)
+        self.delivered += len(hand)
+        return len(window)
