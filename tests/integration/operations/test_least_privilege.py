@@ -121,12 +121,14 @@ def test_the_management_api_is_closed_to_services_and_replay(user: str, shop: Sh
 
 
 def test_monitor_changes_nothing(shop: Shop) -> None:
-    for call in (
-        lambda: shop.api("monitor").delete("queues", shop.vhost, "order_updates"),
-        lambda: shop.api("monitor").delete("queues", shop.vhost, "order_updates", "contents"),
-        lambda: shop.api("monitor").put("users", "intruder", body={"password": "x", "tags": "administrator"}),
-        lambda: shop.api("monitor").post("definitions", body=b"{}"),
-    ):
+    api = shop.api("monitor")
+    calls: list[Callable[[], None]] = [
+        lambda: api.delete("queues", shop.vhost, "order_updates"),
+        lambda: api.delete("queues", shop.vhost, "order_updates", "contents"),
+        lambda: api.put("users", "intruder", body={"password": "x", "tags": "administrator"}),
+        lambda: api.post("definitions", body=b"{}"),
+    ]
+    for call in calls:
         with pytest.raises(ManagementRefused):
             call()
 
