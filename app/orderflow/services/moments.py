@@ -36,8 +36,8 @@ REFUSALS = (
 """Why the API did not take an order."""
 
 PAYMENT_OPERATIONS = ("charge", "look_up", "refund")
-PAYMENT_OUTCOMES = ("captured", "declined", "refunded", "found", "not_found", "refused", "error", "timeout")
-"""How a call to the payment provider ended: ``timeout`` is no answer, ``error`` an answer that says nothing."""
+PAYMENT_OUTCOMES = ("captured", "declined", "not_known", "refunded", "failed", "unclear")
+"""How a call to the payment provider ended: ``failed`` executed nothing, ``unclear`` may have executed."""
 
 NOTIFICATION_KINDS = ("order_confirmed", "order_rejected", "order_cancelled", "payment_refunded", "stock_low")
 NOTIFICATION_OUTCOMES = ("sent", "retried", "failed")
