@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+import random
+
+from orderflow.messaging.backoff import Backoff
+
+
+def test_waits_double_up_to_the_most_and_are_never_nothing() -> None:
+    backoff = Backoff(first=0.1, most=10, rng=random.Random(1))
+    for failures in range(100):
+        step = min(10, 0.1 * 2**failures)
+        assert step / 10 <= backoff.next() <= step
+
+
+def test_after_a_success_it_begins_again() -> None:
+    backoff = Backoff(first=0.1, most=10, rng=random.Random(1))
+    for _ in range(20):
+        backoff.next()
+    backoff.reset()
+    assert backoff.next() <= 0.1
+
+
+def test_two_processes_do_not_wait_in_step() -> None:
+    first, second = Backoff(rng=random.Random(1)), Backoff(rng=random.Random(2))
+    assert [first.next() for _ in range(5)] != [second.next() for _ in range(5)]

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any, cast
+
+import pytest
+
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
+from orderflow.messaging.group_commit import GroupCommit, Overloaded
+from orderflow.messaging.unit_of_work import UnitOfWork, Work
+from tests.fakes import eventually
+
+
+class Ledger:
+    """A unit of work whose table is a list: what is added in a transaction is there after it, or not at all."""
+
+    def __init__(self) -> None:
+        self.rows: list[str] = []
+        self.commits: list[int] = []
+        self.fail_commit: list[Exception] = []
+        self.closed = False
+        self.outbox = self
+
+    @contextmanager
+    def transaction(self) -> Generator[list[str]]:
+        work: list[str] = []
+        yield work
+        if self.fail_commit:
+            raise self.fail_commit.pop(0)
+        self.rows += work
+        self.commits.append(len(work))
+
+    def tidy(self) -> None: ...
+
+    def wait(self, seconds: float) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+Apply = Callable[[Sequence[str], Work], Sequence[str]]
+
+
+def record(requests: Sequence[str], work: Work) -> Sequence[str]:
+    """Add every request to the ledger; the word ``bad`` is refused, ``bug`` is an error of the program."""
+    if "bad" in requests:
+        raise BadData("refused")
+    if "bug" in requests:
+        raise ZeroDivisionError
+    cast("list[str]", work).extend(requests)
+    return [f"{request} done" for request in requests]
+
+
+def writer(
+    ledger: Ledger, apply: Apply = record, *, group_size: int = 100, most_waiting: int = 2000
+) -> GroupCommit[str, str]:
+    return GroupCommit(
+        cast("UnitOfWork", ledger), apply, clock=SystemClock(), group_size=group_size, most_waiting=most_waiting
+    )
+
+
+def submitted_then_run(group_commit: GroupCommit[str, str], *requests: str) -> list[Any]:
+    """Submit, stop, run to the end: each request's result, or its error."""
+    futures = [group_commit.submit(request) for request in requests]
+    group_commit.stop()
+    group_commit.run()
+    return [future.exception(0) or future.result(0) for future in futures]
+
+
+def test_requests_that_wait_share_transactions() -> None:
+    ledger = Ledger()
+    results = submitted_then_run(writer(ledger, group_size=100), *map(str, range(250)))
+    assert results == [f"{number} done" for number in range(250)]
+    assert ledger.commits == [100, 100, 50]
+    assert ledger.closed
+
+
+def test_a_request_that_the_database_refuses_fails_alone() -> None:
+    ledger = Ledger()
+    a, bad, b, c = submitted_then_run(writer(ledger), "a", "bad", "b", "c")
+    assert (a, b, c) == ("a done", "b done", "c done")
+    assert isinstance(bad, BadData)
+    assert ledger.rows == ["a", "b", "c"]
+
+
+def test_a_bug_met_by_one_request_fails_that_request_alone() -> None:
+    ledger = Ledger()
+    a, bug, bad, b = submitted_then_run(writer(ledger), "a", "bug", "bad", "b")
+    assert (a, b) == ("a done", "b done")
+    assert isinstance(bug, ZeroDivisionError)
+    assert isinstance(bad, BadData)
+    assert ledger.rows == ["a", "b"]
+
+
+def test_when_the_database_is_gone_every_request_of_the_group_hears_it_and_the_next_group_is_tried() -> None:
+    ledger = Ledger()
+    ledger.fail_commit = [DatabaseUnavailable("gone")]
+    a, b, c = submitted_then_run(writer(ledger, group_size=2), "a", "b", "c")
+    assert isinstance(a, DatabaseUnavailable)
+    assert isinstance(b, DatabaseUnavailable)
+    assert c == "c done"
+
+
+def test_what_was_committed_before_the_database_went_stays_answered() -> None:
+    ledger = Ledger()
+
+    def apply(requests: Sequence[str], work: Work) -> Sequence[str]:
+        if requests == ["c", "d"]:
+            raise DatabaseUnavailable("gone")
+        return record(requests, work)
+
+    a, bad, c, d = submitted_then_run(writer(ledger, apply), "a", "bad", "c", "d")
+    assert a == "a done"
+    assert isinstance(bad, BadData)
+    assert isinstance(c, DatabaseUnavailable)
+    assert isinstance(d, DatabaseUnavailable)
+    assert ledger.rows == ["a"]
+
+
+def test_an_aborted_transaction_is_done_again_at_once() -> None:
+    ledger = Ledger()
+    ledger.fail_commit = [TransactionAborted("deadlock")] * 4
+    assert submitted_then_run(writer(ledger), "a", "b") == ["a done", "b done"]
+    assert ledger.rows == ["a", "b"]
+
+
+def test_after_five_aborts_in_a_row_the_requests_hear_it() -> None:
+    ledger = Ledger()
+    ledger.fail_commit = [TransactionAborted("deadlock")] * 5
+    (result,) = submitted_then_run(writer(ledger), "a")
+    assert isinstance(result, TransactionAborted)
+    assert ledger.rows == []
+
+
+def test_results_that_do_not_match_the_requests_roll_back() -> None:
+    ledger = Ledger()
+
+    def apply(requests: Sequence[str], work: Work) -> Sequence[str]:
+        return [*record(requests, work), "one too many"]
+
+    results = submitted_then_run(writer(ledger, apply), "a", "b")
+    assert [type(result) for result in results] == [RuntimeError, RuntimeError]
+    assert ledger.rows == []
+
+
+def test_when_too_many_wait_the_next_is_refused() -> None:
+    group_commit = writer(Ledger(), most_waiting=2)
+    first = [group_commit.submit("a"), group_commit.submit("b")]
+    with pytest.raises(Overloaded):
+        group_commit.submit("c")
+    group_commit.stop()
+    group_commit.run()
+    assert [future.result(0) for future in first] == ["a done", "b done"]
+
+
+def test_a_request_that_was_cancelled_while_it_waited_is_not_applied() -> None:
+    ledger = Ledger()
+    group_commit = writer(ledger)
+    cancelled, kept = group_commit.submit("a"), group_commit.submit("b")
+    assert cancelled.cancel()
+    group_commit.stop()
+    group_commit.run()
+    assert (kept.result(0), ledger.rows) == ("b done", ["b"])
+
+
+def test_after_the_end_nothing_can_be_submitted_that_nobody_would_see() -> None:
+    group_commit = writer(Ledger())
+    group_commit.stop()
+    group_commit.run()
+    with pytest.raises(Overloaded):
+        group_commit.submit("late")
+
+
+def test_while_one_group_commits_the_next_one_gathers() -> None:
+    ledger, entered, go_on = Ledger(), Event(), Event()
+
+    def apply(requests: Sequence[str], work: Work) -> Sequence[str]:
+        entered.set()
+        assert go_on.wait(10)
+        return record(requests, work)
+
+    group_commit = writer(ledger, apply)
+    thread = Thread(target=group_commit.run)
+    thread.start()
+    futures: list[Future[str]] = [group_commit.submit("first")]
+    assert entered.wait(10)
+    futures += [group_commit.submit(str(number)) for number in range(20)]
+    go_on.set()
+    eventually(lambda: all(future.done() for future in futures))
+    group_commit.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert ledger.commits == [1, 20]
