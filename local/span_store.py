@@ -12,7 +12,6 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-
 INDEXED = frozenset({"orderflow.order_id", "messaging.message.id"})
 """Attributes by which traces are found at once; a search by any other looks at every span."""
 
