@@ -72,20 +72,13 @@ class Codec:
         if properties.content_type not in _CONTENT_TYPES:
             raise MalformedMessage("unknown_content_type", "the content type is not JSON")
         message_id = _message_id(properties.message_id)
-        event = decode(self._decompressed(delivery.body, properties.content_encoding))
+        event = decode(self.decompressed(delivery.body, properties.content_encoding))
         if not isinstance(event, accepted):
             raise MalformedMessage("unexpected_event", f"{type(event).__name__} is not handled by this queue")
         return Incoming(message_id, event, _retry_count(properties), trace)
 
-    def _compressed(self, body: bytes) -> tuple[bytes, str | None]:
-        if self.compression == "off" or len(body) < self.threshold_bytes:
-            return body, None
-        if self.compression == "gzip":
-            return gzip.compress(body, compresslevel=5, mtime=0), "gzip"
-        return zstandard.ZstdCompressor(level=3).compress(body), "zstd"
-
-    def _decompressed(self, body: bytes, encoding: str | None) -> bytes:
-        """The plain body. Never holds more than the limit plus one byte of it, whatever a sender claims.
+    def decompressed(self, body: bytes, encoding: str | None) -> bytes:
+        """The plain body; raises MalformedMessage. Holds at most the limit plus one byte, whatever a sender claims.
 
         To decompress takes the window of the compression besides: 32 KiB for gzip, at most 8 MiB for zstd.
         """
@@ -98,6 +91,13 @@ class Codec:
         if len(plain) > self.limit_bytes:
             raise MalformedMessage("too_large", f"the body has more than {self.limit_bytes} bytes")
         return plain
+
+    def _compressed(self, body: bytes) -> tuple[bytes, str | None]:
+        if self.compression == "off" or len(body) < self.threshold_bytes:
+            return body, None
+        if self.compression == "gzip":
+            return gzip.compress(body, compresslevel=5, mtime=0), "gzip"
+        return zstandard.ZstdCompressor(level=3).compress(body), "zstd"
 
     def _read_limited(self, body: bytes, encoding: str) -> bytes:
         try:
