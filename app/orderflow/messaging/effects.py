@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calls to the outside, between two transactions.
+
+A message's transaction only writes down that a call is due. The runner claims what is due under a lease, performs
+the calls concurrently while no transaction is open, and records the results of many calls in one transaction. After
+a crash the lease runs out and the row is claimed again: a call may happen twice, so it carries an idempotency key.
+"""
+
+import logging
+import threading
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from datetime import timedelta
+from typing import Generic, Protocol, TypeVar
+
+from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.batch import isolate
+from orderflow.messaging.calls import Calls
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.errors import InfrastructureError
+from orderflow.messaging.service import Emitting, Transaction
+from orderflow.messaging.unit_of_work import UnitOfWork
+
+log = logging.getLogger(__name__)
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+_TAKE_SECONDS = 0.05
+_ENOUGH = 100
+
+
+class Effects(Protocol[Task, Result]):
+    """One kind of call: where its tasks come from, how it is made, and what its result changes."""
+
+    def resources(self) -> AbstractAsyncContextManager[object]:
+        """What the calls share, for example connections; entered before the first call, in the calls' event loop."""
+
+    def claim(self, transaction: Transaction, *, limit: int, lease: timedelta) -> Sequence[Task]:
+        """Up to ``limit`` tasks that are due and that nobody else gets before the lease is over."""
+
+    async def perform(self, task: Task) -> Result:
+        """Make the call. What the outside does wrong is a result; an exception leaves the task to its lease."""
+
+    def record(self, transaction: Emitting, pairs: Sequence[tuple[Task, Result]]) -> None:
+        """Write results down, set-based. The same result may come again: it must then change nothing."""
+
+
+class Effecting(Generic[Task, Result]):
+    """Runs one kind of call: one thread for the database, one for the calls.
+
+    ``wake`` makes it look at once, else it looks every ``interval_seconds``. Results gather for ``linger_seconds``.
+    ``lease_seconds`` must be longer than any call. At most ``concurrency`` calls are open.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        effects: Effects[Task, Result],
+        unit_of_work: UnitOfWork,
+        *,
+        clock: Clock,
+        concurrency: int,
+        lease_seconds: float,
+        interval_seconds: float = 0.25,
+        linger_seconds: float = 0.005,
+        drain_seconds: float = 5.0,
+    ) -> None:
+        self.name = name
+        self._effects = effects
+        self._unit_of_work = unit_of_work
+        self._clock = clock
+        self._concurrency = concurrency
+        self._lease = timedelta(seconds=lease_seconds)
+        self._interval = interval_seconds
+        self._linger = linger_seconds
+        self._drain = drain_seconds
+        self._news = threading.Event()
+        self._stopping = threading.Event()
+        self._given_up = threading.Event()
+        self._unrecorded: list[tuple[Task, Result]] = []
+        self._backoff = Backoff(most=5)
+        self._moved = clock.monotonic()
+        self._calls = Calls[Task, Result](effects.perform, effects.resources, news=self._news, clock=clock, name=name)
+
+    @property
+    def last_progress(self) -> float:
+        """Monotonic time at which both threads had been seen moving."""
+        return min(self._moved, self._calls.last_tick)
+
+    def wake(self) -> None:
+        """Something became due: look now. Never blocks; to be called when its transaction is committed."""
+        self._news.set()
+
+    def run(self) -> None:
+        """Work until stopped, then finish the calls in flight for ``drain_seconds``; the rest is left to its lease.
+
+        Raises what ``claim`` or the event loop raise, except InfrastructureError: then it waits and tries again.
+        """
+        self._calls.start()
+        try:
+            while not self._stopping.is_set():
+                self._news.wait(self._interval)
+                self._turn(claiming=True)
+            self._finish()
+        finally:
+            self._calls.stop()
+            self._unit_of_work.close()
+
+    def stop(self) -> None:
+        """Claim nothing more, finish what is in flight, return from ``run``."""
+        self._stopping.set()
+        self._news.set()
+
+    def give_up(self) -> None:
+        """Return from ``run`` at once; what is in flight will be claimed again."""
+        self._given_up.set()
+        self.stop()
+
+    def _turn(self, *, claiming: bool) -> None:
+        """Record what has ended and claim what is due, in one transaction; begin the calls after its commit."""
+        self._moved = self._clock.monotonic()
+        self._gather()
+        room = self._concurrency - self._calls.in_flight if claiming else 0
+        if not (room or self._unrecorded):
+            return
+        try:
+            tasks = self._transact(self._unrecorded, room)
+        except InfrastructureError as error:
+            log.warning("effects.paused", extra={"effects": self.name, "error": str(error)})
+            self._clock.wait(self._given_up if self._stopping.is_set() else self._stopping, self._backoff.next())
+            return
+        self._unrecorded = []
+        self._backoff.reset()
+        self._calls.submit(tasks)
+
+    def _gather(self) -> None:
+        self._news.clear()
+        self._unrecorded += self._calls.take()
+        if 0 < len(self._unrecorded) < _ENOUGH and self._calls.in_flight:
+            self._clock.wait(self._given_up, self._linger)
+            self._unrecorded += self._calls.take()
+
+    def _transact(self, pairs: Sequence[tuple[Task, Result]], room: int) -> Sequence[Task]:
+        try:
+            with self._unit_of_work.transaction() as work:
+                if pairs:
+                    self._effects.record(work, pairs)
+                # After the recording: a claim skips locked rows, so this order never waits with locks held.
+                return self._effects.claim(work, limit=room, lease=self._lease) if room else ()
+        except InfrastructureError:
+            raise
+        except Exception:
+            if not pairs:
+                raise
+            isolate(pairs, self._record, self._blame)
+            return ()
+
+    def _record(self, pairs: Sequence[tuple[Task, Result]]) -> None:
+        with self._unit_of_work.transaction() as work:
+            self._effects.record(work, pairs)
+
+    def _blame(self, pair: tuple[Task, Result], error: Exception) -> None:
+        log.error("effects.unrecorded", exc_info=error, extra={"effects": self.name, "task": type(pair[0]).__name__})
+
+    def _finish(self) -> None:
+        deadline = self._clock.monotonic() + self._drain
+        while self._calls.in_flight or self._unrecorded:
+            if self._given_up.is_set() or self._clock.monotonic() >= deadline:
+                log.warning("effects.unfinished", extra={"effects": self.name, "calls": self._calls.in_flight})
+                break
+            self._news.wait(_TAKE_SECONDS)
+            self._turn(claiming=False)
+        if not self._given_up.is_set():
+            self._tidy()
+
+    def _tidy(self) -> None:
+        self._unit_of_work.outbox.wait(2)
+        try:
+            self._unit_of_work.tidy()
+        except InfrastructureError as error:
+            log.warning("effects.untidy", extra={"effects": self.name, "error": str(error)})

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the payment simulator has executed: one record per idempotency key, kept in a file of JSON lines."""
+
+import io
+import logging
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+
+class Charge(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="charge"):
+    """A decision about a charge; ``reference`` is the order. ``amount`` is in minor units."""
+
+    key: str
+    charge_id: str
+    reference: str
+    amount: int
+    currency: str
+    status: Literal["captured", "declined"]
+    at: datetime
+
+
+class Refund(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="refund"):
+    """A charge that was paid back."""
+
+    key: str
+    refund_id: str
+    charge_id: str
+    reference: str
+    amount: int
+    status: Literal["refunded"] = "refunded"
+    at: datetime
+
+
+class AlreadyRefunded(Exception):
+    """The charge was paid back with another idempotency key."""
+
+
+class Ledger:
+    """Charges and refunds by idempotency key.
+
+    With a path every record is handed to the operating system before it is answered: it survives the death of the
+    process, not that of the machine. A line that a crash cut off is dropped at the next start.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.charges: dict[str, Charge] = {}
+        self.refunds: dict[str, Refund] = {}
+        self.refunded: set[str] = set()
+        """The ids of the charges that were paid back."""
+        self._by_id: dict[str, Charge] = {}
+        self._encoder = msgspec.json.Encoder()
+        self._file: io.FileIO | None = None
+        if path is not None:
+            self._file = path.open("ab", buffering=0)
+            self._load(path)
+
+    def charge(self, charge: Charge) -> Charge:
+        """Execute a charge; with a known key the first one counts and nothing is executed."""
+        known = self.charges.get(charge.key)
+        if known is None:
+            self._write(charge)
+            self._keep(charge)
+        return known or charge
+
+    def refund(self, refund: Refund) -> Refund:
+        """Pay a charge back; with a known key the first one counts. Raises AlreadyRefunded for another key."""
+        known = self.refunds.get(refund.key)
+        if known is None:
+            if refund.charge_id in self.refunded:
+                raise AlreadyRefunded(refund.charge_id)
+            self._write(refund)
+            self._keep(refund)
+        return known or refund
+
+    def captured(self, charge_id: str) -> Charge | None:
+        """The charge with this id, if it was captured."""
+        charge = self._by_id.get(charge_id)
+        return charge if charge is not None and charge.status == "captured" else None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+
+    def _keep(self, record: Charge | Refund) -> None:
+        if isinstance(record, Charge):
+            self.charges[record.key] = record
+            self._by_id[record.charge_id] = record
+        else:
+            self.refunds[record.key] = record
+            self.refunded.add(record.charge_id)
+
+    def _write(self, record: Charge | Refund) -> None:
+        if self._file is not None:
+            self._file.write(self._encoder.encode(record) + b"\n")
+
+    def _load(self, path: Path) -> None:
+        data = path.read_bytes()
+        whole = data.rfind(b"\n") + 1
+        if whole < len(data):
+            log.warning("ledger.cut_off", extra={"bytes": len(data) - whole})
+            os.truncate(path, whole)
+        decode = msgspec.json.Decoder(Charge | Refund).decode
+        for line in data[:whole].splitlines():
+            self._keep(decode(line))
+
+
+def now() -> datetime:
+    """The time of a record, in UTC."""
+    return datetime.now(UTC)
