@@ -210,7 +210,8 @@ def _key(scope: Scope) -> str:
 
 
 def _query(scope: Scope, name: str) -> str:
-    return parse_qs(scope["query_string"].decode("latin-1")).get(name, [""])[0]
+    query: bytes = scope["query_string"]
+    return parse_qs(query.decode("latin-1")).get(name, [""])[0]
 
 
 def run(host: str, port: int, ledger: Path | None = None) -> None:

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What notifications does with messages: write down what is to be told. The telling is in ``sending``."""
+
+from collections.abc import Callable, Sequence
+
+from orderflow.messaging.service import DONE, Incoming, Outcome, Transaction
+from orderflow.services.notifications import store
+from orderflow.services.notifications.content import notification
+
+
+class NotificationRequests:
+    """Handles queue ``notification_requests``, with one statement per batch; ``wake`` is called after the commit."""
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+
+    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+        """Every message is done; what it gives to tell is in a row."""
+        if messages:
+            store.add(transaction, [notification(message.event, message.trace) for message in messages])
+            transaction.after_commit(self._wake)
+        return [DONE] * len(messages)

@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of notifications: a constant number of statements for any number, rows locked in the order of keys."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import msgspec
+
+from orderflow.messaging.service import Transaction
+from orderflow.services.notifications.content import Notification
+
+_ADD = """
+insert into notifications (subject, kind, state, due_at, payload, trace, created_at, updated_at)
+select subject, kind, 'pending', %(now)s, payload, trace, %(now)s, %(now)s
+from unnest(%(subjects)s::text[], %(kinds)s::text[], %(payloads)s::jsonb[], %(traces)s::jsonb[])
+     as wanted (subject, kind, payload, trace)
+order by subject, kind
+on conflict do nothing
+"""
+_CLAIM = """
+update notifications set due_at = %(leased_until)s, attempts = attempts + 1
+where (subject, kind) in (select subject, kind from notifications where due_at <= %(now)s
+                          order by due_at limit %(limit)s for update skip locked)
+returning subject, kind, payload, trace, attempts
+"""
+# Locked first, in the order of keys: an update alone takes its locks in the order of its plan.
+_RECORD = """
+with locked as (
+    select notifications.subject, notifications.kind, step.state, step.due_at, step.reason
+    from notifications
+    join unnest(%(subjects)s::text[], %(kinds)s::text[], %(states)s::text[], %(due_ats)s::timestamptz[],
+                %(reasons)s::text[]) as step (subject, kind, state, due_at, reason) using (subject, kind)
+    where notifications.state = 'pending'
+    order by notifications.subject, notifications.kind for update of notifications
+)
+update notifications set state = locked.state, due_at = locked.due_at, reason = locked.reason, updated_at = %(now)s
+from locked where notifications.subject = locked.subject and notifications.kind = locked.kind
+returning notifications.kind, notifications.state
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sending:
+    """A notification that is to be sent now, for the ``attempts``-th time."""
+
+    notification: Notification
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What became of an attempt. ``due_seconds`` is the pause before the next one, None for no next one."""
+
+    notification: Notification
+    state: str
+    due_seconds: float | None = None
+    reason: str | None = None
+
+
+def add(transaction: Transaction, notifications: Sequence[Notification]) -> None:
+    """Write down what is to be told; what was written down before, ever, changes nothing."""
+    encode = msgspec.json.Encoder().encode
+    transaction.execute(
+        _ADD,
+        {
+            "now": transaction.now,
+            "subjects": [notification.subject for notification in notifications],
+            "kinds": [notification.kind for notification in notifications],
+            "payloads": [encode(notification.payload).decode() for notification in notifications],
+            "traces": [encode(notification.trace).decode() for notification in notifications],
+        },
+    )
+
+
+def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[Sending]:
+    """Up to ``limit`` notifications that are due; nobody else gets them before the lease is over."""
+    now = transaction.now
+    rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "limit": limit})
+    return [
+        Sending(notification=Notification(subject=subject, kind=kind, payload=payload, trace=trace), attempts=attempts)
+        for subject, kind, payload, trace, attempts in rows
+    ]
+
+
+def record(transaction: Transaction, changes: Sequence[Change]) -> list[tuple[str, str]]:
+    """Write down what became of attempts; (kind, state) of each notification that was still pending."""
+    rows = transaction.execute(
+        _RECORD,
+        {
+            "now": transaction.now,
+            "subjects": [change.notification.subject for change in changes],
+            "kinds": [change.notification.kind for change in changes],
+            "states": [change.state for change in changes],
+            "due_ats": [_due_at(change, transaction.now) for change in changes],
+            "reasons": [change.reason for change in changes],
+        },
+    )
+    return [(kind, state) for kind, state in rows]
+
+
+def _due_at(change: Change, now: datetime) -> datetime | None:
+    return None if change.due_seconds is None else now + timedelta(seconds=change.due_seconds)
