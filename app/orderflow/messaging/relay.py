@@ -83,9 +83,9 @@ class Relay:
 
     def relay_once(self) -> int:
         """Take what is due and fits the publish window, and publish it; how many rows that were."""
+        self._unit_of_work.tidy()  # first: what is confirmed must not be taken again, even when its lease is over
         limit = min(self._publisher.room, _LIMIT)
         if limit == 0:
-            self._unit_of_work.tidy()
             return 0
         with self._unit_of_work.transaction() as work:
             rows = work.execute(_TAKE, {"lease_seconds": self._lease_seconds, "limit": limit})

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A way to PostgreSQL that a test can cut, at the worst moment if it likes."""
+
+import contextlib
+import socket
+import threading
+from typing import Self
+from urllib.parse import urlsplit, urlunsplit
+
+COMMITTED = b"COMMIT\0"
+"""In the server's answer to a commit that has happened."""
+
+
+class Proxy:
+    """Forwards connections from a loopback port of its own to the server of a database URL while it is open."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or 5432)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        port = self._listener.getsockname()[1]
+        credentials, at, _ = parts.netloc.rpartition("@")
+        self.url = urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}"))
+        self.open = True
+        self.swallow: bytes | None = None
+        """The connection is cut instead of an answer that contains this, once."""
+        self._sockets: set[socket.socket] = set()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+
+    def cut(self) -> None:
+        """Break every connection that there is."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, set()
+        for one in sockets:
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self.open:
+                client.close()
+                continue
+            server = socket.create_connection(self._target)
+            with self._lock:
+                self._sockets |= {client, server}
+            for source, sink, answers in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pump, args=(source, sink, answers), daemon=True).start()
+
+    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if answers and self.swallow and self.swallow in data:
+                    self.swallow = None
+                    break
+                sink.sendall(data)
+        with self._lock:
+            self._sockets -= {source, sink}
+        for one in (source, sink):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
