@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deliveries of one queue between the I/O thread, which appends them, and the worker, which takes batches of them."""
+
+import threading
+from collections import deque
+
+from orderflow.messaging.broker import Batch, Delivery
+
+
+class DeliveryBuffer:
+    """A buffer that wakes the worker for the first delivery and for a full batch, never for each one.
+
+    An epoch is one life of the channel. What came over an earlier one cannot be acknowledged any more, so it is
+    dropped: the broker delivers it again.
+    """
+
+    def __init__(self, queue: str) -> None:
+        self.queue = queue
+        self.epoch = 0
+        self._deliveries: deque[Delivery] = deque()
+        self._some = threading.Event()
+        self._full = threading.Event()
+        self._wanted = 1
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._deliveries)
+
+    def append(self, delivery: Delivery) -> None:
+        """Add a delivery of the current epoch; called by the I/O thread."""
+        deliveries = self._deliveries
+        deliveries.append(delivery)
+        if not self._some.is_set():
+            self._some.set()
+        if len(deliveries) >= self._wanted and not self._full.is_set():
+            self._full.set()
+
+    def renew(self) -> int:
+        """Begin a new epoch and drop what is left of the old one; the new epoch."""
+        with self._lock:
+            self.epoch += 1
+            self._deliveries.clear()
+            return self.epoch
+
+    def wake(self) -> None:
+        """Let a waiting worker look again, for example because nothing more will come."""
+        self._some.set()
+        self._full.set()
+
+    def take(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+        """A batch as ``Consumer.receive`` promises it."""
+        if not self._deliveries:
+            self._some.clear()
+            if not self._deliveries and not self._some.wait(timeout_seconds):
+                return None
+        if len(self._deliveries) < limit and linger_seconds > 0:
+            self._wanted = limit
+            self._full.clear()
+            if len(self._deliveries) < limit:
+                self._full.wait(linger_seconds)
+        with self._lock:
+            taken = self._pop(limit, limit_bytes)
+            return Batch(self.queue, self.epoch, taken) if taken else None
+
+    def _pop(self, limit: int, limit_bytes: int) -> list[Delivery]:
+        taken: list[Delivery] = []
+        size = 0
+        while self._deliveries and len(taken) < limit and size < limit_bytes:
+            taken.append(self._deliveries.popleft())
+            size += len(taken[-1].body)
+        return taken

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The publish window: what waits, what is on the wire, and what became of it. Pure bookkeeping, no broker library.
+
+Tags are those of one channel in confirm mode: 1 for its first publish, then one more for each.
+"""
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from orderflow.messaging.broker import Failure, Publication, Receipt
+
+HARD_CAP = 2000
+"""Above this many unconfirmed messages a quorum queue with a deep backlog collapses to a sixth of its throughput."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """Publications that were written in one go: what the hooks hear about."""
+
+    token: object
+    written_at: float
+    size: int
+    open: int
+    failures: Counter[Failure]
+
+
+@dataclass(slots=True)
+class _Entry:
+    publication: Publication
+    receipt: Receipt
+    group: _Group
+    returned: bool = False
+
+
+Told = Callable[[object, int, Counter[Failure], float], None]
+"""Hears of a settled group: its token, how many were confirmed, the failures, when it was written."""
+
+
+class Window:
+    """Bounds the publications on the wire and settles their receipts. For one thread."""
+
+    def __init__(self, size: int, told: Told) -> None:
+        self._size = min(size, HARD_CAP)
+        self._told = told
+        self._pending: deque[tuple[Publication, Receipt]] = deque()
+        self._wire: OrderedDict[int, _Entry] = OrderedDict()
+        self._next_tag = 1
+
+    @property
+    def unconfirmed(self) -> int:
+        """Publications on the wire."""
+        return len(self._wire)
+
+    @property
+    def waiting(self) -> int:
+        """Publications behind the window."""
+        return len(self._pending)
+
+    def add(self, publications: Iterable[Publication], receipt: Receipt) -> None:
+        """Queue publications behind those that wait already."""
+        self._pending.extend((publication, receipt) for publication in publications)
+
+    def due(self) -> list[Publication]:
+        """What may be written now, in order."""
+        free = max(0, self._size - len(self._wire))
+        return [publication for publication, _ in islice(self._pending, free)]
+
+    def written(self, count: int, token: object, now: float) -> None:
+        """The first ``count`` that were due went out; they get the next tags."""
+        group = _Group(token, now, count, count, Counter())
+        for _ in range(count):
+            publication, receipt = self._pending.popleft()
+            self._wire[self._next_tag] = _Entry(publication, receipt, group)
+            self._next_tag += 1
+
+    def returned(self, message_id: str | None, exchange: str, routing_key: str) -> None:
+        """The broker gave a publication back; its confirm follows.
+
+        Returns come in the order of the publishes, so of several alike the oldest is meant.
+        """
+        for entry in self._wire.values():
+            publication = entry.publication
+            if (
+                not entry.returned
+                and publication.properties.message_id == message_id
+                and publication.exchange == exchange
+                and publication.routing_key == routing_key
+            ):
+                entry.returned = True
+                return
+
+    def settle(self, tag: int, *, multiple: bool, acked: bool) -> None:
+        """A confirm (or nack) came for this tag, or for all up to it."""
+        if multiple:
+            tags = []
+            for known in self._wire:
+                if known > tag:
+                    break
+                tags.append(known)
+        else:
+            tags = [tag] if tag in self._wire else []
+        self._close([(self._wire.pop(known), None if acked else Failure.NACKED) for known in tags])
+
+    def lose(self) -> int:
+        """The connection is gone: everything fails, on the wire and behind the window; how many that were."""
+        lost = [(entry, Failure.LOST) for entry in self._wire.values()]
+        pending = list(self._pending)
+        self._wire.clear()
+        self._pending.clear()
+        self._next_tag = 1
+        self._close(lost)
+        for publication, receipt in pending:
+            receipt.fail(publication.key, Failure.LOST)
+        return len(lost) + len(pending)
+
+    def _close(self, entries: Sequence[tuple[_Entry, Failure | None]]) -> None:
+        settled: dict[int, tuple[Receipt, int]] = {}
+        for entry, told in entries:
+            failure = told or (Failure.RETURNED if entry.returned else None)
+            if failure is not None:
+                entry.receipt.failures[entry.publication.key] = failure
+                entry.group.failures[failure] += 1
+            _, count = settled.get(id(entry.receipt), (entry.receipt, 0))
+            settled[id(entry.receipt)] = (entry.receipt, count + 1)
+            self._count_down(entry.group)
+        for receipt, count in settled.values():
+            receipt.settle(count)
+
+    def _count_down(self, group: _Group) -> None:
+        group.open -= 1
+        if group.open == 0:
+            self._told(group.token, group.size - group.failures.total(), group.failures, group.written_at)

@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Consuming through pika: one channel a queue, a prefetch, and multiple-acks."""
+
+import logging
+from functools import partial
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import IOLoop
+
+from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.broker import Batch, Delivery, Headers, Properties
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.delivery_buffer import DeliveryBuffer
+from orderflow.messaging.rabbitmq.link import Link
+
+log = logging.getLogger(__name__)
+
+
+class RabbitConsumer:
+    """Consumes one queue over a channel of its own on the consume link."""
+
+    def __init__(self, queue: str, prefetch: int, link: Link, loop: IOLoop, clock: Clock) -> None:
+        self.subscribed = False
+        self._buffer = DeliveryBuffer(queue)
+        self._prefetch = prefetch
+        self._link = link
+        self._loop = loop
+        self._clock = clock
+        self._channel: Any = None
+        self._tag = ""
+        self._cancelling = False
+        self._cancelled = False
+        self._backoff = Backoff(first=0.2, most=10)
+
+    @property
+    def queue(self) -> str:
+        """The queue's name."""
+        return self._buffer.queue
+
+    @property
+    def drained(self) -> bool:
+        """True when cancelled and everything that had arrived was received (or its connection is gone)."""
+        return self._cancelled and not len(self._buffer)
+
+    def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+        """See ``broker.Consumer``."""
+        return self._buffer.take(
+            limit=limit, limit_bytes=limit_bytes, linger_seconds=linger_seconds, timeout_seconds=timeout_seconds
+        )
+
+    def ack(self, batch: Batch) -> None:
+        """See ``broker.Consumer``."""
+        if batch.epoch == self._buffer.epoch and batch.deliveries:
+            self._loop.add_callback_threadsafe(partial(self._ack, batch.epoch, batch.deliveries[-1].tag))
+
+    def cancel(self) -> None:
+        """See ``broker.Consumer``."""
+        self._loop.add_callback_threadsafe(self._cancel)
+
+    def subscribe(self) -> None:
+        """Open a channel and consume; again after every loss, unless cancelled. Called in the I/O thread."""
+        connection = self._link.connection
+        if self._cancelling or connection is None or not connection.is_open:
+            return
+        connection.channel(on_open_callback=self._on_channel)
+
+    def lost(self) -> None:
+        """The connection is gone. Called in the I/O thread."""
+        self.subscribed = False
+        self._channel = None
+        self._buffer.renew()
+        if self._cancelling:
+            self._end()
+
+    def _on_channel(self, channel: Any) -> None:
+        self._channel = channel
+        epoch = self._buffer.renew()
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_cancel_callback(self._on_cancelled_by_broker)
+        channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel, epoch))
+
+    def _consume(self, channel: Any, epoch: int) -> None:
+        if epoch == self._buffer.epoch and not self._cancelling:
+            self._tag = channel.basic_consume(self.queue, self._on_message, callback=self._on_consuming)
+
+    def _on_consuming(self, _frame: object) -> None:
+        self._backoff.reset()
+        self.subscribed = True
+        log.info("queue.subscribed", extra={"queue": self.queue})
+
+    def _on_message(self, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        self._buffer.append(
+            Delivery(
+                method.delivery_tag,
+                method.exchange,
+                method.routing_key,
+                method.redelivered,
+                _from_pika(properties),
+                body,
+                self._clock.monotonic(),
+            )
+        )
+
+    def _ack(self, epoch: int, tag: int) -> None:
+        if epoch == self._buffer.epoch and self._channel is not None and self._channel.is_open:
+            self._channel.basic_ack(tag, multiple=True)
+
+    def _cancel(self) -> None:
+        if self._cancelling:
+            return
+        self._cancelling = True
+        if self.subscribed and self._channel is not None and self._channel.is_open:
+            self._channel.basic_cancel(self._tag, callback=lambda _frame: self._end())
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        self._cancelled = True
+        self._buffer.wake()
+
+    def _on_cancelled_by_broker(self, _frame: object) -> None:
+        log.warning("queue.cancelled_by_broker", extra={"queue": self.queue})
+        if self._channel is not None and self._channel.is_open:
+            self._channel.close()
+
+    def _on_channel_closed(self, channel: object, reason: BaseException) -> None:
+        if channel is not self._channel:
+            return
+        self.lost()
+        connection = self._link.connection
+        if not self._cancelling and connection is not None and connection.is_open:
+            pause = self._backoff.next()
+            extra = {"queue": self.queue, "error": repr(reason), "seconds": round(pause, 3)}
+            log.error("queue.channel_closed", extra=extra)
+            self._loop.call_later(pause, self.subscribe)
+
+
+def _from_pika(properties: pika.BasicProperties) -> Properties:
+    """Our properties. Headers that are neither text nor a whole number (the broker's x-death tables) are left out."""
+    given = properties.headers
+    headers: Headers = {name: value for name, value in given.items() if isinstance(value, str | int)} if given else {}
+    return Properties(
+        message_id=properties.message_id,
+        correlation_id=properties.correlation_id,
+        type=properties.type,
+        timestamp=properties.timestamp,
+        app_id=properties.app_id,
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        headers=headers,
+    )

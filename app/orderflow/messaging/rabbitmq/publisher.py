@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishing through pika: confirms, mandatory, and a bounded window."""
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import IOLoop, SelectConnection
+
+from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.broker import Failure, Properties, Publication, Receipt
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.hooks import Hooks
+from orderflow.messaging.publishing import Window
+from orderflow.messaging.rabbitmq.link import Link
+
+log = logging.getLogger(__name__)
+
+
+class RabbitPublisher:
+    """Publishes over the publish link, within the window. ``publish`` and ``room`` are for every thread."""
+
+    def __init__(self, link: Link, loop: IOLoop, *, window: int, hooks: Hooks, clock: Clock) -> None:
+        self.blocked = False
+        self.ready = False
+        self.idle = threading.Event()
+        self.idle.set()
+        self._loop = loop
+        self._hooks = hooks
+        self._clock = clock
+        self._size = window
+        self._window = Window(window, self._told)
+        self._handed = 0
+        self._lock = threading.Lock()
+        self._channel: Any = None
+        self._backoff = Backoff(first=0.2, most=10)
+        self._link = link
+        link.opened = self._on_connection
+        link.lost = self._on_lost
+
+    def publish(self, publications: Sequence[Publication]) -> Receipt:
+        """Hand over a batch, in order; never blocks. Without a connection every key fails as LOST at once."""
+        receipt = Receipt([publication.key for publication in publications])
+        if not self.ready:
+            for publication in publications:
+                receipt.fail(publication.key, Failure.LOST)
+            return receipt
+        with self._lock:
+            self._handed += len(publications)
+            self.idle.clear()
+        self._loop.add_callback_threadsafe(partial(self._take, publications, receipt))
+        return receipt
+
+    @property
+    def room(self) -> int:
+        """How many publications would go out without queueing; 0 while blocked, unconnected or the window is full."""
+        return max(0, self._size - self._handed) if self.ready and not self.blocked else 0
+
+    def measure(self) -> None:
+        """Tell the hooks how full the window is."""
+        self._hooks.window(unconfirmed=self._window.unconfirmed, waiting=self._window.waiting)
+
+    def _take(self, publications: Sequence[Publication], receipt: Receipt) -> None:
+        self._window.add(publications, receipt)
+        if self.ready:
+            self._write()
+        else:
+            self._done(self._window.lose())
+
+    def _write(self) -> None:
+        if self.blocked or not self._window.waiting:
+            return
+        due = self._window.due()
+        if not due:
+            return
+        token = self._hooks.publishing(due)
+        for publication in due:
+            self._channel.basic_publish(
+                publication.exchange,
+                publication.routing_key,
+                publication.body,
+                _to_pika(publication.properties),
+                mandatory=True,
+            )
+        self._window.written(len(due), token, self._clock.monotonic())
+
+    def _told(self, token: object, confirmed: int, failures: Counter[Failure], written_at: float) -> None:
+        seconds = self._clock.monotonic() - written_at
+        self._hooks.settled(token, confirmed=confirmed, failures=failures, seconds=seconds)
+
+    def _done(self, count: int) -> None:
+        with self._lock:
+            self._handed -= count
+            if self._handed == 0:
+                self.idle.set()
+
+    def _on_connection(self, connection: SelectConnection) -> None:
+        connection.add_on_connection_blocked_callback(lambda *_: self._on_blocked(blocked=True))
+        connection.add_on_connection_unblocked_callback(lambda *_: self._on_blocked(blocked=False))
+        self._on_blocked(blocked=False)
+        connection.channel(on_open_callback=self._on_channel)
+
+    def _on_blocked(self, *, blocked: bool) -> None:
+        if blocked != self.blocked:
+            log.warning("broker.blocked" if blocked else "broker.unblocked")
+        self.blocked = blocked
+        self._hooks.blocked(blocked=blocked)
+        if self.ready:
+            self._write()
+
+    def _on_channel(self, channel: Any) -> None:
+        self._channel = channel
+        channel.add_on_close_callback(self._on_channel_closed)
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(self._on_confirm, callback=self._on_confirming)
+
+    def _on_confirming(self, _frame: object) -> None:
+        self._backoff.reset()
+        self.ready = True
+
+    def _on_confirm(self, frame: Any) -> None:
+        before = self._window.unconfirmed
+        acked = isinstance(frame.method, pika.spec.Basic.Ack)
+        self._window.settle(frame.method.delivery_tag, multiple=frame.method.multiple, acked=acked)
+        self._done(before - self._window.unconfirmed)
+        self._write()
+
+    def _on_return(self, _channel: object, method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
+        log.warning("publish.returned", extra={"exchange": method.exchange, "routing_key": method.routing_key})
+        self._window.returned(properties.message_id, method.exchange, method.routing_key)
+
+    def _on_channel_closed(self, _channel: object, reason: BaseException) -> None:
+        self._on_lost()
+        connection = self._link.connection
+        if connection is not None and connection.is_open:
+            pause = self._backoff.next()
+            log.error("publish.channel_closed", extra={"error": repr(reason), "seconds": round(pause, 3)})
+            self._loop.call_later(pause, lambda: self._reopen(connection))
+
+    def _reopen(self, connection: SelectConnection) -> None:
+        if connection.is_open:
+            connection.channel(on_open_callback=self._on_channel)
+
+    def _on_lost(self) -> None:
+        self.ready = False
+        self._done(self._window.lose())
+
+
+def _to_pika(properties: Properties) -> pika.BasicProperties:
+    """Pika's properties of a persistent message."""
+    return pika.BasicProperties(
+        content_type=properties.content_type,
+        content_encoding=properties.content_encoding,
+        headers=dict(properties.headers),
+        delivery_mode=2,
+        correlation_id=properties.correlation_id,
+        message_id=properties.message_id,
+        timestamp=properties.timestamp,
+        type=properties.type,
+        app_id=properties.app_id,
+    )
