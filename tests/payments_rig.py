@@ -1,0 +1,231 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Payments on a real database and the real simulator process, with a scripted broker."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from collections import Counter
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from importlib import resources
+from pathlib import Path
+from typing import Any, Self
+from uuid import UUID
+
+import msgspec
+
+from orderflow.messages import AnyEvent, Event, InventoryReserved, OrderCancelled, decode
+from orderflow.messaging.attempt import Attempt, Verdicts
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.codec import Codec
+from orderflow.messaging.database import Database, migrate
+from orderflow.messaging.effects import Effecting
+from orderflow.messaging.hooks import BatchSpan, Hooks
+from orderflow.messaging.inbox import Inbox
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.unit_of_work import UnitOfWork, Work
+from orderflow.services.moments import Moments
+from orderflow.services.payments.charging import Charging, count_unknown
+from orderflow.services.payments.gateway import Answer
+from orderflow.services.payments.handlers import PaymentRequests
+from orderflow.services.payments.http_gateway import HttpGateway
+from orderflow.services.payments.store import Call
+from tests.builders import an_event
+from tests.fakes import ScriptedPublisher, deliver, eventually
+from tests.rig import query
+
+ROOT = Path(__file__).parents[1]
+CODEC = Codec(app_id="payments")
+TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+
+def prepare_service(url: str, name: str) -> None:
+    """The tables of the core and of one service."""
+    packages = ("orderflow.messaging", f"orderflow.services.{name}")
+    database = Database(url)
+    migrate(database, [(package, resources.files(package).joinpath("schema.sql").read_text()) for package in packages])
+    database.close()
+
+
+def free_port() -> int:
+    """A port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ProcessGroup:
+    """A process in a session of its own, of which nothing is left when the context is left."""
+
+    def __init__(self, *argv: str) -> None:
+        self._argv = argv
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'app'}{os.pathsep}{ROOT}"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *self._argv], cwd=ROOT, env=environment, start_new_session=True
+        )
+
+    def kill(self) -> None:
+        """SIGKILL, and wait for the end."""
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        if process is not None:
+            process.wait(10)
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class Simulator(ProcessGroup):
+    """The payment simulator as a process; ready when the context is entered."""
+
+    def __init__(self, ledger: Path) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        super().__init__("orderflow.operations.payment_simulator", "--port", str(self.port), "--ledger", str(ledger))
+
+    def start(self) -> None:
+        super().start()
+        eventually(self._ready)
+
+    def ledger(self) -> tuple[Counter[UUID], Counter[UUID]]:
+        """How often each order was charged, and how often refunded."""
+        content = msgspec.json.decode(self.get("/v1/ledger"))
+        captured = [row for row in content["charges"] if row["status"] == "captured"]
+        return (
+            Counter(UUID(row["reference"]) for row in captured),
+            Counter(UUID(row["reference"]) for row in content["refunds"]),
+        )
+
+    def get(self, path: str) -> bytes:
+        with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def _ready(self) -> bool:
+        try:
+            return bool(self.get("/healthz"))
+        except OSError:
+            return False
+
+
+class CountingUnitOfWork(UnitOfWork):
+    """Adds up the statements of all transactions, begin and commit included."""
+
+    statements = 0
+
+    @contextmanager
+    def transaction(self) -> Generator[Work]:
+        with super().transaction() as work:
+            yield work
+        self.statements += work.statements
+
+
+class Watch(Moments):
+    """Counts calls to the provider by operation and outcome."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[tuple[str, str]] = Counter()
+        self.unknown: list[int] = []
+
+    def payment_call(self, operation: str, outcome: str, seconds: float) -> None:
+        self.calls[operation, outcome] += 1
+
+    def payments_unknown(self, count: int) -> None:
+        self.unknown.append(count)
+
+
+class Payments:
+    """The payments service without a broker: ``receive`` is its consumer, the context runs its calls."""
+
+    def __init__(
+        self,
+        database_url: str,
+        provider_url: str,
+        *,
+        timeout_seconds: float = 0.5,
+        lease_seconds: float = 2,
+        concurrency: int = 64,
+        settled_after_seconds: float = 60,
+    ) -> None:
+        self.url = database_url
+        self.watch = Watch()
+        self.publisher = ScriptedPublisher()
+        gateway = HttpGateway(
+            provider_url, timeout_seconds=timeout_seconds, hooks=Hooks(), moments=self.watch, clock=SystemClock()
+        )
+        self.work = CountingUnitOfWork(Database(database_url, application_name="payments calls"), self._outbox())
+        self.effecting = Effecting[Call, Answer](
+            "payments",
+            Charging(gateway, settled_after_seconds=settled_after_seconds),
+            self.work,
+            clock=SystemClock(),
+            concurrency=concurrency,
+            lease_seconds=lease_seconds,
+        )
+        self._attempt = Attempt(
+            handler=PaymentRequests(self.effecting.wake),
+            accepted=(InventoryReserved, OrderCancelled),
+            codec=CODEC,
+            inbox=Inbox("payment_requests"),
+            unit_of_work=UnitOfWork(Database(database_url), self._outbox()),
+        )
+        self._thread = threading.Thread(target=self.effecting.run, name="payments")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.effecting.stop()
+        self._thread.join(20)
+        self._attempt.unit_of_work.close()
+        assert not self._thread.is_alive()
+
+    def receive(self, *events: Event) -> Verdicts:
+        """Take one batch of messages, as the consumer would."""
+
+        class Span(BatchSpan):
+            def headers(self, position: int) -> dict[str, str]:
+                return TRACE
+
+        return self._attempt([deliver(event) for event in events], Span())
+
+    def count_unknown(self) -> None:
+        """What the service does now and then."""
+        with self._attempt.unit_of_work.transaction() as work:
+            count_unknown(work, self.watch)
+
+    def states(self) -> Counter[str]:
+        """How many charges are in each state."""
+        return Counter(state for (state,) in query(self.url, "select state from charges"))
+
+    def published(self) -> Counter[tuple[str, UUID]]:
+        """How often each event type was published for each order."""
+        return Counter((type(event).__name__, getattr(event, "order_id", None)) for event in self.events())  # type: ignore[misc]
+
+    def events(self) -> Sequence[AnyEvent]:
+        return [decode(publication.body) for publication in self.publisher.published]
+
+    def _outbox(self) -> Outbox:
+        return Outbox(self.publisher, CODEC, lease_seconds=60)
+
+
+def reserved(token: str, **changes: Any) -> InventoryReserved:
+    return an_event(InventoryReserved, payment_token=token, **changes)
+
+
+def cancelled(order_id: UUID) -> OrderCancelled:
+    return an_event(OrderCancelled, order_id=order_id, reason="hold_expired")
