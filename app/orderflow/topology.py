@@ -173,7 +173,7 @@ def _retry_policy(vhost: str, queue: str, delay_seconds: int) -> Policy:
 
 
 def _dead_letter_policy(vhost: str) -> Policy:
-    # Looking at a message counts as a delivery on brokers before 4.3: a limit would drop what was looked at often.
+    # Looking at a message can count as a delivery: a limit would drop what was looked at often.
     settings = _guarded(delivery_limit=-1)
     return Policy(vhost=vhost, name=DEAD_LETTER_QUEUE, pattern=_exactly(DEAD_LETTER_QUEUE), definition=settings)
 

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dead letter queue on the broker: look at it, send back out of it, throw away from it.
+
+Looking takes messages without acknowledging them and then closes the channel, so the broker puts them back. Its policy
+has no delivery limit, so no amount of looking drops one. The broker does not promise to put them back in the same
+order (and above 32 messages it does not), so the order here is that of parking, whatever the queue's is. While
+somebody looks, others do not see what he holds; so a look is short.
+"""
+
+import heapq
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError, NackError, UnroutableError
+
+from orderflow.messaging.broker import Properties
+from orderflow.messaging.clock import Clock, SystemClock
+from orderflow.messaging.dead_letter import DEAD_LETTER_QUEUE
+from orderflow.messaging.errors import BrokerUnavailable
+from orderflow.operations.dead_letters import DeadLetter, Selection, dead_letter, replay_headers
+from orderflow.topology import REPLAY_EXCHANGE
+
+log = logging.getLogger(__name__)
+
+LONGEST_LOOK_SECONDS = 20 * 60
+"""The broker takes back what is held unacknowledged for 30 minutes, together with the channel."""
+
+_PERSISTENT = 2
+_TRACE_HEADERS = ("traceparent", "tracestate")
+_FULL = "its queue is full"
+_GONE = "its queue is not there"
+_LATE = "time ran out, run it again"
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+Held = tuple[int, DeadLetter]
+"""A delivery tag and what was delivered."""
+
+
+class Tracing(Protocol):
+    """Makes publishes on a channel part of a trace."""
+
+    def publishing(self, channel: BlockingChannel, trace: Mapping[str, str]) -> AbstractContextManager[None]:
+        """Within the block a publish on the channel is traced as a child of the trace in these headers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Browsed:
+    """What a look found: the dead letters that are meant, and how many the queue had in all."""
+
+    letters: tuple[DeadLetter, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What a replay or discard did: dead letters that left, and those that stayed with the reason why."""
+
+    gone: tuple[DeadLetter, ...]
+    kept: tuple[tuple[DeadLetter, str], ...] = ()
+
+
+class DeadLetterQueue:
+    """The dead letter queue of one vhost. Every method raises BrokerUnavailable when the broker says no."""
+
+    def __init__(self, url: str, *, tracing: Tracing | None = None, clock: Clock | None = None) -> None:
+        self._url = url
+        self._tracing = tracing
+        self._clock = clock or SystemClock()
+
+    def browse(self, selection: Selection, *, limit: int) -> Browsed:
+        """Those that are meant, parked longest first, at most ``limit``; all of them stay in the queue."""
+        with self._connected() as connection:
+            held, total = self._hold(connection.channel(), selection, limit)
+        return Browsed(letters=tuple(letter for _, letter in held), total=total)
+
+    def replay(
+        self, selection: Selection, *, limit: int, operator: str, per_second: float, dry_run: bool = False
+    ) -> Settled:
+        """Send a copy of each one that is meant back to the queue in which it failed, then remove it.
+
+        The copy has the same message id. It is confirmed before the dead letter is removed, so a crash in between
+        leaves both; when the dead letter is replayed again the inbox drops the second copy. What cannot be routed
+        stays; a full queue ends the run.
+        """
+        gone: list[DeadLetter] = []
+        kept: list[tuple[DeadLetter, str]] = []
+        with self._connected() as connection:
+            reading, publishing = connection.channel(), connection.channel()
+            publishing.confirm_delivery()
+            deadline = self._clock.monotonic() + LONGEST_LOOK_SECONDS
+            held, _ = self._hold(reading, selection, limit)
+            for tag, letter in [] if dry_run else held:
+                late = self._clock.monotonic() > deadline
+                obstacle = _LATE if late else self._obstacle(publishing, letter, operator)
+                if obstacle:
+                    kept.append((letter, obstacle))
+                    if obstacle == _GONE:
+                        continue
+                    break
+                reading.basic_ack(tag)
+                _audit("dead_letters.replayed", letter, operator)
+                gone.append(letter)
+                connection.sleep(1 / per_second)
+        return Settled(gone=tuple(letter for _, letter in held) if dry_run else tuple(gone), kept=tuple(kept))
+
+    def discard(self, selection: Selection, *, limit: int, operator: str, dry_run: bool = False) -> Settled:
+        """Remove those that are meant, for ever; each leaves a line in the audit log."""
+        with self._connected() as connection:
+            reading = connection.channel()
+            held, _ = self._hold(reading, selection, limit)
+            for tag, letter in [] if dry_run else held:
+                _audit("dead_letters.discarded", letter, operator)
+                reading.basic_ack(tag)
+        return Settled(gone=tuple(letter for _, letter in held))
+
+    @contextmanager
+    def _connected(self) -> Iterator[pika.BlockingConnection]:
+        """A connection; closing it gives back what was not acknowledged."""
+        try:
+            connection = pika.BlockingConnection(pika.URLParameters(self._url))
+            try:
+                yield connection
+            finally:
+                if connection.is_open:
+                    connection.close()
+        except (AMQPError, OSError) as error:
+            raise BrokerUnavailable(f"the dead letter queue: {error!r}") from error
+
+    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> tuple[list[Held], int]:
+        """Take everything out; what is meant with its delivery tag, parked longest first, and how many there are.
+
+        Memory is bounded by ``limit``, not by the queue. What comes while it looks, perhaps because a replayed
+        message failed again, is not looked at.
+        """
+        now, total = self._clock.now(), 0
+
+        def meant() -> Iterator[Held]:
+            nonlocal total
+            for tag, letter, count in self._all(channel):
+                total = count
+                if selection(letter, now):
+                    yield tag, letter
+
+        return heapq.nsmallest(limit, meant(), key=_parked), total
+
+    def _all(self, channel: BlockingChannel) -> Iterator[tuple[int, DeadLetter, int]]:
+        """(delivery tag, dead letter, messages in the queue at first) for each message, in the queue's order."""
+        deadline = self._clock.monotonic() + LONGEST_LOOK_SECONDS / 2
+        seen, total = 0, 1
+        while seen < total and self._clock.monotonic() < deadline:
+            method, properties, body = channel.basic_get(DEAD_LETTER_QUEUE)
+            if method is None or properties is None or body is None:
+                return
+            total = total if seen else method.message_count + 1
+            seen += 1
+            letter = dead_letter(method.routing_key, _properties(properties), properties.headers or {}, body)
+            yield method.delivery_tag, letter, total
+
+    def _obstacle(self, channel: BlockingChannel, letter: DeadLetter, operator: str) -> str:
+        """Publish the copy and wait for its confirm; why it is in no queue, or nothing."""
+        try:
+            self._publish(channel, letter, operator)
+        except UnroutableError:
+            return _GONE
+        except NackError:
+            return _FULL
+        return ""
+
+    def _publish(self, channel: BlockingChannel, letter: DeadLetter, operator: str) -> None:
+        """Publish the copy; raises UnroutableError or NackError."""
+        headers = replay_headers(letter, operator=operator, now=self._clock.now())
+        old = letter.properties
+        properties = pika.BasicProperties(
+            message_id=old.message_id,
+            correlation_id=old.correlation_id,
+            type=old.type,
+            timestamp=old.timestamp,
+            app_id=old.app_id,
+            content_type=old.content_type,
+            content_encoding=old.content_encoding,
+            delivery_mode=_PERSISTENT,
+            headers=headers,
+        )
+        trace: dict[str, str] = {name: str(headers[name]) for name in _TRACE_HEADERS if name in headers}
+        if self._tracing is None:
+            channel.basic_publish(REPLAY_EXCHANGE, letter.queue, letter.body, properties, mandatory=True)
+            return
+        with self._tracing.publishing(channel, trace):
+            channel.basic_publish(REPLAY_EXCHANGE, letter.queue, letter.body, properties, mandatory=True)
+
+
+def _parked(held: Held) -> tuple[datetime, str]:
+    """The order of parking; message ids sort by time too, so that those parked in one batch stay in their order."""
+    return held[1].parked_at or _LONG_AGO, held[1].message_id
+
+
+def _audit(event: str, letter: DeadLetter, operator: str) -> None:
+    log.info(
+        event,
+        extra={
+            "operator": operator,
+            "message_id": letter.message_id,
+            "order_id": letter.order_id,
+            "event_type": letter.event_type,
+            "reason": letter.reason,
+            "queue": letter.queue,
+            "trace_id": letter.trace_id,
+        },
+    )
+
+
+def _properties(sent: Any) -> Properties:
+    """Our properties out of pika's; headers that are neither text nor number are the broker's own."""
+    headers = sent.headers or {}
+    return Properties(
+        message_id=sent.message_id,
+        correlation_id=sent.correlation_id,
+        type=sent.type,
+        timestamp=sent.timestamp,
+        app_id=sent.app_id,
+        content_type=sent.content_type,
+        content_encoding=sent.content_encoding,
+        headers={name: value for name, value in headers.items() if isinstance(value, str | int)},
+    )
