@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``/metrics``, ``/healthz`` and ``/readyz`` on a port of their own, in threads of their own."""
+
+import gzip
+import logging
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import msgspec
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+log = logging.getLogger(__name__)
+
+_LEAST_GZIP_BYTES = 1024
+_CONNECTION_SECONDS = 30.0
+
+
+class TelemetryServer:
+    """Serves one registry and the health of one process; ``port`` 0 takes a free port.
+
+    ``not_ready`` gives the reasons why the process cannot work now, none when it can. ``stalled`` gives the loops
+    that have not moved for too long and for how many seconds: the process is then better restarted.
+    """
+
+    def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
+        self.not_ready: Callable[[], Sequence[str]] = lambda: ("starting",)
+        self.stalled: Callable[[], Mapping[str, float]] = dict
+        self.registry = registry
+        self._server = _Listener((host, port), self)
+        self.host = host
+        self.port: int = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, name="telemetry", daemon=True)
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Answer no more and give the port back."""
+        if self._thread.is_alive():
+            self._server.shutdown()
+            self._thread.join()
+        self._server.server_close()
+
+    def answer(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
+        """Status, content type and body for a path."""
+        if path == "/metrics":
+            encoder, content_type = choose_encoder(accept)
+            return HTTPStatus.OK, content_type, encoder(self.registry)
+        if path == "/healthz":
+            stalled = self.stalled()
+            return _judgement(not stalled, {"alive": not stalled, "stalled": stalled})
+        if path == "/readyz":
+            reasons = list(self.not_ready())
+            return _judgement(not reasons, {"ready": not reasons, "reasons": reasons})
+        return HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"/metrics /healthz /readyz\n"
+
+
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 32
+
+    def __init__(self, address: tuple[str, int], telemetry: TelemetryServer) -> None:
+        self.telemetry = telemetry
+        super().__init__(address, _Handler)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A scraper that goes away is no error; anything else is logged as an event."""
+        _ = request, client_address
+        log.debug("telemetry.request_failed", exc_info=True)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server_version = "orderflow"
+    sys_version = ""
+    timeout = _CONNECTION_SECONDS
+
+    def do_GET(self) -> None:
+        assert isinstance(self.server, _Listener)
+        path = self.path.partition("?")[0]
+        try:
+            status, content_type, body = self.server.telemetry.answer(path, self.headers.get("Accept", ""))
+        except Exception:
+            log.exception("telemetry.answer_failed", extra={"path": path})
+            status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", b"failed\n"
+        compressed = len(body) >= _LEAST_GZIP_BYTES and "gzip" in self.headers.get("Accept-Encoding", "")
+        if compressed:
+            body = gzip.compress(body, compresslevel=3)
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        if compressed:
+            self.send_header("Content-Encoding", "gzip")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: probes and scrapes are no events."""
+
+
+def _judgement(good: bool, body: Mapping[str, object]) -> tuple[HTTPStatus, str, bytes]:
+    status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
+    return status, "application/json", msgspec.json.encode(body)
