@@ -17,6 +17,7 @@ __all__ = ["Backoff", "ProcessFailed", "ProcessSpec", "Supervisor", "stop_on_ter
 
 _TICK_SECONDS = 0.02
 _EXITS_BEFORE_GIVING_UP = 3
+_NOT_STARTED = 127  # as shells say it
 
 
 class ProcessFailed(Exception):
@@ -92,10 +93,10 @@ class Supervisor:
 
     def wait_ready(self, *names: str) -> None:
         """Return when these processes run and are ready, for example after a crash; raises ProcessFailed."""
-        deadlines = {name: time.monotonic() + self._processes[name].spec.ready_seconds for name in names}
-        while deadlines:
-            for name in [name for name, deadline in deadlines.items() if self._became_ready(name, deadline)]:
-                del deadlines[name]
+        waits = {name: _Wait(self._processes[name]) for name in names}
+        while waits:
+            for name in [name for name, wait in waits.items() if self._became_ready(name, wait)]:
+                del waits[name]
             self._pause()
 
     def pid(self, name: str) -> int:
@@ -166,37 +167,37 @@ class Supervisor:
             self._thread.join()
 
     def _start(self, names: list[str]) -> None:
-        waiting, deadlines = dict.fromkeys(names), dict[str, float]()
-        while waiting or deadlines:
+        waiting, launched = dict.fromkeys(names), dict[str, _Wait]()
+        while waiting or launched:
             free = [name for name in waiting if all(map(self._is_ready, self._processes[name].spec.start_after))]
-            if waiting and not free and not deadlines:
+            if waiting and not free and not launched:
                 raise ValueError(f"these wait for each other or for a process that is down: {', '.join(waiting)}")
             for name in free:
                 del waiting[name]
-                deadlines[name] = self._want(name)
-            for name in [name for name, deadline in deadlines.items() if self._became_ready(name, deadline)]:
-                del deadlines[name]
+                launched[name] = self._want(name)
+            for name in [name for name, wait in launched.items() if self._became_ready(name, wait)]:
+                del launched[name]
             self._pause()
 
-    def _want(self, name: str) -> float:
+    def _want(self, name: str) -> "_Wait":
         with self._changed:
             process = self._processes[name]
             process.wanted, process.ready, process.due, process.crashes = True, False, 0.0, 0
             self._changed.notify_all()
-            return time.monotonic() + process.spec.ready_seconds
+            return _Wait(process)
 
     def _is_ready(self, name: str) -> bool:
         return self._processes[name].ready
 
-    def _became_ready(self, name: str, deadline: float) -> bool:
+    def _became_ready(self, name: str, wait: "_Wait") -> bool:
         process = self._processes[name]
         child, spec = process.child, process.spec
         if child is not None and spec.says_ready() and process.child is child:
             process.ready = True
             return True
-        if time.monotonic() > deadline:
+        if time.monotonic() > wait.deadline:
             raise ProcessFailed(f"{name} was not ready after {spec.ready_seconds:g} s{self._ending(name)}")
-        if process.crashes >= (_EXITS_BEFORE_GIVING_UP if spec.restart else 1):
+        if len(process.exits) - wait.exits_before >= (_EXITS_BEFORE_GIVING_UP if spec.restart else 1):
             raise ProcessFailed(f"{name} ended before it was ready{self._ending(name)}")
         return False
 
@@ -224,7 +225,7 @@ class Supervisor:
     def _await_end(self, process: _Process, deadline: float) -> None:
         if self._changed.wait_for(lambda: process.child is None, max(0.0, deadline - time.monotonic())):
             return
-        self._report(f"{process.spec.name} did not stop in time and is killed")
+        self._tell(f"{process.spec.name} did not stop in time and is killed")
         if process.child:
             signal_group(process.child, signal.SIGKILL)
         self._changed.wait_for(lambda: process.child is None)
@@ -250,9 +251,18 @@ class Supervisor:
                 self._plan_restart(process)
             self._changed.notify_all()
         if process.wanted and not process.child and time.monotonic() >= process.due:
-            process.child = launch(process.spec)
             process.started = time.monotonic()
+            try:
+                process.child = launch(process.spec)
+            except OSError as error:
+                self._tell(f"{process.spec.name} cannot be started: {error}")
+                process.exits.append(_NOT_STARTED)
+                self._plan_restart(process)
             self._changed.notify_all()
+
+    def _tell(self, line: str) -> None:
+        with suppress(Exception):  # a closed terminal must not end the thread that all processes hang on
+            self._report(line)
 
     def _plan_restart(self, process: _Process) -> None:
         now, name = time.monotonic(), process.spec.name
@@ -260,11 +270,19 @@ class Supervisor:
         process.crashes = 1 if good_run else process.crashes + 1
         process.wanted = process.spec.restart
         if not process.wanted:
-            self._report(f"{name} ended ({process.exits[-1]})")
+            self._tell(f"{name} ended ({process.exits[-1]})")
             return
         delay = self._backoff.delay(process.crashes, random.random())
         process.due = now + delay
-        self._report(f"{name} ended ({process.exits[-1]}), starting it again in {delay:.1f} s")
+        self._tell(f"{name} ended ({process.exits[-1]}), starting it again in {delay:.1f} s")
+
+
+class _Wait:
+    """How long, and through how many ends, somebody waits for a process."""
+
+    def __init__(self, process: _Process) -> None:
+        self.deadline = time.monotonic() + process.spec.ready_seconds
+        self.exits_before = len(process.exits)
 
 
 def stop_on_terminate() -> None:
