@@ -100,7 +100,7 @@ class Effecting(Generic[Task, Result]):
         try:
             while not self._stopping.is_set():
                 self._news.wait(self._interval)
-                self._turn(claiming=True)
+                self._turn(claiming=not self._stopping.is_set())
             self._finish()
         finally:
             self._calls.stop()

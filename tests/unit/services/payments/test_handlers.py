@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable, Mapping
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from orderflow.messages import Event, InventoryReserved, OrderCancelled, OrderConfirmed
+from orderflow.messaging.service import DONE, Incoming
+from orderflow.services.payments.handlers import PaymentRequests
+from tests.builders import NOW, an_event
+
+
+class Statements:
+    """A transaction that remembers its statements and commits when told."""
+
+    now = NOW
+
+    def __init__(self) -> None:
+        self.parameters: list[Mapping[str, Any]] = []
+        self.actions: list[Callable[[], None]] = []
+
+    def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        self.parameters.append(parameters or {})
+        return []
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        self.actions.append(action)
+
+
+def incoming(event: Event) -> Incoming:
+    return Incoming(uuid4(), event, 0)  # type: ignore[arg-type]
+
+
+def handled(*events: Event) -> Statements:
+    transaction = Statements()
+    outcomes = PaymentRequests(lambda: None)([incoming(event) for event in events], transaction)
+    assert outcomes == [DONE] * len(events)
+    return transaction
+
+
+def test_calls_begin_when_the_transaction_is_committed_and_not_before() -> None:
+    woken: list[bool] = []
+    transaction = Statements()
+    PaymentRequests(lambda: woken.append(True))([incoming(an_event(InventoryReserved))], transaction)
+    assert woken == []
+    for action in transaction.actions:
+        action()
+    assert woken == [True]
+
+
+def test_a_batch_is_one_statement_with_one_wish_for_each_order() -> None:
+    order, other = uuid4(), uuid4()
+    (parameters,) = handled(
+        an_event(InventoryReserved, order_id=order),
+        an_event(OrderCancelled, order_id=order),
+        an_event(InventoryReserved, order_id=order),
+        an_event(InventoryReserved, order_id=other),
+        an_event(InventoryReserved, order_id=other),
+    ).parameters
+    assert dict(zip(parameters["order_ids"], parameters["states"], strict=True)) == {
+        order: "cancelled",
+        other: "requested",
+    }
+
+
+def test_an_empty_batch_does_nothing() -> None:
+    transaction = handled()
+    assert (transaction.parameters, transaction.actions) == ([], [])
+
+
+def test_an_event_that_payments_does_not_declare_is_a_mistake_of_the_program() -> None:
+    with pytest.raises(TypeError, match="OrderConfirmed"):
+        handled(an_event(OrderConfirmed))
