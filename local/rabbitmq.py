@@ -84,7 +84,7 @@ vm_memory_high_watermark.absolute = {self._memory_limit_bytes}
 disk_free_limit.absolute = 200MB
 log.console = true
 log.console.level = info
-log.console.formatter.use_colors = off
+log.console.use_colors = off
 log.file = false
 {self._extra_config}
 """
