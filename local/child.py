@@ -24,7 +24,7 @@ class ProcessSpec:
     argv: Sequence[str]
     log: Path
     env: Mapping[str, str] | None = None
-    cwd: Path | None = None
+    directory: Path | None = None
     ready: Callable[[], bool | None] | None = None
     ready_seconds: float = 60.0
     restart: bool = True
@@ -53,7 +53,7 @@ def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=spec.env,
-            cwd=spec.cwd,
+            cwd=spec.directory,
             start_new_session=True,
         )
 

@@ -185,7 +185,7 @@ def test_a_folder_that_does_not_exist_fails_and_others_go_on(
 ) -> None:
     supervisor.start(shell("sleep 60", tmp_path))
     with pytest.raises(ProcessFailed, match="lost ended before it was ready"):
-        supervisor.start(shell("sleep 60", tmp_path, name="lost", cwd=tmp_path / "nowhere"))
+        supervisor.start(shell("sleep 60", tmp_path, name="lost", directory=tmp_path / "nowhere"))
     assert any(line.startswith("lost cannot be started: [Errno 2]") and "nowhere" in line for line in reports)
     assert is_running(supervisor.pid("program"))
 
@@ -214,7 +214,7 @@ def test_a_refused_connection_counts_as_not_ready(supervisor: Supervisor, tmp_pa
 
 
 def test_the_environment_and_folder_are_those_given(supervisor: Supervisor, tmp_path: Path) -> None:
-    spec = shell("echo $GREETING in $PWD; exec sleep 60", tmp_path, env={"GREETING": "hello"}, cwd=tmp_path)
+    spec = shell("echo $GREETING in $PWD; exec sleep 60", tmp_path, env={"GREETING": "hello"}, directory=tmp_path)
     supervisor.start(spec)
     eventually(lambda: spec.log.read_text().strip() == f"hello in {tmp_path}")
 
