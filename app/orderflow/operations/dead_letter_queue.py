@@ -9,10 +9,11 @@ somebody looks, others do not see what he holds; so a look is short.
 
 import heapq
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Protocol
 
 import pika
@@ -24,6 +25,7 @@ from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.dead_letter import DEAD_LETTER_QUEUE
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.dead_letters import DeadLetter, Selection, dead_letter, replay_headers
+from orderflow.telemetry.pika_adapter import TracedChannel
 from orderflow.topology import REPLAY_EXCHANGE
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,6 @@ LONGEST_LOOK_SECONDS = 20 * 60
 """The broker takes back what is held unacknowledged for 30 minutes, together with the channel."""
 
 _PERSISTENT = 2
-_TRACE_HEADERS = ("traceparent", "tracestate")
 _FULL = "its queue is full"
 _GONE = "its queue is not there"
 _LATE = "time ran out, run it again"
@@ -42,11 +43,13 @@ Held = tuple[int, DeadLetter]
 """A delivery tag and what was delivered."""
 
 
-class Tracing(Protocol):
-    """Makes publishes on a channel part of a trace."""
+class Publishing(Protocol):
+    """Publishes through one channel."""
 
-    def publishing(self, channel: BlockingChannel, trace: Mapping[str, str]) -> AbstractContextManager[None]:
-        """Within the block a publish on the channel is traced as a child of the trace in these headers."""
+    def publish(
+        self, *, exchange: str, routing_key: str, body: bytes, properties: pika.BasicProperties, mandatory: bool
+    ) -> None:
+        """Publish a message in the trace that its headers name; raises what the channel raises."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,9 +71,11 @@ class Settled:
 class DeadLetterQueue:
     """The dead letter queue of one vhost. Every method raises BrokerUnavailable when the broker says no."""
 
-    def __init__(self, url: str, *, tracing: Tracing | None = None, clock: Clock | None = None) -> None:
+    def __init__(
+        self, url: str, *, traced: Callable[[BlockingChannel], Publishing] | None = None, clock: Clock | None = None
+    ) -> None:
         self._url = url
-        self._tracing = tracing
+        self._traced = traced or partial(TracedChannel, provider=None)
         self._clock = clock or SystemClock()
 
     def browse(self, selection: Selection, *, limit: int) -> Browsed:
@@ -93,11 +98,12 @@ class DeadLetterQueue:
         with self._connected() as connection:
             reading, publishing = connection.channel(), connection.channel()
             publishing.confirm_delivery()
+            copies = self._traced(publishing)
             deadline = self._clock.monotonic() + LONGEST_LOOK_SECONDS
             held, _ = self._hold(reading, selection, limit)
             for tag, letter in [] if dry_run else held:
                 late = self._clock.monotonic() > deadline
-                obstacle = _LATE if late else self._obstacle(publishing, letter, operator)
+                obstacle = _LATE if late else self._obstacle(copies, letter, operator)
                 if obstacle:
                     kept.append((letter, obstacle))
                     if obstacle == _GONE:
@@ -162,17 +168,17 @@ class DeadLetterQueue:
             letter = dead_letter(method.routing_key, _properties(properties), properties.headers or {}, body)
             yield method.delivery_tag, letter, total
 
-    def _obstacle(self, channel: BlockingChannel, letter: DeadLetter, operator: str) -> str:
+    def _obstacle(self, copies: Publishing, letter: DeadLetter, operator: str) -> str:
         """Publish the copy and wait for its confirm; why it is in no queue, or nothing."""
         try:
-            self._publish(channel, letter, operator)
+            self._publish(copies, letter, operator)
         except UnroutableError:
             return _GONE
         except NackError:
             return _FULL
         return ""
 
-    def _publish(self, channel: BlockingChannel, letter: DeadLetter, operator: str) -> None:
+    def _publish(self, copies: Publishing, letter: DeadLetter, operator: str) -> None:
         """Publish the copy; raises UnroutableError or NackError."""
         headers = replay_headers(letter, operator=operator, now=self._clock.now())
         old = letter.properties
@@ -187,12 +193,9 @@ class DeadLetterQueue:
             delivery_mode=_PERSISTENT,
             headers=headers,
         )
-        trace: dict[str, str] = {name: str(headers[name]) for name in _TRACE_HEADERS if name in headers}
-        if self._tracing is None:
-            channel.basic_publish(REPLAY_EXCHANGE, letter.queue, letter.body, properties, mandatory=True)
-            return
-        with self._tracing.publishing(channel, trace):
-            channel.basic_publish(REPLAY_EXCHANGE, letter.queue, letter.body, properties, mandatory=True)
+        copies.publish(
+            exchange=REPLAY_EXCHANGE, routing_key=letter.queue, body=letter.body, properties=properties, mandatory=True
+        )
 
 
 def _parked(held: Held) -> tuple[datetime, str]:

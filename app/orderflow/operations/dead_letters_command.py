@@ -5,15 +5,22 @@ import argparse
 import os
 import pwd
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 
+from pika.adapters.blocking_connection import BlockingChannel
 from rich.console import Console
 
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations import dead_letters_view as view
-from orderflow.operations.dead_letter_queue import DeadLetterQueue, Tracing
+from orderflow.operations.dead_letter_queue import DeadLetterQueue, Publishing
 from orderflow.operations.dead_letters import Selection
 from orderflow.settings import Settings
+from orderflow.telemetry.export import pipeline
+from orderflow.telemetry.logging import configure
+from orderflow.telemetry.pika_adapter import TracedChannel
+from orderflow.telemetry.start import our_version
 
 DONE, NOT_ALL, FAILED = 0, 1, 2
 
@@ -38,11 +45,23 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     discard.add_argument("--yes", action="store_true", help="yes, for ever")
 
 
+def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Do it with the settings of an environment, traced when it says so; logs go to standard error."""
+    settings = Settings.from_env(environ, frozenset({"amqp"}))
+    configure("dead-letters", level=settings.log_level, stream=sys.stderr)
+    lines = pipeline("dead-letters", our_version(), environ)
+    try:
+        return run(options, settings, traced=partial(TracedChannel, provider=lines.provider if lines else None))
+    finally:
+        if lines is not None:
+            lines.shutdown(timeout_seconds=5)
+
+
 def run(
     options: argparse.Namespace,
     settings: Settings,
     *,
-    tracing: Tracing | None = None,
+    traced: Callable[[BlockingChannel], Publishing] | None = None,
     console: Console | None = None,
     clock: Clock | None = None,
 ) -> int:
@@ -52,7 +71,7 @@ def run(
     if problem := _problem(options):
         sys.stderr.write(f"dead-letters {options.action}: {problem}\n")
         return FAILED
-    queue = DeadLetterQueue(settings.amqp_url, tracing=tracing, clock=clock)
+    queue = DeadLetterQueue(settings.amqp_url, traced=traced, clock=clock)
     try:
         if options.action in {"list", "inspect"}:
             return _look(options, queue, console, clock)

@@ -17,7 +17,8 @@ from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.management import Management, ManagementRefused
 from orderflow.operations.topology_diff import Difference, compare
 from orderflow.services import SERVICES
-from orderflow.settings import Settings
+from orderflow.settings import Need, Settings
+from orderflow.telemetry.logging import configure
 from orderflow.topology import definitions
 
 log = logging.getLogger(__name__)
@@ -151,6 +152,14 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--prune", action="store_true", help="apply: delete what should not be there, but no queue with messages"
     )
     parser.add_argument("--wait", type=float, default=60, help="seconds to wait for the broker (default: %(default)s)")
+
+
+def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Do it with the settings of an environment; logs go to standard error."""
+    needs: frozenset[Need] = frozenset() if options.action == "render" else frozenset({"management"})
+    settings = Settings.from_env(environ, needs)
+    configure("topology", level=settings.log_level, stream=sys.stderr)
+    return run(options, settings)
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:

@@ -55,7 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--check", type=Path, metavar="folder", help="fail when the folder's documents are not current")
 
 
-def run(options: argparse.Namespace) -> int:
+def main(options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
     """Do it; the exit code: 0, or 1 when checked documents are not current, which are then listed."""
     if options.write:
         write(options.write)

@@ -10,12 +10,16 @@ import sys
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from importlib.resources import files
 from typing import Any
 from uuid import UUID, uuid4
 
 import pika
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from rich.console import Console
 
 from orderflow.messages import InventoryReserved, encode
@@ -34,6 +38,7 @@ from orderflow.operations.dead_letter_queue import DeadLetterQueue
 from orderflow.operations.dead_letters import Selection
 from orderflow.operations.management import Management
 from orderflow.settings import Settings
+from orderflow.telemetry.pika_adapter import TracedChannel
 from tests.builders import NOW, an_event
 from tests.fakes import ScriptedPublisher, deliver
 from tests.integration.operations.conftest import Channels, Shop
@@ -136,6 +141,22 @@ def test_a_replay_sends_the_same_message_back_without_the_marks_of_its_failure(
     }
     assert len(lines) == 2
     assert PRIVATE not in caplog.text
+
+
+def test_a_replay_is_part_of_the_trace_of_the_order(shop: Shop, channels: Channels) -> None:
+    park(shop, channels, ["a"])
+    exported = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exported))
+    queue = DeadLetterQueue(shop.url("replay"), traced=partial(TracedChannel, provider=provider))
+    queue.replay(ALL, limit=1, operator="ann", per_second=1000)
+    (span,) = exported.get_finished_spans()
+    _, trace_id, parent, _ = TRACE.split("-")
+    assert span.parent is not None
+    assert f"{span.context.trace_id:032x}" == trace_id
+    assert f"{span.parent.span_id:016x}" == parent
+    ((properties, _),) = taken(shop, channels)
+    assert properties.headers["traceparent"] == f"00-{trace_id}-{span.context.span_id:016x}-01"
 
 
 def test_a_dry_run_changes_nothing(shop: Shop, channels: Channels) -> None:

@@ -82,12 +82,12 @@ def test_what_was_written_is_current_until_somebody_touches_it(
     reference.arguments(parser)
     check = parser.parse_args(["--check", str(tmp_path)])
     assert len(outdated(tmp_path)) == len(DOCUMENTS)
-    assert reference.run(parser.parse_args(["--write", str(tmp_path)])) == 0
-    assert reference.run(check) == 0
+    assert reference.main(parser.parse_args(["--write", str(tmp_path)]), {}) == 0
+    assert reference.main(check, {}) == 0
     (tmp_path / "messages.md").write_text("edited")
     (tmp_path / "schemas" / "OLD.json").write_text("{}")
     (tmp_path / "topology.md").unlink()
-    assert reference.run(check) == 1
+    assert reference.main(check, {}) == 1
     said = capsys.readouterr().err
     assert all(name in said for name in ("messages.md", "OLD.json", "topology.md"))
     write(tmp_path)
