@@ -1,0 +1,260 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SQL of orders: a constant number of statements per batch, rows locked in the order of their keys."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from orderflow.messages import OrderLine, StockChanged
+from orderflow.messaging.service import Transaction
+from orderflow.services.orders.state import Status
+
+_ORDER = "order_id, user_id, items::text, total_amount, currency, status, reason, accepted_at, final_at, trace::text"
+_LOCK = f"select {_ORDER} from orders where order_id = any(%(ids)s::uuid[]) order by order_id for update"
+_READ = f"select {_ORDER} from orders where order_id = %(id)s"
+_EXPIRED = f"""
+select {_ORDER} from orders where final_at is null and hold_until < %(now)s
+order by hold_until limit %(limit)s for update skip locked
+"""
+_UPDATE = """
+update orders set status = changed.status, reason = changed.reason, final_at = changed.final_at
+from unnest(%(ids)s::uuid[], %(statuses)s::text[], %(reasons)s::text[], %(finals)s::timestamptz[])
+     as changed (order_id, status, reason, final_at)
+where orders.order_id = changed.order_id
+"""
+_HISTORY = """
+insert into order_history (order_id, status, reason, message_id, at)
+select order_id, status, reason, message_id, %(now)s
+from unnest(%(ids)s::uuid[], %(statuses)s::text[], %(reasons)s::text[], %(messages)s::uuid[])
+     as noted (order_id, status, reason, message_id)
+on conflict do nothing
+"""
+_READ_HISTORY = "select status, reason, at from order_history where order_id = %(id)s order by id"
+_INSERT = """
+insert into orders (order_id, user_id, items, total_amount, currency, status, accepted_at, hold_until, trace)
+select order_id, user_id, items, total_amount, currency, 'accepted', %(now)s, %(hold_until)s, trace
+from unnest(%(ids)s::uuid[], %(users)s::text[], %(items)s::jsonb[], %(amounts)s::bigint[], %(currencies)s::text[],
+            %(traces)s::jsonb[]) as added (order_id, user_id, items, total_amount, currency, trace)
+"""
+_AVAILABILITY = "select sku, available, unit_price, currency from availability where sku = any(%(skus)s::text[])"
+_NEWER = """
+insert into availability (sku, on_hand, available, unit_price, currency, stock_version)
+select * from unnest(%(skus)s::text[], %(on_hand)s::int[], %(available)s::int[], %(prices)s::bigint[],
+                     %(currencies)s::text[], %(versions)s::bigint[])
+on conflict (sku) do update
+set on_hand = excluded.on_hand, available = excluded.available, unit_price = excluded.unit_price,
+    currency = excluded.currency, stock_version = excluded.stock_version
+where availability.stock_version < excluded.stock_version
+"""
+_ANSWERED = """
+select client, key, body_hash, order_id, response from idempotency
+where (client, key) in (select * from unnest(%(clients)s::text[], %(keys)s::text[]))
+"""
+_CLAIM = """
+insert into idempotency (client, key, body_hash, order_id, response, created_at)
+select client, key, body_hash, order_id, response, %(now)s
+from unnest(%(clients)s::text[], %(keys)s::text[], %(hashes)s::bytea[], %(ids)s::uuid[], %(responses)s::bytea[])
+     as claimed (client, key, body_hash, order_id, response)
+on conflict do nothing returning client, key
+"""
+_FORGET = "delete from idempotency where created_at < %(before)s"
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An order as it is stored. ``trace`` are the trace headers of the request that placed it."""
+
+    order_id: UUID
+    user_id: str
+    items: tuple[OrderLine, ...]
+    total_amount: int
+    currency: str
+    status: Status
+    reason: str | None
+    accepted_at: datetime
+    final_at: datetime | None
+    trace: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A new status of an order, and the message that led to it."""
+
+    order_id: UUID
+    status: Status
+    reason: str | None
+    message_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class NewOrder:
+    """An order that the API accepts now."""
+
+    order_id: UUID
+    user_id: str
+    items: tuple[OrderLine, ...]
+    total_amount: int
+    currency: str
+    trace: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What the API knows of a SKU: maybe a moment old."""
+
+    sku: str
+    available: int
+    unit_price: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A request that was answered: ``response`` is the body of its answer."""
+
+    client: str
+    key: str
+    body_hash: bytes
+    order_id: UUID
+    response: bytes
+
+
+def lock(transaction: Transaction, order_ids: Iterable[UUID]) -> dict[UUID, Order]:
+    """The orders with these ids, locked until the transaction ends."""
+    rows = transaction.execute(_LOCK, {"ids": sorted(set(order_ids))})
+    return {row[0]: _order(row) for row in rows}
+
+
+def expired(transaction: Transaction, *, limit: int) -> list[Order]:
+    """Open orders whose hold is over, the oldest first, locked; those that somebody else works on are left out."""
+    return [_order(row) for row in transaction.execute(_EXPIRED, {"now": transaction.now, "limit": limit})]
+
+
+def change(transaction: Transaction, changes: Sequence[Change]) -> None:
+    """Write new statuses and their history. Several changes of one order are written in their order."""
+    if not changes:
+        return
+    now = transaction.now
+    last = {item.order_id: item for item in changes}
+    transaction.execute(
+        _UPDATE,
+        _columns(list(last.values()))
+        | {
+            "finals": [now if item.status.final else None for item in last.values()],
+        },
+    )
+    transaction.execute(_HISTORY, _columns(changes) | {"now": now})
+
+
+def insert(transaction: Transaction, orders: Sequence[NewOrder], *, hold_seconds: float) -> None:
+    """Store new orders as accepted, with their history."""
+    if not orders:
+        return
+    encode = msgspec.json.Encoder().encode
+    transaction.execute(
+        _INSERT,
+        {
+            "ids": [order.order_id for order in orders],
+            "users": [order.user_id for order in orders],
+            "items": [encode(order.items).decode() for order in orders],
+            "amounts": [order.total_amount for order in orders],
+            "currencies": [order.currency for order in orders],
+            "traces": [encode(order.trace).decode() for order in orders],
+            "now": transaction.now,
+            "hold_until": transaction.now + timedelta(seconds=hold_seconds),
+        },
+    )
+    accepted = [Change(order.order_id, Status.ACCEPTED, None, None) for order in orders]
+    transaction.execute(_HISTORY, _columns(accepted) | {"now": transaction.now})
+
+
+def read(transaction: Transaction, order_id: UUID) -> Order | None:
+    """One order, or None."""
+    rows = transaction.execute(_READ, {"id": order_id})
+    return _order(rows[0]) if rows else None
+
+
+def history(transaction: Transaction, order_id: UUID) -> list[tuple[str, str | None, datetime]]:
+    """(status, reason, when) of each step that an order took, oldest first."""
+    return [(status, reason, at) for status, reason, at in transaction.execute(_READ_HISTORY, {"id": order_id})]
+
+
+def offers(transaction: Transaction, skus: Iterable[str]) -> dict[str, Offer]:
+    """What is known of these SKUs; unknown ones are left out."""
+    return {row[0]: Offer(*row) for row in transaction.execute(_AVAILABILITY, {"skus": sorted(set(skus))})}
+
+
+def note_stock(transaction: Transaction, events: Sequence[StockChanged]) -> None:
+    """Update the view of prices and availability; older news than what is known change nothing."""
+    newest: dict[str, StockChanged] = {}
+    for event in events:
+        if event.sku not in newest or newest[event.sku].stock_version < event.stock_version:
+            newest[event.sku] = event
+    rows = [newest[sku] for sku in sorted(newest)]
+    transaction.execute(
+        _NEWER,
+        {
+            "skus": [row.sku for row in rows],
+            "on_hand": [row.on_hand for row in rows],
+            "available": [row.available for row in rows],
+            "prices": [row.unit_price for row in rows],
+            "currencies": [row.currency for row in rows],
+            "versions": [row.stock_version for row in rows],
+        },
+    )
+
+
+def answered(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Answered]:
+    """Earlier answers by (client, key)."""
+    parameters = {"clients": [client for client, _ in keys], "keys": [key for _, key in keys]}
+    return {(row[0], row[1]): Answered(*row) for row in transaction.execute(_ANSWERED, parameters)}
+
+
+def claim(transaction: Transaction, answers: Sequence[Answered]) -> set[tuple[str, str]]:
+    """Remember answers; the (client, key) pairs that were free. Waits for a rival transaction with the same key."""
+    rows = transaction.execute(
+        _CLAIM,
+        {
+            "clients": [answer.client for answer in answers],
+            "keys": [answer.key for answer in answers],
+            "hashes": [answer.body_hash for answer in answers],
+            "ids": [answer.order_id for answer in answers],
+            "responses": [answer.response for answer in answers],
+            "now": transaction.now,
+        },
+    )
+    return {(client, key) for client, key in rows}
+
+
+def forget_answers(transaction: Transaction, *, hours: float) -> None:
+    """Forget the idempotency keys that are older than that."""
+    transaction.execute(_FORGET, {"before": transaction.now - timedelta(hours=hours)})
+
+
+def _columns(changes: Sequence[Change]) -> dict[str, object]:
+    return {
+        "ids": [item.order_id for item in changes],
+        "statuses": [str(item.status) for item in changes],
+        "reasons": [item.reason for item in changes],
+        "messages": [item.message_id for item in changes],
+    }
+
+
+def _order(row: tuple[Any, ...]) -> Order:
+    order_id, user_id, items, total_amount, currency, status, reason, accepted_at, final_at, trace = row
+    return Order(
+        order_id,
+        user_id,
+        msgspec.json.decode(items, type=tuple[OrderLine, ...]),
+        total_amount,
+        currency,
+        Status(status),
+        reason,
+        accepted_at,
+        final_at,
+        msgspec.json.decode(trace, type=dict[str, str]),
+    )
