@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 import random
+from functools import partial
 from threading import Barrier, Thread
 
+import psycopg
 import pytest
 
+from orderflow.messages import OrderCancelled
 from orderflow.messaging.broker import Failure, Publication
 from orderflow.messaging.retry import RetryPolicy
+from tests.builders import an_event
 from tests.fakes import deliver, eventually
 from tests.rig import Rig, cancelled, effects, one, order, prepare, query, settled
 
@@ -132,6 +136,37 @@ def test_events_know_their_order_their_cause_and_are_confirmed_before_their_rows
     assert event.properties.message_id == str(row_id)
     assert event.properties.correlation_id == message.properties.correlation_id
     assert event.properties.headers["x-causation-id"] == message.properties.message_id
+
+
+def settled_batches(rig: Rig, number: int) -> bool:
+    return len(rig.watch.batches) == number
+
+
+def test_rows_stay_while_their_confirm_is_on_the_way_whatever_is_committed_meanwhile(url: str) -> None:
+    with Rig(url) as rig:
+        rig.publisher.holding = True
+        for batches in (1, 2, 3):
+            rig.consumer.put(cancelled())
+            eventually(partial(settled_batches, rig, batches))
+        assert rig.outbox.collect() == 0
+        assert one(url, "select count(*) from outbox") == 3
+        rig.publisher.release()
+        eventually(lambda: one(url, "select count(*) from outbox") == 0)
+
+
+def test_poison_that_only_the_commit_meets_leaves_alone_and_forgets_no_confirmed_row(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("""
+            create function refuse() returns trigger language plpgsql as $$
+            begin raise exception 'refused' using errcode = 'check_violation'; end $$;
+            create constraint trigger refuse after insert on effects deferrable initially deferred
+            for each row when (new.amount = 17) execute function refuse()""")
+    good = [cancelled() for _ in range(3)]
+    poison = deliver(an_event(OrderCancelled, reason="good", total_amount=17))
+    rig = settled(url, good[0], poison, good[1], good[2], batch_size=2)
+    assert effects(url) == {order(message): 1 for message in good}
+    assert rig.total.dead == [(1, "bad_data")]
+    assert one(url, "select count(*) from outbox") == 0
 
 
 @pytest.mark.parametrize("failure", Failure)

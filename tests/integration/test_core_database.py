@@ -6,13 +6,13 @@ from threading import Barrier, Thread
 from typing import Any
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 
 from orderflow.messaging.database import Database, migrate
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.inbox import Inbox, prune
 from orderflow.messaging.unit_of_work import Work
+from tests.fakes import eventually
 from tests.rig import one, prepare, query
 
 pytestmark = pytest.mark.integration
@@ -176,6 +176,32 @@ def test_a_migration_that_fails_leaves_nothing_and_can_be_tried_again(database: 
     db.close()
 
 
+def wait_for_a_lock(database: str) -> None:
+    """Return once some transaction waits for another one."""
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    eventually(lambda: one(database, waiting) == 1)
+
+
+def test_a_claim_takes_ids_in_order_so_that_two_do_not_lock_each_other_up(database: str, db: Database) -> None:
+    inbox, low, high = Inbox("work"), UUID(int=1), UUID(int=2)
+    known: list[set[UUID]] = []
+
+    def claim() -> None:
+        mine = Database(database)
+        with mine.transaction() as transaction:
+            known.append(inbox.claim(Work(transaction), [high, low]))
+        mine.close()
+
+    with db.transaction() as transaction:
+        assert inbox.claim(Work(transaction), [low]) == set()
+        rival = Thread(target=claim)
+        rival.start()
+        wait_for_a_lock(database)
+        assert inbox.claim(Work(transaction), [high]) == set()
+    rival.join(10)
+    assert known == [{low, high}]
+
+
 def test_a_claim_waits_for_a_rival_and_then_knows(database: str, db: Database) -> None:
     inbox, ids = Inbox("work"), [uuid4() for _ in range(3)]
     known: list[set[UUID]] = []
@@ -191,12 +217,7 @@ def test_a_claim_waits_for_a_rival_and_then_knows(database: str, db: Database) -
         inbox.forget(Work(transaction), ids[:1])
         rival = Thread(target=claim)
         rival.start()
-        waiting = (
-            "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-        )
-        with psycopg.connect(database, autocommit=True) as watcher:
-            while watcher.execute(waiting).fetchone() != (1,):
-                assert rival.is_alive()
+        wait_for_a_lock(database)
     rival.join(10)
     assert known == [{ids[1]}]
 
