@@ -1,0 +1,237 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Inventory on a real database: reserve, sell and release, in any order, never more than there is."""
+
+import random
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from orderflow.messages import (
+    AnyEvent,
+    InventoryRejected,
+    InventoryReserved,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderCreated,
+    OrderLine,
+    OrderRejected,
+    StockChanged,
+    StockLow,
+)
+from orderflow.messaging.database import Database, migrate
+from orderflow.messaging.errors import TransactionAborted
+from orderflow.messaging.service import Done, Incoming
+from orderflow.messaging.unit_of_work import Work
+from orderflow.services.inventory import store
+from orderflow.services.inventory.handlers import InventoryUpdates
+from orderflow.services.moments import Moments
+
+pytestmark = pytest.mark.integration
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+LOW = 5
+
+
+@pytest.fixture
+def inventory(database: str) -> Iterator[Database]:
+    opened = Database(database)
+    migrate(opened, [("inventory", files("orderflow.services.inventory").joinpath("schema.sql").read_text())])
+    yield opened
+    opened.close()
+
+
+def put(database: Database, **stock: int) -> None:
+    with database.transaction() as transaction:
+        for sku, on_hand in stock.items():
+            store.put(Work(transaction), sku=sku, on_hand=on_hand, unit_price=100, currency="EUR")
+
+
+def about(order_id: UUID, *lines: tuple[str, int]) -> dict[str, Any]:
+    items = tuple(OrderLine(sku=sku, quantity=quantity, unit_price=100) for sku, quantity in lines or (("a", 1),))
+    total = sum(line.quantity * line.unit_price for line in items)
+    return {
+        "timestamp": NOW,
+        "order_id": order_id,
+        "user_id": "u",
+        "total_amount": total,
+        "currency": "EUR",
+        "items": items,
+    }
+
+
+def created(order_id: UUID, *lines: tuple[str, int]) -> OrderCreated:
+    return OrderCreated(**about(order_id, *lines), payment_token="ok")
+
+
+def confirmed(order_id: UUID) -> OrderConfirmed:
+    return OrderConfirmed(**about(order_id))
+
+
+def rejected(order_id: UUID) -> OrderRejected:
+    return OrderRejected(**about(order_id), reason="payment_declined")
+
+
+def cancelled(order_id: UUID) -> OrderCancelled:
+    return OrderCancelled(**about(order_id), reason="hold_expired")
+
+
+def handle(database: Database, *events: AnyEvent) -> list[list[Any]]:
+    """Apply events as one batch; the events that each led to."""
+    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    with database.transaction() as transaction:
+        work = Work(transaction)
+        outcomes = handler([Incoming(uuid4(), event, 0) for event in events], work)
+    assert all(isinstance(outcome, Done) for outcome in outcomes)
+    return [list(outcome.events) for outcome in outcomes if isinstance(outcome, Done)]
+
+
+def counts(database: Database, sku: str = "a") -> tuple[int, int, int]:
+    """(available, reserved, sold) of a SKU, after checking that its ledger says the same."""
+    with database.transaction() as transaction:
+        stock = store.read(Work(transaction), sku)
+        ((*sums,),) = transaction.execute(
+            "select sum(d_available)::int, sum(d_reserved)::int, sum(d_sold)::int"
+            " from stock_ledger where sku = %(sku)s",
+            {"sku": sku},
+        )
+    assert stock is not None
+    assert [stock.available, stock.reserved, stock.sold] == sums
+    assert stock.on_hand == sum(sums)
+    return stock.available, stock.reserved, stock.sold
+
+
+def test_an_order_is_reserved_then_sold(inventory: Database) -> None:
+    put(inventory, a=10)
+    order = uuid4()
+    (news,) = handle(inventory, created(order, ("a", 2), ("a", 1)))
+    assert [type(event) for event in news] == [InventoryReserved, StockChanged]
+    assert counts(inventory) == (7, 3, 0)
+    handle(inventory, confirmed(order))
+    assert counts(inventory) == (7, 0, 3)
+
+
+@pytest.mark.parametrize("ending", [rejected, cancelled])
+def test_an_order_that_does_not_come_to_be_gives_its_units_back(
+    inventory: Database, ending: Callable[[UUID], AnyEvent]
+) -> None:
+    put(inventory, a=10)
+    order = uuid4()
+    handle(inventory, created(order, ("a", 4)))
+    handle(inventory, ending(order))
+    assert counts(inventory) == (10, 0, 0)
+
+
+def test_all_lines_are_reserved_or_none(inventory: Database) -> None:
+    put(inventory, a=10, b=1)
+    (first, second) = handle(inventory, created(uuid4(), ("a", 1), ("b", 2)), created(uuid4(), ("a", 1), ("c", 1)))
+    assert isinstance(first[0], InventoryRejected) and first[0].reason == "out_of_stock"
+    assert isinstance(second[0], InventoryRejected) and second[0].reason == "unknown_sku"
+    assert counts(inventory) == (10, 0, 0)
+
+
+def test_a_release_before_its_reservation_leaves_a_tombstone(inventory: Database) -> None:
+    put(inventory, a=10)
+    order = uuid4()
+    assert handle(inventory, cancelled(order)) == [[]]
+    assert handle(inventory, created(order)) == [[]]
+    assert counts(inventory) == (10, 0, 0)
+
+
+def test_orders_of_one_batch_share_what_is_there(inventory: Database) -> None:
+    put(inventory, a=10)
+    news = handle(inventory, *(created(uuid4(), ("a", 4)) for _ in range(3)))
+    assert [type(events[0]) for events in news] == [InventoryReserved, InventoryReserved, InventoryRejected]
+    assert counts(inventory) == (2, 8, 0)
+
+
+def test_low_stock_is_told_once_a_fall(inventory: Database) -> None:
+    put(inventory, a=10)
+    kinds = [type(handle(inventory, created(uuid4(), ("a", 2)))[0][-1]) for _ in range(5)]
+    assert kinds == [StockChanged, StockChanged, StockLow, StockChanged, StockChanged]
+
+
+def test_stock_cannot_be_set_under_what_is_promised(inventory: Database) -> None:
+    put(inventory, a=10)
+    handle(inventory, created(uuid4(), ("a", 4)))
+    with inventory.transaction() as transaction:
+        assert store.put(Work(transaction), sku="a", on_hand=3, unit_price=1, currency="EUR") is None
+    put(inventory, a=4)
+    assert counts(inventory) == (0, 4, 0)
+
+
+def test_statements_do_not_grow_with_the_batch(inventory: Database) -> None:
+    put(inventory, a=10_000)
+    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    orders = [uuid4() for _ in range(125)]
+    old = [uuid4() for _ in range(125)]
+    handle(inventory, *(created(order) for order in old))
+    events = [*(created(order) for order in orders), *(confirmed(order) for order in old)]
+    with inventory.transaction() as transaction:
+        handler([Incoming(uuid4(), event, 0) for event in events], Work(transaction))
+        assert transaction.statements == 8
+
+
+def test_two_consumers_never_sell_the_same_unit(inventory: Database, database: str) -> None:
+    put(inventory, a=100)
+
+    def buy() -> None:
+        own = Database(database)
+        for _ in range(60):
+            handle(own, created(uuid4()))
+        own.close()
+
+    threads = [threading.Thread(target=buy) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts(inventory) == (0, 100, 0)
+
+
+def test_two_consumers_with_events_of_one_order_do_not_pass_each_other(inventory: Database, database: str) -> None:
+    put(inventory, a=10)
+    order = uuid4()
+    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    rival = Database(database)
+    failed: list[BaseException] = []
+
+    def cancel() -> None:
+        try:
+            handle(rival, cancelled(order))
+        except TransactionAborted as error:
+            failed.append(error)
+
+    with inventory.transaction() as transaction:
+        handler([Incoming(uuid4(), created(order, ("a", 3)), 0)], Work(transaction))
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        thread.join(0.3)  # it waits for us by now, or will find our commit
+    thread.join()
+    if failed:
+        handle(rival, cancelled(order))
+    rival.close()
+    assert counts(inventory) == (10, 0, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_and_tripled_events_end_in_the_same_stock(inventory: Database, seed: int) -> None:
+    chance = random.Random(seed)
+    put(inventory, a=1000, b=1000)
+    orders = [uuid4() for _ in range(60)]
+    endings: list[Callable[[UUID], AnyEvent]] = [confirmed, rejected, cancelled]
+    events: list[AnyEvent] = [created(order, ("a", 1 + number % 3), ("b", 1)) for number, order in enumerate(orders)]
+    # A confirmation follows a reservation by its nature; the others may overtake it.
+    events += [endings[number % 3](order) for number, order in enumerate(orders) if number % 3]
+    events = events * 3
+    chance.shuffle(events)
+    for start in range(0, len(events), 25):
+        handle(inventory, *events[start : start + 25])
+    handle(inventory, *(confirmed(order) for number, order in enumerate(orders) if number % 3 == 0))
+    sold = sum(1 + number % 3 for number in range(60) if number % 3 == 0)
+    assert counts(inventory) == (1000 - sold, 0, sold)
+    assert counts(inventory, "b") == (980, 0, 20)

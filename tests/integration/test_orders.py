@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orders on a real database: the state machine in batches, the hold, and the view of the stock."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from orderflow.messages import (
+    AnyEvent,
+    InventoryRejected,
+    InventoryReserved,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderLine,
+    OrderRejected,
+    PaymentCaptured,
+    PaymentDeclined,
+    StockChanged,
+)
+from orderflow.messaging.database import Database, migrate
+from orderflow.messaging.service import Done, Incoming, Outcome, Reject
+from orderflow.messaging.unit_of_work import Work
+from orderflow.services.moments import Moments
+from orderflow.services.orders import store
+from orderflow.services.orders.expiry import expire_holds
+from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
+from orderflow.services.orders.store import NewOrder
+
+pytestmark = pytest.mark.integration
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+
+class Told(Moments):
+    """Notes the ends of orders."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[str, Mapping[str, str]]] = []
+
+    def order_final(self, outcome: str, seconds: float, trace: Mapping[str, str]) -> None:
+        assert seconds >= 0
+        self.ends.append((outcome, trace))
+
+
+@pytest.fixture
+def orders(database: str) -> Iterator[Database]:
+    opened = Database(database)
+    migrate(opened, [("orders", files("orderflow.services.orders").joinpath("schema.sql").read_text())])
+    yield opened
+    opened.close()
+
+
+def accept(database: Database, *, hold_seconds: float = 60) -> UUID:
+    order = uuid4()
+    items = (OrderLine(sku="a", quantity=1, unit_price=100),)
+    with database.transaction() as transaction:
+        store.insert(Work(transaction), [NewOrder(order, "u", items, 100, "EUR", TRACE)], hold_seconds=hold_seconds)
+    return order
+
+
+def about(order: UUID) -> dict[str, Any]:
+    return {"timestamp": NOW, "order_id": order, "user_id": "u", "total_amount": 100, "currency": "EUR"}
+
+
+def reserved(order: UUID) -> InventoryReserved:
+    items = (OrderLine(sku="a", quantity=1, unit_price=100),)
+    return InventoryReserved(**about(order), items=items, payment_token="ok")
+
+
+def refused(order: UUID) -> InventoryRejected:
+    items = (OrderLine(sku="a", quantity=1, unit_price=100),)
+    return InventoryRejected(**about(order), items=items, reason="out_of_stock")
+
+
+def captured(order: UUID) -> PaymentCaptured:
+    return PaymentCaptured(**about(order), charge_id="c")
+
+
+def declined(order: UUID) -> PaymentDeclined:
+    return PaymentDeclined(**about(order), reason="payment_declined")
+
+
+def handle(database: Database, *events: AnyEvent, moments: Moments | None = None) -> list[Outcome]:
+    with database.transaction() as transaction:
+        work = Work(transaction)
+        outcomes = OrderUpdates(moments or Moments())([Incoming(uuid4(), event, 0) for event in events], work)
+    work.committed()
+    return list(outcomes)
+
+
+def status(database: Database, order: UUID) -> tuple[str, str | None]:
+    with database.transaction() as transaction:
+        stored = store.read(Work(transaction), order)
+    assert stored is not None
+    assert (stored.final_at is not None) == stored.status.final
+    return str(stored.status), stored.reason
+
+
+def steps(database: Database, order: UUID) -> list[str]:
+    with database.transaction() as transaction:
+        return [step for step, _, _ in store.history(Work(transaction), order)]
+
+
+def ends(outcomes: list[Outcome]) -> list[type]:
+    return [type(event) for outcome in outcomes if isinstance(outcome, Done) for event in outcome.events]
+
+
+def test_a_paid_order_is_confirmed_and_told_once(orders: Database) -> None:
+    told = Told()
+    order = accept(orders)
+    assert ends(handle(orders, reserved(order))) == []
+    assert ends(handle(orders, captured(order), captured(order), declined(order), moments=told)) == [OrderConfirmed]
+    assert ends(handle(orders, captured(order), moments=told)) == []
+    assert status(orders, order) == ("confirmed", None)
+    assert steps(orders, order) == ["accepted", "reserved", "confirmed"]
+    assert told.ends == [("confirmed", TRACE)]
+
+
+def test_a_capture_may_overtake_the_reservation(orders: Database) -> None:
+    order = accept(orders)
+    assert ends(handle(orders, captured(order), reserved(order))) == [OrderConfirmed]
+    assert status(orders, order) == ("confirmed", None)
+
+
+def test_no_stock_and_no_money_are_rejections_with_their_reason(orders: Database) -> None:
+    first, second = accept(orders), accept(orders)
+    outcomes = handle(orders, refused(first), reserved(second), declined(second))
+    assert ends(outcomes) == [OrderRejected, OrderRejected]
+    assert status(orders, first) == ("rejected", "out_of_stock")
+    assert status(orders, second) == ("rejected", "payment_declined")
+
+
+def test_an_order_that_does_not_exist_is_refused_and_its_neighbours_are_not(orders: Database) -> None:
+    order = accept(orders)
+    outcomes = handle(orders, reserved(uuid4()), reserved(order))
+    assert outcomes[0] == Reject("unknown_order")
+    assert status(orders, order) == ("reserved", None)
+
+
+def test_an_expired_hold_cancels_what_is_open_and_nothing_else(orders: Database) -> None:
+    told = Told()
+    late, done, patient = accept(orders, hold_seconds=-1), accept(orders, hold_seconds=-1), accept(orders)
+    handle(orders, captured(done))
+    with orders.transaction() as transaction:
+        work = Work(transaction)
+        assert expire_holds(work, moments=told) is False
+    work.committed()
+    (outgoing,) = work.outgoing
+    assert isinstance(outgoing.event, OrderCancelled) and outgoing.event.order_id == late
+    assert (outgoing.correlation_id, outgoing.trace) == (str(late), TRACE)
+    assert [status(orders, order)[0] for order in (late, done, patient)] == ["cancelled", "confirmed", "accepted"]
+    assert told.ends == [("cancelled", TRACE)]
+    assert ends(handle(orders, captured(late))) == []
+
+
+def test_the_newest_news_of_a_sku_wins_in_any_order(orders: Database) -> None:
+    def news(version: int, available: int) -> StockChanged:
+        return StockChanged(
+            timestamp=NOW,
+            sku="a",
+            on_hand=9,
+            available=available,
+            unit_price=100,
+            currency="EUR",
+            stock_version=version,
+        )
+
+    for batch in ([news(2, 7), news(3, 6), news(1, 9)], [news(2, 7)]):
+        with orders.transaction() as transaction:
+            AvailabilityUpdates()([Incoming(uuid4(), event, 0) for event in batch], Work(transaction))
+    with orders.transaction() as transaction:
+        assert store.offers(Work(transaction), ["a", "b"])["a"].available == 6
+
+
+def test_statements_do_not_grow_with_the_batch(orders: Database) -> None:
+    events: list[AnyEvent] = []
+    for _ in range(125):
+        order = accept(orders)
+        events += [reserved(order), captured(order)]
+    with orders.transaction() as transaction:
+        OrderUpdates(Moments())([Incoming(uuid4(), event, 0) for event in events], Work(transaction))
+        assert transaction.statements == 5
