@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A Litestar application with the house rules: keys, problems, limits, and a page of documentation at /docs."""
+
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+
+from litestar import Litestar
+from litestar.handlers import HTTPRouteHandler
+from litestar.openapi.config import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin
+
+from orderflow.http.guard import Guard
+from orderflow.http.keys import ApiKeys
+from orderflow.http.page import PlainPage
+from orderflow.http.problems import HANDLERS
+from orderflow.services.moments import Moments
+
+MOST_BODY_BYTES = 64 * 1024
+
+
+def application(
+    handlers: Sequence[HTTPRouteHandler], *, keys: ApiKeys | None, moments: Moments, title: str, description: str
+) -> Litestar:
+    """The application; ``keys`` None switches keys off. Bodies above 64 KiB are refused with 413, chunked ones too."""
+    return Litestar(
+        route_handlers=list(handlers),
+        guards=[Guard(keys, moments)],
+        exception_handlers=HANDLERS,
+        request_max_body_size=MOST_BODY_BYTES,
+        logging_config=None,
+        openapi_config=OpenAPIConfig(
+            title=title,
+            version=_version(),
+            description=description,
+            path="/docs",
+            render_plugins=[PlainPage(), JsonRenderPlugin()],
+        ),
+    )
+
+
+def _version() -> str:
+    try:
+        return version("orderflow")
+    except PackageNotFoundError:
+        return "source"

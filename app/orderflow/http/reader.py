@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads from the database in a few threads, so that the event loop never waits."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from orderflow.messaging.database import Database
+from orderflow.messaging.service import Transaction
+from orderflow.messaging.unit_of_work import Work
+
+Result = TypeVar("Result")
+
+
+class Reader:
+    """A database connection a thread; each read is a transaction of its own."""
+
+    def __init__(self, connect: Callable[[], Database], *, threads: int = 4) -> None:
+        self._connect = connect
+        self._local = threading.local()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
+
+    async def read(self, query: Callable[[Transaction], Result]) -> Result:
+        """The query's result; raises DatabaseUnavailable."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, self._read, query)
+
+    def close(self) -> None:
+        """Finish what was begun."""
+        self._pool.shutdown()
+
+    def _read(self, query: Callable[[Transaction], Result]) -> Result:
+        if not hasattr(self._local, "database"):
+            self._local.database = self._connect()
+        with self._local.database.transaction() as transaction:
+            return query(Work(transaction))

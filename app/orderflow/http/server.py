@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An ASGI application served by uvicorn in a thread of its own; the process decides when it ends."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import uvicorn
+import uvloop
+
+from orderflow.messaging.clock import Clock
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
+_TICK_SECONDS = 1.0
+
+
+class HttpServer:
+    """Listens from the moment it is made; ``port`` 0 takes a free one. Raises OSError when the port is taken."""
+
+    def __init__(self, application: Application, host: str, port: int, *, clock: Clock) -> None:
+        self.name = "http"
+        self.last_progress = clock.monotonic()
+        self._clock = clock
+        self._socket = socket.create_server((host, port), backlog=1024)
+        self.port: int = self._socket.getsockname()[1]
+        config = uvicorn.Config(
+            application,
+            http="httptools",
+            lifespan="off",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=65,
+            timeout_graceful_shutdown=10,
+        )
+        self._server = uvicorn.Server(config)
+
+    def run(self) -> None:
+        """Serve until stopped; open requests are finished first."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(self._serve())
+
+    def stop(self) -> None:
+        """Accept no more connections, finish open requests, return from ``run``."""
+        self._server.should_exit = True
+
+    async def _serve(self) -> None:
+        ticking = asyncio.create_task(self._tick())
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            ticking.cancel()
+
+    async def _tick(self) -> None:
+        while True:
+            self.last_progress = self._clock.monotonic()
+            await asyncio.sleep(_TICK_SECONDS)

@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stock API: sets and tells the stock of a SKU."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Litestar, Request, get, put
+from litestar.params import Parameter
+
+from orderflow.http.application import application
+from orderflow.http.guard import trace_of
+from orderflow.http.keys import ApiKeys
+from orderflow.http.problems import Problem
+from orderflow.http.reader import Reader
+from orderflow.messages import Amount, Currency, Units
+from orderflow.messaging.errors import InfrastructureError
+from orderflow.messaging.group_commit import GroupCommit, Overloaded
+from orderflow.messaging.service import Emitting
+from orderflow.services.inventory import store
+from orderflow.services.inventory.handlers import stock_event
+from orderflow.services.inventory.store import Stock
+from orderflow.services.moments import Moments
+
+_ANSWER_SECONDS = 2.0
+_SkuInPath = Annotated[str, Parameter(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Stock keeping unit.")]
+
+
+class StockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The body of ``PUT /v1/stock/{sku}``: units on hand, sold ones included, and the price of one."""
+
+    on_hand: Units
+    unit_price: Amount
+    currency: Currency
+
+
+class StockView(msgspec.Struct, frozen=True):
+    """The stock of a SKU: ``on_hand`` = ``available`` + ``reserved`` + ``sold``, always."""
+
+    sku: str
+    on_hand: int
+    available: int
+    reserved: int
+    sold: int
+    unit_price: int
+    currency: str
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """One request to set the stock."""
+
+    sku: str
+    wanted: StockRequest
+    trace: dict[str, str]
+
+
+class Shelving:
+    """Sets the stock of several SKUs in one transaction; for ``GroupCommit``. None means refused: too few units."""
+
+    def __init__(self, moments: Moments) -> None:
+        self._moments = moments
+
+    def __call__(self, puts: Sequence[Put], work: Emitting) -> list[Stock | None]:
+        """One result for each request, in their order; everybody hears of each change."""
+        # In the order of the keys, so that two of us never wait for each other in a circle.
+        order = sorted(range(len(puts)), key=lambda position: puts[position].sku)
+        results: dict[int, Stock | None] = {position: self._put(puts[position], work) for position in order}
+        return [results[position] for position in range(len(puts))]
+
+    def _put(self, put: Put, work: Emitting) -> Stock | None:
+        wanted = put.wanted
+        stock = store.put(
+            work, sku=put.sku, on_hand=wanted.on_hand, unit_price=wanted.unit_price, currency=wanted.currency
+        )
+        if stock is not None:
+            work.emit(stock_event(stock, work.now), correlation_id=put.sku, trace=put.trace)
+            work.after_commit(lambda: self._moments.stock_moved("put", stock.available))
+        return stock
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StockApi:
+    """What the stock API needs."""
+
+    writer: GroupCommit[Put, Stock | None]
+    reader: Reader
+    keys: ApiKeys | None
+    moments: Moments
+
+    def app(self) -> Litestar:
+        """The application."""
+
+        @put("/v1/stock/{sku:str}", scope="stock:write", summary="Set the stock")
+        async def set_stock(request: Request[Any, Any, Any], sku: _SkuInPath, data: StockRequest) -> StockView:
+            """Sets the units on hand and the price; 409 when more than that is reserved and sold already."""
+            stock = await self._put(Put(sku, data, trace_of(request)))
+            if stock is None:
+                raise Problem(409, "too-few", "more units than that are reserved and sold already")
+            return _view(stock)
+
+        @get("/v1/stock/{sku:str}", scope="stock:read", summary="Look at the stock")
+        async def show(sku: _SkuInPath) -> StockView:
+            """The stock of one SKU."""
+            stock = await self._read(lambda transaction: store.read(transaction, sku))
+            if stock is None:
+                raise Problem(404, "not-found", "there is no such SKU")
+            return _view(stock)
+
+        return application(
+            [set_stock, show],
+            keys=self.keys,
+            moments=self.moments,
+            title="orderflow stock",
+            description="Sets and tells the stock.",
+        )
+
+    async def _put(self, put: Put) -> Stock | None:
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self.writer.submit(put)), _ANSWER_SECONDS)
+        except Overloaded:
+            raise Problem(429, "overloaded", "too many requests at the same time", retry_after=1) from None
+        except (InfrastructureError, TimeoutError):
+            raise _unavailable() from None
+
+    async def _read(self, query: Callable[[Any], Stock | None]) -> Stock | None:
+        try:
+            return await asyncio.wait_for(self.reader.read(query), _ANSWER_SECONDS)
+        except (InfrastructureError, TimeoutError):
+            raise _unavailable() from None
+
+
+def _unavailable() -> Problem:
+    return Problem(503, "database-unavailable", "try again", retry_after=1)
+
+
+def _view(stock: Stock) -> StockView:
+    return StockView(
+        stock.sku, stock.on_hand, stock.available, stock.reserved, stock.sold, stock.unit_price, stock.currency
+    )
