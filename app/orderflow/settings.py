@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from orderflow.messaging.errors import SettingsError
 
-Need = Literal["amqp", "management", "database", "payment"]
+Need = Literal["amqp", "management", "database", "payment", "reconciler"]
 
 
 def _setting(
@@ -141,6 +141,22 @@ class Settings:
     notification_mail_from: str = _setting("orders@localhost", _text, "Sender of notification mails.")
     notification_mail_to: str = _setting(
         "{user_id}@localhost", _text, "Recipient of notification mails; {user_id} is replaced."
+    )
+
+    reconciler_orders_url: str = _setting(
+        "", _POSTGRES, "The database of orders, for the reconciler; reading is enough.", secret=True, need="reconciler"
+    )
+    reconciler_inventory_url: str = _setting(
+        "", _POSTGRES, "The database of inventory, for the reconciler.", secret=True, need="reconciler"
+    )
+    reconciler_payments_url: str = _setting(
+        "", _POSTGRES, "The database of payments, for the reconciler.", secret=True, need="reconciler"
+    )
+    reconciler_notifications_url: str = _setting(
+        "", _POSTGRES, "The database of notifications, for the reconciler.", secret=True, need="reconciler"
+    )
+    reconciler_interval_seconds: float = _setting(
+        30, _number(float, 1, 3600), "Pause between two runs of the reconciler; longer when a run takes long."
     )
 
     @classmethod

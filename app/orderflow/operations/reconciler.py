@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``orderflow reconcile`` once, and the process that does it again and again for the metrics."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from threading import Event
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from orderflow.messaging.clock import Clock, SystemClock
+from orderflow.messaging.database import Database
+from orderflow.messaging.errors import DatabaseUnavailable, InfrastructureError
+from orderflow.messaging.periodic import Periodic
+from orderflow.operations.integrity import Integrity
+from orderflow.operations.integrity_queries import integrity
+from orderflow.services.moments import Moments
+from orderflow.settings import Need, Settings
+from orderflow.telemetry.logging import configure
+
+log = logging.getLogger(__name__)
+
+KEPT, BROKEN, FAILED = 0, 1, 2
+NEEDS: frozenset[Need] = frozenset({"reconciler"})
+_PATIENCE_SECONDS = 300
+_REST = 9
+"""A run is followed by a rest of at least so many times its length: at most a tenth of a database's time is spent."""
+
+
+class Reconciler:
+    """Looks at the databases and tells the moments what two looks in a row found wrong. For one thread."""
+
+    def __init__(self, databases: Mapping[str, Database], *, moments: Moments, clock: Clock) -> None:
+        self._databases = databases
+        self._moments = moments
+        self._clock = clock
+        self._earlier: Integrity | None = None
+        self._rest_until = 0.0
+
+    def run_once(self) -> None:
+        """Look, unless it is too soon after a long look. Raises InfrastructureError; then nothing is told."""
+        begun = self._clock.monotonic()
+        if begun < self._rest_until:
+            return
+        found = integrity(self._databases)
+        sure, self._earlier = found.confirmed_by(self._earlier), found
+        self._moments.reconciled(sure.reconciliation())
+        for check in sure.checks():
+            if not check.kept:
+                log.error("promise.broken", extra={"promise": check.promise, "numbers": check.numbers})
+        ended = self._clock.monotonic()
+        self._rest_until = ended + _REST * (ended - begun)
+
+    def loop(self, interval_seconds: float) -> Periodic:
+        """The loop for a process; it closes the databases at its end."""
+        return Periodic("reconcile", interval_seconds, self.run_once, clock=self._clock, close=self._close)
+
+    def _close(self) -> None:
+        for database in self._databases.values():
+            with suppress(InfrastructureError):
+                database.close()
+
+
+def databases(settings: Settings) -> dict[str, Database]:
+    """A connection to each service's database, for one thread."""
+    urls = {
+        "orders": settings.reconciler_orders_url,
+        "inventory": settings.reconciler_inventory_url,
+        "payments": settings.reconciler_payments_url,
+        "notifications": settings.reconciler_notifications_url,
+    }
+    return {
+        name: Database(url, application_name="orderflow reconciler", statement_timeout_seconds=_PATIENCE_SECONDS)
+        for name, url in urls.items()
+    }
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    parser.add_argument("--json", action="store_true", help="print JSON; then the exit code is 0 whatever it says")
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds before a second look (default: %(default)g)")
+
+
+def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Look once, and again when something seems wrong; the exit code: 0 kept, 1 a promise is broken, 2 no database."""
+    settings = Settings.from_env(environ, NEEDS)
+    configure("reconcile", level=settings.log_level, stream=sys.stderr)
+    opened = databases(settings)
+    try:
+        found = look(opened, pause_seconds=options.pause, clock=SystemClock())
+    except DatabaseUnavailable as error:
+        sys.stderr.write(f"reconcile: {error}\n")
+        return FAILED
+    finally:
+        for database in opened.values():
+            database.close()
+    if options.json:
+        sys.stdout.write(as_json(found) + "\n")
+        return KEPT
+    _show(found, Console(highlight=False))
+    return KEPT if all(check.kept for check in found.checks()) else BROKEN
+
+
+def look(opened: Mapping[str, Database], *, pause_seconds: float, clock: Clock) -> Integrity:
+    """What is wrong for sure: a second look after a pause confirms what the first one found."""
+    first = integrity(opened)
+    if not first.suspicious:
+        return first
+    clock.wait(Event(), pause_seconds)
+    return integrity(opened).confirmed_by(first)
+
+
+def as_json(found: Integrity) -> str:
+    """Orders by status, and each promise with its numbers and whether it is kept."""
+    statuses = dict.fromkeys(("accepted", "reserved", "confirmed", "rejected", "cancelled"), 0)
+    told = {"orders": {**statuses, **found.orders, "total": found.total}, "checks": found.checks()}
+    return msgspec.json.format(msgspec.json.encode(told)).decode()
+
+
+def _show(found: Integrity, console: Console) -> None:
+    table = Table("promise", "numbers", "kept", box=None)
+    for check in found.checks():
+        table.add_row(check.promise, check.numbers, "yes" if check.kept else "[bold red]NO[/bold red]")
+    console.print(table)
