@@ -89,8 +89,8 @@ DAMAGE = {
     ),
     "an order was told two ends": (
         (
-            "insert into notifications select subject, 'order_rejected', state, attempts, due_at, payload, trace, reason,"
-            " created_at, updated_at from notifications where kind = 'order_confirmed' limit 1"
+            "insert into notifications select subject, 'order_rejected', state, attempts, due_at, payload, trace,"
+            " reason, created_at, updated_at from notifications where kind = 'order_confirmed' limit 1"
         ),
         "duplicate_notifications",
     ),
