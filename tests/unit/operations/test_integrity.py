@@ -30,7 +30,7 @@ def test_only_what_both_looks_found_is_sure() -> None:
     first = replace(SOUND, drift={"a": 5, "b": 1}, charge_mismatches=frozenset({"1", "2"}))
     second = replace(SOUND, drift={"a": 2, "c": 9}, charge_mismatches=frozenset({"2", "3"}))
     sure = second.confirmed_by(first)
-    assert (sure.drift, sure.charge_mismatches) == ({"a": 2}, {"2"})
+    assert (sure.drift, sure.charge_mismatches) == ({"a": 2}, frozenset({"2"}))
     assert sure.reconciliation().ledger_drift_units == 2
 
 
