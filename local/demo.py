@@ -116,7 +116,7 @@ def _summary(sale: Sale, console: Console) -> bool:
         confirmed = [row[0] for row in transaction.execute(_CONFIRMED)]
     database.close()
     _print_outcomes(console, sale, outcomes, latencies)
-    dead = json.loads(sale.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))
+    dead = json.loads(sale.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))["dead_letters"]
     _print_dead_letters(console, Counter(letter["reason"] for letter in dead))
     found = journey.find(sale.system.trace_store, confirmed)
     console.print()

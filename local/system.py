@@ -145,7 +145,8 @@ class System:
 
     def spec(self, name: str, argv: list[str] | None = None) -> ProcessSpec:
         """How a service process is started; ``argv`` replaces the command, for tests that start a broken build."""
-        return self._spec(name, argv or self.command("serve", name), "/readyz")
+        words = ("reconciler",) if name == "reconciler" else ("serve", name)
+        return self._spec(name, argv or self.command(*words), "/readyz", after=("trace-store", "payment-simulator"))
 
     def command(self, *words: str) -> list[str]:
         """The orderflow command line."""
@@ -165,7 +166,11 @@ class System:
         return self._plain_environment() | {
             "ORDERFLOW_AMQP_URL": self.amqp_url("replay"),
             "ORDERFLOW_MANAGEMENT_URL": self.stack.rabbitmq.management_url,
+            **self._reconciler_urls(),
         }
+
+    def _reconciler_urls(self) -> dict[str, str]:
+        return {f"ORDERFLOW_RECONCILER_{service.upper()}_URL": url for service, url in self.databases.items()}
 
     def amqp_url(self, user: str) -> str:
         """The broker's URL for one of the users of the topology."""
@@ -192,7 +197,7 @@ class System:
             "OTEL_TRACES_SAMPLER_ARG": "0.05",
         }
         if name == "reconciler":
-            values |= {f"ORDERFLOW_RECONCILER_{key.upper()}_URL": url for key, url in self.databases.items()}
+            values |= self._reconciler_urls()
         if name in PROCESSES:
             service = PROCESSES[name]
             values |= {"ORDERFLOW_AMQP_URL": self.amqp_url(service), "ORDERFLOW_DATABASE_URL": self.databases[service]}
@@ -232,7 +237,9 @@ class System:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORDERFLOW_", "OTEL_"))}
         return kept | {"PYTHONPATH": f"{ROOT / 'app'}:{ROOT}", "PYTHONUNBUFFERED": "1"}
 
-    def _spec(self, name: str, argv: list[str], health: str, *, http: bool = False) -> ProcessSpec:
+    def _spec(
+        self, name: str, argv: list[str], health: str, *, http: bool = False, after: tuple[str, ...] = ()
+    ) -> ProcessSpec:
         place = self.places[name]
         if http:
             argv = [*argv, "--port", str(place.http)]
@@ -244,6 +251,7 @@ class System:
             directory=ROOT,
             log=self.directory / f"{name}.log",
             ready=lambda: answers(url),
+            start_after=after,
         )
 
 

@@ -97,7 +97,9 @@ class Settings:
         _number(int, 1, 2000),
         "Unconfirmed publishes on the wire; above 2000 a deep quorum queue collapses.",
     )
-    compression: str = _setting("zstd", _one_of("zstd", "gzip", "off"), "Content encoding of large messages.")
+    compression: Literal["zstd", "gzip", "off"] = _setting(
+        "zstd", _one_of("zstd", "gzip", "off"), "Content encoding of large messages."
+    )
     compression_threshold_bytes: int = _setting(
         8 * _KIB, _number(int, 0, 16 * _MIB), "Bodies from this size on are compressed."
     )
@@ -117,6 +119,9 @@ class Settings:
     )
     inbox_retention_days: int = _setting(30, _number(int, 1, 3650), "Days for which duplicates are recognised by id.")
     drain_timeout_seconds: float = _setting(20, _number(float, 0, 600), "Longest orderly stop after SIGTERM.")
+    lame_duck_seconds: float = _setting(
+        3, _number(float, 0, 120), "How long an API goes on serving after it said that it is not ready any more."
+    )
     watchdog_seconds: float = _setting(
         60, _number(float, 5, 3600), "Without progress for this long the process ends itself."
     )

@@ -79,6 +79,8 @@ class Database:
         self._name = application_name
         self._timeout_ms = round(statement_timeout_seconds * 1000)
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self.failing = False
+        """True from a DatabaseUnavailable until the next commit."""
 
     @contextmanager
     def transaction(self) -> Generator[SqlTransaction]:
@@ -93,6 +95,7 @@ class Database:
                 yield SqlTransaction(connection)
         except psycopg.Error as error:
             raise self._sorted(error) from error
+        self.failing = False
 
     def close(self) -> None:
         """Give the connection back; the next transaction opens a new one."""
@@ -116,6 +119,7 @@ class Database:
                 tcp_user_timeout=20_000,
             )
         except psycopg.Error as error:
+            self.failing = True
             raise DatabaseUnavailable(str(error).strip()) from error
         self._connection.adapters.register_dumper(list, _List)
         return self._connection
@@ -129,6 +133,7 @@ class Database:
             return TransactionAborted(text)
         if isinstance(error, psycopg.OperationalError):
             self.close()
+        self.failing = True
         return DatabaseUnavailable(text)
 
 

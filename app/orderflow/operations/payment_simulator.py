@@ -17,7 +17,7 @@ A key charges at most once, whatever is called how often. ``POST /v1/charges``, 
 import argparse
 import asyncio
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -235,16 +235,14 @@ def run(host: str, port: int, ledger: Path | None = None) -> None:
         book.close()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line of the simulator."""
-    parser = argparse.ArgumentParser(prog="orderflow payment-simulator", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8090)
-    parser.add_argument("--ledger", type=Path, help="file that keeps what was executed")
-    arguments = parser.parse_args(argv)
-    run(arguments.host, arguments.port, arguments.ledger)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8090, help="port to listen on (default: %(default)s)")
+    parser.add_argument("--ledger", type=Path, help="file that keeps what was executed, over restarts")
+
+
+def main(options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
+    """Serve until told to stop."""
+    run(options.host, options.port, options.ledger)
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

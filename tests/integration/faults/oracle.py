@@ -149,7 +149,7 @@ def _witnessed(system: System, orders: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _parked(evidence: Evidence) -> Iterator[str]:
-    listed = json.loads(evidence.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))
+    listed = json.loads(evidence.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))["dead_letters"]
     ids: dict[str, set[str]] = defaultdict(set)
     for number, letter in enumerate(listed):
         ids[letter["reason"]].add(letter["message_id"] or f"none-{number // evidence.copies}")
