@@ -39,7 +39,9 @@ def tree(order_id: str, spans: Sequence[Span]) -> Tree:
 
 def _grow(branch: Tree, span: Span, spans: Sequence[Span], start: int) -> None:
     begun, took = (int(span["start"]) - start) / 1e6, (int(span["end"]) - int(span["start"])) / 1e6
-    twig = branch.add(f"{span['service']}: {span['name']}  [dim]+{begun:.1f} ms, {took:.1f} ms[/dim]")
+    key = span["attributes"].get("messaging.rabbitmq.destination.routing_key", "")
+    about = f"{span['service']}: {span['name']} {key}".rstrip()
+    twig = branch.add(f"{about}  [dim]+{begun:.1f} ms, {took:.1f} ms[/dim]")
     children = [child for child in spans if child.get("parent_span_id") == span["span_id"]]
     for child in sorted(children, key=lambda child: int(child["start"])):
         _grow(twig, child, spans, start)

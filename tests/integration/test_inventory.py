@@ -81,13 +81,14 @@ def cancelled(order_id: UUID) -> OrderCancelled:
 
 
 def handle(database: Database, *events: AnyEvent) -> list[list[Any]]:
-    """Apply events as one batch; the events that each led to."""
+    """Apply events as one batch; the events that each led to, and last the news of the stock."""
     handler = InventoryUpdates(low_units=LOW, moments=Moments())
     with database.transaction() as transaction:
         work = Work(transaction)
         outcomes = handler([Incoming(uuid4(), event, 0) for event in events], work)
     assert all(isinstance(outcome, Done) for outcome in outcomes)
-    return [list(outcome.events) for outcome in outcomes if isinstance(outcome, Done)]
+    answers = [list(outcome.events) for outcome in outcomes if isinstance(outcome, Done)]
+    return [*answers, [outgoing.event for outgoing in work.outgoing]]
 
 
 def counts(database: Database, sku: str = "a") -> tuple[int, int, int]:
@@ -108,8 +109,8 @@ def counts(database: Database, sku: str = "a") -> tuple[int, int, int]:
 def test_an_order_is_reserved_then_sold(inventory: Database) -> None:
     put(inventory, a=10)
     order = uuid4()
-    (news,) = handle(inventory, created(order, ("a", 2), ("a", 1)))
-    assert [type(event) for event in news] == [InventoryReserved, StockChanged]
+    answers = handle(inventory, created(order, ("a", 2), ("a", 1)))
+    assert [[type(event) for event in events] for events in answers] == [[InventoryReserved], [StockChanged]]
     assert counts(inventory) == (7, 3, 0)
     handle(inventory, confirmed(order))
     assert counts(inventory) == (7, 0, 3)
@@ -128,30 +129,31 @@ def test_an_order_that_does_not_come_to_be_gives_its_units_back(
 
 def test_all_lines_are_reserved_or_none(inventory: Database) -> None:
     put(inventory, a=10, b=1)
-    (first, second) = handle(inventory, created(uuid4(), ("a", 1), ("b", 2)), created(uuid4(), ("a", 1), ("c", 1)))
+    first, second, news = handle(inventory, created(uuid4(), ("a", 1), ("b", 2)), created(uuid4(), ("a", 1), ("c", 1)))
     assert isinstance(first[0], InventoryRejected) and first[0].reason == "out_of_stock"
     assert isinstance(second[0], InventoryRejected) and second[0].reason == "unknown_sku"
+    assert news == []
     assert counts(inventory) == (10, 0, 0)
 
 
 def test_a_release_before_its_reservation_leaves_a_tombstone(inventory: Database) -> None:
     put(inventory, a=10)
     order = uuid4()
-    assert handle(inventory, cancelled(order)) == [[]]
-    assert handle(inventory, created(order)) == [[]]
+    assert handle(inventory, cancelled(order)) == [[], []]
+    assert handle(inventory, created(order)) == [[], []]
     assert counts(inventory) == (10, 0, 0)
 
 
 def test_orders_of_one_batch_share_what_is_there(inventory: Database) -> None:
     put(inventory, a=10)
-    news = handle(inventory, *(created(uuid4(), ("a", 4)) for _ in range(3)))
-    assert [type(events[0]) for events in news] == [InventoryReserved, InventoryReserved, InventoryRejected]
+    *answers, _ = handle(inventory, *(created(uuid4(), ("a", 4)) for _ in range(3)))
+    assert [type(events[0]) for events in answers] == [InventoryReserved, InventoryReserved, InventoryRejected]
     assert counts(inventory) == (2, 8, 0)
 
 
 def test_low_stock_is_told_once_a_fall(inventory: Database) -> None:
     put(inventory, a=10)
-    kinds = [type(handle(inventory, created(uuid4(), ("a", 2)))[0][-1]) for _ in range(5)]
+    kinds = [type(handle(inventory, created(uuid4(), ("a", 2)))[-1][0]) for _ in range(5)]
     assert kinds == [StockChanged, StockChanged, StockLow, StockChanged, StockChanged]
 
 

@@ -103,7 +103,7 @@ class Emitting(Transaction, Protocol):
 class Handler(Protocol):
     """Applies a batch of messages within one transaction."""
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+    def __call__(self, messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
         """One outcome per message, in the same order.
 
         It may be called again with the same messages (or with half of them) after a rollback, and messages may

@@ -19,7 +19,7 @@ from orderflow.messages import (
     StockChanged,
     StockLow,
 )
-from orderflow.messaging.service import DONE, Done, Incoming, Outcome, Transaction
+from orderflow.messaging.service import DONE, Done, Emitting, Incoming, Outcome
 from orderflow.services.inventory import store
 from orderflow.services.inventory.shelf import OUT_OF_STOCK, Reservation, Shelf, State, wanted
 from orderflow.services.inventory.store import Stock
@@ -36,14 +36,13 @@ class InventoryUpdates:
         self._low = low_units
         self._moments = moments
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
-        """Decide in the order of the messages; the stock events go with the last message."""
+    def __call__(self, messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+        """Decide in the order of the messages; the news of the stock belongs to no single order, nor to its trace."""
         shelf, before = store.load(transaction, *_about(messages))
         outcomes = [self._decide(message.event, shelf, transaction.now) for message in messages]
         after = store.save(transaction, shelf)
-        news = tuple(self._told(item, before[item.sku], transaction.now) for item in after)
-        if news:
-            outcomes[-1] = Done((*outcomes[-1].events, *news))
+        for item in after:
+            transaction.emit(self._told(item, before[item.sku], transaction.now), correlation_id=item.sku)
         moved = Counter[str]()
         for movement in shelf.movements:
             moved[movement.kind] += max(movement.available, movement.reserved, movement.sold)
