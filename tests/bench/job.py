@@ -28,10 +28,10 @@ create table peer_outbox (id uuid primary key, routing_key text not null, body b
 
 def prepare(amqp_url: str, database_url: str, messages: int) -> None:
     """Fresh queues and tables, and the input queue filled with that many distinct messages."""
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        connection.execute(TABLES)
-        connection.execute("create table if not exists bench_state (order_id uuid primary key, amount bigint not null)")
-        connection.execute("truncate bench_state, inbox, outbox")
+    with psycopg.connect(database_url, autocommit=True) as database:
+        database.execute(TABLES)
+        database.execute("create table if not exists bench_state (order_id uuid primary key, amount bigint not null)")
+        database.execute("truncate bench_state, inbox, outbox")
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     channel = connection.channel()
     channel.exchange_declare(EXCHANGE, "topic", durable=True)

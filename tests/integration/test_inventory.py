@@ -147,7 +147,8 @@ def test_a_release_before_its_reservation_leaves_a_tombstone(inventory: Database
 def test_orders_of_one_batch_share_what_is_there(inventory: Database) -> None:
     put(inventory, a=10)
     *answers, _ = handle(inventory, *(created(uuid4(), ("a", 4)) for _ in range(3)))
-    assert [type(events[0]) for events in answers] == [InventoryReserved, InventoryReserved, InventoryRejected]
+    kinds: list[type] = [type(events[0]) for events in answers]
+    assert kinds == [InventoryReserved, InventoryReserved, InventoryRejected]
     assert counts(inventory) == (2, 8, 0)
 
 
@@ -172,7 +173,7 @@ def test_statements_do_not_grow_with_the_batch(inventory: Database) -> None:
     orders = [uuid4() for _ in range(125)]
     old = [uuid4() for _ in range(125)]
     handle(inventory, *(created(order) for order in old))
-    events = [*(created(order) for order in orders), *(confirmed(order) for order in old)]
+    events: list[AnyEvent] = [*(created(order) for order in orders), *(confirmed(order) for order in old)]
     with inventory.transaction() as transaction:
         handler([Incoming(uuid4(), event, 0) for event in events], Work(transaction))
         assert transaction.statements == 8

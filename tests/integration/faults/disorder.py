@@ -73,7 +73,7 @@ class Disorder:
         deadline = time.monotonic() + 0.1
         while len(window) < WINDOW and time.monotonic() < deadline:
             method, properties, body = self._channel.basic_get(_detour(queue))
-            if method is None:
+            if method is None or properties is None or body is None:
                 break
             tag = method.delivery_tag
             window.append((properties, body))

@@ -34,7 +34,7 @@ def witnessed(url: str) -> dict[tuple[str, str], set[str]]:
     seen: dict[tuple[str, str], set[str]] = defaultdict(set)
     with channel(url) as tap:
         for method, properties, _ in tap.consume(QUEUE, auto_ack=True, inactivity_timeout=1.0):
-            if method is None:
+            if method is None or properties is None:
                 break
             seen[(properties.correlation_id or "", properties.type or "")].add(properties.message_id)
     return dict(seen)
