@@ -94,6 +94,11 @@ class Notifications:
         self._attempt.unit_of_work.close()
         assert not self._thread.is_alive()
 
+    def close(self) -> None:
+        """Give the connections back; for a service that was never started."""
+        self.work.close()
+        self._attempt.unit_of_work.close()
+
     def receive(self, *events: Event) -> Verdicts:
         """Take one batch of messages, as the consumer would."""
         return self._attempt([deliver(event) for event in events], Traced())

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import Any, Self
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 
@@ -27,6 +27,7 @@ from orderflow.messaging.effects import Effecting
 from orderflow.messaging.hooks import BatchSpan, Hooks
 from orderflow.messaging.inbox import Inbox
 from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.service import Incoming
 from orderflow.messaging.unit_of_work import UnitOfWork, Work
 from orderflow.services.moments import Moments
 from orderflow.services.payments.charging import Charging, count_unknown
@@ -81,7 +82,11 @@ class ProcessGroup:
             process.wait(10)
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -94,7 +99,7 @@ class Simulator(ProcessGroup):
     def __init__(self, ledger: Path) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        super().__init__("orderflow.operations.payment_simulator", "--port", str(self.port), "--ledger", str(ledger))
+        super().__init__("orderflow", "payment-simulator", "--port", str(self.port), "--ledger", str(ledger))
 
     def start(self) -> None:
         super().start()
@@ -167,9 +172,10 @@ class Payments:
             provider_url, timeout_seconds=timeout_seconds, hooks=Hooks(), moments=self.watch, clock=SystemClock()
         )
         self.work = CountingUnitOfWork(Database(database_url, application_name="payments calls"), self._outbox())
+        self.effects = Charging(gateway, settled_after_seconds=settled_after_seconds)
         self.effecting = Effecting[Call, Answer](
             "payments",
-            Charging(gateway, settled_after_seconds=settled_after_seconds),
+            self.effects,
             self.work,
             clock=SystemClock(),
             concurrency=concurrency,
@@ -194,6 +200,11 @@ class Payments:
         self._attempt.unit_of_work.close()
         assert not self._thread.is_alive()
 
+    def close(self) -> None:
+        """Give the connections back; for a service that was never started."""
+        self.work.close()
+        self._attempt.unit_of_work.close()
+
     def receive(self, *events: Event) -> Verdicts:
         """Take one batch of messages, as the consumer would."""
 
@@ -202,6 +213,14 @@ class Payments:
                 return TRACE
 
         return self._attempt([deliver(event) for event in events], Span())
+
+    @contextmanager
+    def cancelling(self, order_id: UUID) -> Generator[None]:
+        """A cancellation that is handled, and committed when the context is left."""
+        message = Incoming(uuid4(), cancelled(order_id), 0)
+        with self._attempt.unit_of_work.transaction() as work:
+            PaymentRequests(self.effecting.wake)([message], work)
+            yield
 
     def count_unknown(self) -> None:
         """What the service does now and then."""

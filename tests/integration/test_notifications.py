@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import logging
 from collections.abc import Iterator
+from datetime import timedelta
 from email.message import Message
 from typing import Any
 
@@ -10,7 +11,9 @@ from aiosmtpd.handlers import Message as MessageHandler
 
 from orderflow.messages import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
 from orderflow.messaging.clock import SystemClock
-from orderflow.services.notifications.sender import LogSender, SmtpSender, WebhookSender
+from orderflow.messaging.hooks import Hooks
+from orderflow.services.notifications.sender import LogSender, SendFailed, SmtpSender, WebhookSender
+from orderflow.services.notifications.sending import Notifying
 from tests.builders import an_event
 from tests.fakes import eventually
 from tests.notifications_rig import Notifications, Webhook, webhook
@@ -185,6 +188,20 @@ def test_the_log_names_the_order_and_not_the_customer(url: str, caplog: pytest.L
     (record,) = [record for record in caplog.records if record.message == "notification.sent"]
     assert record.__dict__["subject"] == str(event.order_id)
     assert not any("somebody-private" in str(record.__dict__) for record in caplog.records)
+
+
+def test_a_result_that_is_recorded_twice_counts_once_and_never_undoes_a_send(url: str) -> None:
+    notifications = Notifications(url, LogSender())
+    notifications.receive(an_event(OrderConfirmed))
+    effects = Notifying(LogSender(), hooks=Hooks(), moments=notifications.watch)
+    with notifications.work.transaction() as work:
+        (task,) = effects.claim(work, limit=10, lease=timedelta(seconds=30))
+    for result in (None, None, SendFailed("late")):
+        with notifications.work.transaction() as work:
+            effects.record(work, [(task, result)])
+    notifications.close()
+    assert notifications.states() == {"sent": 1}
+    assert notifications.watch.outcomes == {("order_confirmed", "sent"): 1}
 
 
 def test_a_batch_of_250_costs_few_statements(url: str) -> None:

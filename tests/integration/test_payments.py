@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -9,6 +10,7 @@ import pytest
 
 from orderflow.messages import InventoryReserved, PaymentCaptured, PaymentDeclined, PaymentRefunded
 from orderflow.operations.payment_simulator import slow_seconds
+from orderflow.services.payments.gateway import Captured, Unclear
 from orderflow.services.payments.state import State
 from tests.fakes import eventually
 from tests.payments_rig import (
@@ -187,6 +189,18 @@ def test_an_answer_that_comes_while_the_order_is_cancelled_leads_to_a_refund(url
     assert payments.published() == {("PaymentRefunded", event.order_id): 1}
 
 
+def test_an_answer_waits_for_a_cancellation_that_is_being_committed(url: str, simulator: Simulator) -> None:
+    event = reserved("slow", order_id=quickly_slow())
+    waiting = "select 1 from pg_stat_activity where application_name = 'payments calls' and wait_event_type = 'Lock'"
+    with Payments(url, simulator.url, timeout_seconds=10, lease_seconds=12) as payments:
+        payments.receive(event)
+        eventually(lambda: query(url, "select 1 from charges where called_at is not null"))
+        with payments.cancelling(event.order_id):
+            eventually(lambda: query(url, waiting), 15)
+        eventually(lambda: payments.publisher.published)
+    assert payments.published() == {("PaymentRefunded", event.order_id): 1}
+
+
 def test_a_captured_charge_of_a_cancelled_order_is_refunded_once_with_its_reason(
     url: str, simulator: Simulator
 ) -> None:
@@ -270,6 +284,20 @@ def test_a_lost_database_connection_costs_nothing(url: str, simulator: Simulator
     told.update(UUID(order) for (order,) in rows if UUID(order) not in told)
     assert told == Counter(event.order_id for event in events)
     assert all(charged == 1 for charged in (simulator.ledger()[0][event.order_id] for event in events))
+
+
+def test_an_answer_that_is_recorded_twice_is_told_once(url: str, simulator: Simulator) -> None:
+    event = reserved("ok")
+    payments = Payments(url, simulator.url)
+    payments.receive(event)
+    with payments.work.transaction() as work:
+        calls = payments.effects.claim(work, limit=10, lease=timedelta(seconds=30))
+    for answers in ([Captured("ch_1"), Captured("ch_1")], [Captured("ch_1")], [Unclear("timeout")]):
+        with payments.work.transaction() as work:
+            payments.effects.record(work, [(calls[0], answer) for answer in answers])
+    payments.close()
+    assert payments.published() == {("PaymentCaptured", event.order_id): 1}
+    assert payments.states() == {"captured": 1}
 
 
 def test_messages_in_any_order_and_number_charge_each_order_at_most_once(url: str, simulator: Simulator) -> None:
