@@ -43,10 +43,9 @@ def core(stack: Stack, rounds: int, messages: int) -> None:
                 flush=True,
             )
     ratios = [ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)]
-    print(
-        f"consumer core: ours {statistics.median(rates['ours']):.0f}, FastStream {statistics.median(rates['peer']):.0f} "
-        f"messages/s; ratio in each round {', '.join(f'{ratio:.1f}' for ratio in ratios)}"
-    )
+    ours, peer = (statistics.median(rates[side]) for side in ("ours", "peer"))
+    shown = ", ".join(f"{ratio:.1f}" for ratio in ratios)
+    print(f"consumer core: ours {ours:.0f}, FastStream {peer:.0f} messages/s; ratio in each round {shown}")
 
 
 def _measure(side: str, amqp_url: str, database_url: str, messages: int) -> dict[str, float]:

@@ -12,8 +12,6 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from orderflow.messaging.rabbitmq import RabbitMQ
-
 from orderflow.messages import InventoryReserved, PaymentCaptured
 from orderflow.messaging.attempt import Attempt
 from orderflow.messaging.clock import SystemClock
@@ -23,6 +21,7 @@ from orderflow.messaging.database import Database
 from orderflow.messaging.hooks import BatchSpan, Hooks, Outcomes
 from orderflow.messaging.inbox import Inbox
 from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.rabbitmq import RabbitMQ
 from orderflow.messaging.retry import RetryPolicy
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
 from orderflow.messaging.unit_of_work import UnitOfWork

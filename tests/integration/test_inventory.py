@@ -110,7 +110,8 @@ def test_an_order_is_reserved_then_sold(inventory: Database) -> None:
     put(inventory, a=10)
     order = uuid4()
     answers = handle(inventory, created(order, ("a", 2), ("a", 1)))
-    assert [[type(event) for event in events] for events in answers] == [[InventoryReserved], [StockChanged]]
+    assert isinstance(answers[0][0], InventoryReserved) and isinstance(answers[1][0], StockChanged)
+    assert [len(events) for events in answers] == [1, 1]
     assert counts(inventory) == (7, 3, 0)
     handle(inventory, confirmed(order))
     assert counts(inventory) == (7, 0, 3)
@@ -147,8 +148,8 @@ def test_a_release_before_its_reservation_leaves_a_tombstone(inventory: Database
 def test_orders_of_one_batch_share_what_is_there(inventory: Database) -> None:
     put(inventory, a=10)
     *answers, _ = handle(inventory, *(created(uuid4(), ("a", 4)) for _ in range(3)))
-    kinds: list[type] = [type(events[0]) for events in answers]
-    assert kinds == [InventoryReserved, InventoryReserved, InventoryRejected]
+    assert [isinstance(events[0], InventoryReserved) for events in answers] == [True, True, False]
+    assert isinstance(answers[2][0], InventoryRejected)
     assert counts(inventory) == (2, 8, 0)
 
 
