@@ -136,7 +136,9 @@ class Settings:
 
     payment_url: str = _setting("", _HTTP, "The payment provider.", need="payment")
     payment_timeout_seconds: float = _setting(3, _number(float, 0.1, 60), "Patience with one call to the provider.")
-    payment_concurrency: int = _setting(64, _number(int, 1, 1000), "Calls to the provider at the same time.")
+    payment_concurrency: int = _setting(
+        256, _number(int, 1, 1000), "Calls to the provider at the same time; those without an answer hold their place."
+    )
 
     notification_sender: str = _setting(
         "log", _one_of("log", "webhook", "smtp"), "Where notifications go; `log` writes one line each."
