@@ -94,10 +94,10 @@ UNCONFIRMED = PUBLISHING.gauge(
 WAITING = PUBLISHING.gauge(
     "orderflow_publish_waiting_messages", "Messages queued behind the publish window.", unit="messages"
 )
-CONNECTED = PUBLISHING.gauge("orderflow_broker_connected", "1 while the connection is up.", by.ROLE, unit="state")
+CONNECTED = PUBLISHING.gauge("orderflow_broker_connected", "Is 1 while the connection is up.", by.ROLE, unit="state")
 CONNECTS = PUBLISHING.counter("orderflow_broker_connects_total", "Times that a connection came up.", by.ROLE)
 BLOCKED = PUBLISHING.gauge(
-    "orderflow_broker_blocked", "1 while the broker blocks publishing (memory or disk).", unit="state"
+    "orderflow_broker_blocked", "Is 1 while the broker blocks publishing (memory or disk).", unit="state"
 )
 OUTBOX_ROWS = PUBLISHING.gauge("orderflow_outbox_rows", "Events stored and not yet deleted.", unit="messages")
 OUTBOX_AGE = PUBLISHING.gauge(
@@ -179,7 +179,7 @@ RECONCILED_AT = RECONCILING.gauge(
 
 # The process itself
 BUILD = PROCESS.gauge("orderflow_build_info", "Always 1; tells what runs.", *by.BUILD_LABELS, unit="info")
-READY = PROCESS.gauge("orderflow_ready", "1 while the process is ready for work.", unit="state")
+READY = PROCESS.gauge("orderflow_ready", "Is 1 while the process is ready for work.", unit="state")
 LOOP_IDLE = PROCESS.gauge(
     "orderflow_loop_idle_seconds", "Since a loop of the process was last seen moving.", by.LOOP, unit="seconds"
 )

@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 
 _LEAST_GZIP_BYTES = 1024
 _CONNECTION_SECONDS = 30.0
+_STOP_SECONDS = 0.05
+"""How often it looks whether it was stopped."""
 
 
 class TelemetryServer:
@@ -32,7 +34,9 @@ class TelemetryServer:
         self._server = _Listener((host, port), self)
         self.host = host
         self.port: int = self._server.server_address[1]
-        self._thread = threading.Thread(target=self._server.serve_forever, name="telemetry", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(_STOP_SECONDS,), name="telemetry", daemon=True
+        )
 
     def start(self) -> None:
         """Begin to answer."""

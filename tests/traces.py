@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tracing whose spans stay in memory, for tests to look at."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.util.types import AttributeValue
+
+from orderflow.telemetry.export import Pipeline
+from orderflow.telemetry.spans import Spans
+from orderflow.telemetry.tracing import Tracing
+
+
+@dataclass
+class Traces:
+    """A tracing with the spans that it exported."""
+
+    pipeline: Pipeline
+    spans: Spans
+    tracing: Tracing
+    exporter: InMemorySpanExporter
+
+    @classmethod
+    def in_memory(cls, *, batches: bool = True, environ: Mapping[str, str] | None = None) -> Self:
+        """A tracing whose edge sampler follows the given environment."""
+        exporter = InMemorySpanExporter()
+        pipeline = Pipeline(SimpleSpanProcessor(exporter), resource=Resource.get_empty(), environ=environ or {})
+        spans = Spans(pipeline.inner)
+        tracing = Tracing(spans, server={"server.address": "broker", "server.port": 5672}, batches=batches)
+        return cls(pipeline, spans, tracing, exporter)
+
+    @property
+    def finished(self) -> Sequence[ReadableSpan]:
+        """Every span that has ended."""
+        return self.exporter.get_finished_spans()
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        """The ended spans with this name."""
+        return [span for span in self.finished if span.name == name]
+
+
+def attributes(span: ReadableSpan) -> Mapping[str, AttributeValue]:
+    """The attributes of a span, never None."""
+    return span.attributes or {}

@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+import gzip
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.client import HTTPConnection
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from orderflow.telemetry import metrics
+from orderflow.telemetry.instruments import Instruments
+from orderflow.telemetry.server import TelemetryServer
+
+OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+@pytest.fixture
+def server(registry: CollectorRegistry) -> Iterator[TelemetryServer]:
+    running = TelemetryServer("127.0.0.1", 0, registry)
+    running.start()
+    yield running
+    running.stop()
+
+
+def get(server: TelemetryServer, path: str, **headers: str) -> tuple[int, str, bytes]:
+    request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            return answer.status, answer.headers["Content-Type"], answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.headers["Content-Type"], error.read()
+
+
+def fill(registry: CollectorRegistry) -> None:
+    instruments = Instruments(registry)
+    instruments.prepare({area.name for area in metrics.AREAS})
+    series = instruments.histogram(metrics.ORDER_SECONDS, "confirmed")
+    series.observe(0.3)
+    series.exemplify(0.3, {"trace_id": TRACE})
+
+
+def test_classic_text_is_the_default(server: TelemetryServer, registry: CollectorRegistry) -> None:
+    fill(registry)
+    status, content_type, body = get(server, "/metrics")
+    assert (status, content_type.split(";")[0]) == (200, "text/plain")
+    assert TRACE not in body.decode()
+    families = {family.name for family in parse_text(body.decode())}
+    assert "orderflow_order_completion_seconds" in families
+
+
+def test_openmetrics_comes_with_exemplars_when_asked_for(server: TelemetryServer, registry: CollectorRegistry) -> None:
+    fill(registry)
+    status, content_type, body = get(server, "/metrics", Accept=OPENMETRICS)
+    assert (status, content_type.split(";")[0]) == (200, "application/openmetrics-text")
+    exemplars = [
+        sample.exemplar.labels
+        for family in parse_openmetrics(body.decode())  # type: ignore[no-untyped-call]
+        for sample in family.samples
+        if sample.exemplar
+    ]
+    assert exemplars == [{"trace_id": TRACE}]
+    assert "_created" not in body.decode()
+
+
+def test_large_answers_are_compressed_for_those_who_can_read_it(
+    server: TelemetryServer, registry: CollectorRegistry
+) -> None:
+    fill(registry)
+    _, _, body = get(server, "/metrics", **{"Accept-Encoding": "gzip"})
+    assert b"orderflow_order_completion_seconds" in gzip.decompress(body)
+
+
+def test_readiness_tells_the_reasons_why_not(server: TelemetryServer) -> None:
+    status, _, body = get(server, "/readyz")
+    assert (status, json.loads(body)) == (503, {"ready": False, "reasons": ["starting"]})
+    server.not_ready = lambda: ["broker", "database"]
+    assert json.loads(get(server, "/readyz")[2])["reasons"] == ["broker", "database"]
+    server.not_ready = list
+    assert get(server, "/readyz")[0] == 200
+
+
+def test_health_is_whether_the_loops_move(server: TelemetryServer) -> None:
+    assert get(server, "/healthz")[0] == 200
+    server.stalled = lambda: {"relay": 61.0}
+    status, _, body = get(server, "/healthz")
+    assert (status, json.loads(body)) == (503, {"alive": False, "stalled": {"relay": 61.0}})
+
+
+def test_other_paths_are_not_there(server: TelemetryServer) -> None:
+    assert get(server, "/")[0] == 404
+    assert get(server, "/metrics?x=1")[0] == 200
+
+
+def test_a_question_that_fails_is_answered_with_an_error(server: TelemetryServer) -> None:
+    def broken() -> list[str]:
+        raise RuntimeError("secret")
+
+    server.not_ready = broken
+    status, _, body = get(server, "/readyz")
+    assert status == 500
+    assert b"secret" not in body
+    assert get(server, "/healthz")[0] == 200
+
+
+def test_one_connection_serves_many_scrapes_and_head_has_no_body(server: TelemetryServer) -> None:
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=5)
+    for method in ("GET", "HEAD", "GET"):
+        connection.request(method, "/healthz")
+        answer = connection.getresponse()
+        assert (answer.status, bool(answer.read())) == (200, method == "GET")
+    connection.close()
+
+
+def test_the_port_is_given_back(registry: CollectorRegistry) -> None:
+    first = TelemetryServer("127.0.0.1", 0, registry)
+    first.start()
+    first.stop()
+    second = TelemetryServer("127.0.0.1", first.port, registry)
+    second.stop()
+    assert second.port == first.port
