@@ -62,7 +62,7 @@ class Effecting(Generic[Task, Result]):
         concurrency: int,
         lease_seconds: float,
         interval_seconds: float = 0.25,
-        linger_seconds: float = 0.005,
+        linger_seconds: float = 0.01,
         drain_seconds: float = 5.0,
     ) -> None:
         self.name = name
