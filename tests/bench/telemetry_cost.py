@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What watching costs per message: metrics alone, and metrics with traces at several sampling ratios.
+
+Run as ``python -m tests.bench.telemetry_cost``. It plays the hooks' part of consuming batches of 250 and publishing
+as many events, with spans encoded and then thrown away by the background thread; prints microseconds of CPU per message,
+the median of interleaved rounds, all threads included.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from uuid import uuid4
+
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from prometheus_client import CollectorRegistry
+
+from orderflow.messaging.broker import Delivery, Properties, Publication
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.hooks import Hooks, Outcomes
+from orderflow.telemetry.export import BoundedProcessor, Pipeline
+from orderflow.telemetry.instruments import Instruments
+from orderflow.telemetry.recorder import Recorder
+from orderflow.telemetry.spans import Spans
+from orderflow.telemetry.tracing import Tracing
+from orderflow.telemetry.watching import Watching
+
+BATCH, BATCHES, ROUNDS = 250, 40, 7
+OCCURRED = "2026-01-01T12:00:00.123456+00:00"
+
+
+class Thrown(SpanExporter):
+    """Encodes spans as they would be sent, and forgets them."""
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        encode_spans(spans).SerializePartialToString()
+        return SpanExportResult.SUCCESS
+
+
+def headers(position: int, ratio: float) -> dict[str, str | int]:
+    sampled = ratio > 0 and position % round(1 / ratio) == 0
+    text = f"00-{position + 1:032x}-{position + 1:016x}-0{3 if sampled else 2}"
+    return {"traceparent": text, "x-occurred-at": OCCURRED, "x-causation-id": str(uuid4())}
+
+
+def deliveries(ratio: float) -> list[Delivery]:
+    return [
+        Delivery(
+            position,
+            "order_events",
+            "order.created",
+            False,
+            Properties(
+                message_id=str(uuid4()),
+                correlation_id=str(uuid4()),
+                type="ORDER_CREATED",
+                timestamp=1767268800,
+                headers=headers(position, ratio),
+            ),
+            b"x" * 300,
+            0.0,
+        )
+        for position in range(BATCH)
+    ]
+
+
+def batch(hooks: Hooks, received: Sequence[Delivery]) -> None:
+    """What the core asks of the hooks for one batch and for the events that it causes."""
+    span = hooks.batch_received("inventory_updates", received)
+    publications = [
+        Publication(_KEY, "order_events", "inventory.reserved", Properties(headers=dict(span.headers(position))), b"x")
+        for position in range(len(received))
+    ]
+    token = hooks.publishing(publications)
+    span.handled(Outcomes(done=len(received), published=len(received), statements=6))
+    hooks.settled(token, confirmed=len(received), failures={}, seconds=0.01)
+
+
+_KEY = uuid4()
+
+
+def watching(*, traced: bool) -> tuple[Hooks, Callable[[], None]]:
+    recorder = Recorder(Instruments(CollectorRegistry()), SystemClock())
+    if not traced:
+        return Watching(recorder, Tracing()), lambda: None
+    pipeline = Pipeline(BoundedProcessor(Thrown()), resource=Resource.get_empty(), environ={})
+    return Watching(recorder, Tracing(Spans(pipeline.inner))), lambda: pipeline.shutdown(timeout_seconds=10)
+
+
+def microseconds(hooks: Hooks, received: Sequence[Delivery]) -> float:
+    begun = time.process_time()
+    for _ in range(BATCHES):
+        batch(hooks, received)
+    return (time.process_time() - begun) / (BATCHES * BATCH) * 1e6
+
+
+def main() -> None:
+    nothing = lambda: None  # noqa: E731
+    cases: dict[str, tuple[tuple[Hooks, Callable[[], None]], Sequence[Delivery]]] = {
+        "no hooks": ((Hooks(), nothing), deliveries(0)),
+        "metrics, tracing off": (watching(traced=False), deliveries(0)),
+        "metrics, traces 0 %": (watching(traced=True), deliveries(0)),
+        "metrics, traces 1 %": (watching(traced=True), deliveries(0.01)),
+        "metrics, traces 10 %": (watching(traced=True), deliveries(0.1)),
+        "metrics, traces 100 %": (watching(traced=True), deliveries(1)),
+    }
+    found: dict[str, list[float]] = {name: [] for name in cases}
+    for _ in range(ROUNDS):
+        for name, ((hooks, _), received) in cases.items():
+            found[name].append(microseconds(hooks, received))
+    floor = statistics.median(found["no hooks"])
+    for name, values in found.items():
+        print(f"{name:<24} {statistics.median(values) - floor:7.2f} us per message (min {min(values) - floor:.2f})")
+    for (_, shutdown), _ in cases.values():
+        shutdown()
+
+
+if __name__ == "__main__":
+    main()
