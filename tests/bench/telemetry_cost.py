@@ -2,7 +2,7 @@
 """What watching costs per message: metrics alone, and metrics with traces at several sampling ratios.
 
 Run as ``python -m tests.bench.telemetry_cost``. It plays the hooks' part of consuming batches of 250 and publishing
-as many events, with spans encoded and then thrown away by the background thread; prints microseconds of CPU per message,
+as many events; a background thread encodes the spans and throws them away. Prints microseconds of CPU per message,
 the median of interleaved rounds, all threads included.
 """
 
