@@ -2,6 +2,7 @@
 """Servers and fresh places on them, for every test that needs a real one."""
 
 import base64
+import logging
 import os
 import secrets
 import urllib.request
@@ -12,6 +13,18 @@ import psycopg
 import pytest
 
 from local.servers import Stack
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """A command under test configures the logging of its process; the next test must not write to its stream."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    if [type(handler) for handler in root.handlers] != [type(handler) for handler in handlers]:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+        logging.captureWarnings(capture=False)
 
 
 @pytest.fixture(scope="session")
