@@ -24,7 +24,7 @@ from orderflow.messages import (
     StockLow,
 )
 from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.errors import TransactionAborted
+from orderflow.messaging.errors import BadData, TransactionAborted
 from orderflow.messaging.service import Done, Incoming
 from orderflow.messaging.unit_of_work import Work
 from orderflow.services.inventory import store
@@ -166,6 +166,28 @@ def test_stock_cannot_be_set_under_what_is_promised(inventory: Database) -> None
         assert store.put(Work(transaction), sku="a", on_hand=3, unit_price=1, currency="EUR") is None
     put(inventory, a=4)
     assert counts(inventory) == (0, 4, 0)
+
+
+def test_units_of_a_sku_that_somebody_deleted_are_not_booked(inventory: Database) -> None:
+    put(inventory, a=10, b=10)
+    order = uuid4()
+    handle(inventory, created(order, ("a", 1), ("b", 1)))
+    with inventory.transaction() as transaction:
+        transaction.execute("delete from stock where sku = 'b'")
+    with pytest.raises(BadData, match="b"):
+        handle(inventory, confirmed(order))
+    assert counts(inventory) == (9, 1, 0)
+
+
+def test_a_decision_on_counts_that_are_not_true_is_refused(inventory: Database) -> None:
+    put(inventory, a=1)
+    with inventory.transaction() as transaction:
+        shelf, _ = store.load(transaction, [], ["a"])
+    shelf.available["a"] = 9
+    shelf.reserve(uuid4(), (OrderLine(sku="a", quantity=2, unit_price=100),))
+    with pytest.raises(BadData), inventory.transaction() as transaction:
+        store.save(Work(transaction), shelf)
+    assert counts(inventory) == (1, 0, 0)
 
 
 def test_statements_do_not_grow_with_the_batch(inventory: Database) -> None:

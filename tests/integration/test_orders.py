@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Orders on a real database: the state machine in batches, the hold, and the view of the stock."""
 
+import random
+import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -26,7 +28,7 @@ from orderflow.messaging.service import Done, Incoming, Outcome, Reject
 from orderflow.messaging.unit_of_work import Work
 from orderflow.services.moments import Moments
 from orderflow.services.orders import store
-from orderflow.services.orders.expiry import expire_holds
+from orderflow.services.orders.expiry import LIMIT, expire_holds
 from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
 from orderflow.services.orders.store import NewOrder
 
@@ -56,11 +58,24 @@ def orders(database: str) -> Iterator[Database]:
 
 
 def accept(database: Database, *, hold_seconds: float = 60) -> UUID:
-    order = uuid4()
-    items = (OrderLine(sku="a", quantity=1, unit_price=100),)
-    with database.transaction() as transaction:
-        store.insert(Work(transaction), [NewOrder(order, "u", items, 100, "EUR", TRACE)], hold_seconds=hold_seconds)
+    (order,) = accept_many(database, 1, hold_seconds=hold_seconds)
     return order
+
+
+def accept_many(database: Database, count: int, *, hold_seconds: float = 60) -> list[UUID]:
+    items = (OrderLine(sku="a", quantity=1, unit_price=100),)
+    new = [NewOrder(uuid4(), "u", items, 100, "EUR", TRACE) for _ in range(count)]
+    with database.transaction() as transaction:
+        store.insert(Work(transaction), new, hold_seconds=hold_seconds)
+    return [order.order_id for order in new]
+
+
+def expire(database: Database) -> tuple[bool, list[AnyEvent]]:
+    """(may there be more, what was told)"""
+    with database.transaction() as transaction:
+        work = Work(transaction)
+        more = expire_holds(work, moments=Moments())
+    return more, [outgoing.event for outgoing in work.outgoing if isinstance(outgoing.event, AnyEvent)]
 
 
 def about(order: UUID) -> dict[str, Any]:
@@ -156,6 +171,54 @@ def test_an_expired_hold_cancels_what_is_open_and_nothing_else(orders: Database)
     assert [status(orders, order)[0] for order in (late, done, patient)] == ["cancelled", "confirmed", "accepted"]
     assert told.ends == [("cancelled", TRACE)]
     assert ends(handle(orders, captured(late))) == []
+
+
+def test_holds_expire_in_portions(orders: Database) -> None:
+    accept_many(orders, LIMIT + 1, hold_seconds=-1)
+    portions = [expire(orders) for _ in range(3)]
+    assert [(more, len(told)) for more, told in portions] == [(True, LIMIT), (False, 1), (False, 0)]
+
+
+def test_an_order_that_is_being_paid_does_not_expire(orders: Database, database: str) -> None:
+    order, other = accept_many(orders, 2, hold_seconds=-1)
+    rival = Database(database)
+    with orders.transaction() as transaction:
+        OrderUpdates(Moments())([Incoming(uuid4(), captured(order), 0)], Work(transaction))
+        _, told = expire(rival)
+    rival.close()
+    assert [event.order_id for event in told if isinstance(event, OrderCancelled)] == [other]
+    assert (status(orders, order)[0], status(orders, other)[0]) == ("confirmed", "cancelled")
+
+
+def test_a_capture_waits_for_the_expiry_and_changes_nothing(orders: Database, database: str) -> None:
+    order = accept(orders, hold_seconds=-1)
+    rival, told = Database(database), list[type]()
+    thread = threading.Thread(target=lambda: told.extend(ends(handle(rival, captured(order)))))
+    with orders.transaction() as transaction:
+        expire_holds(Work(transaction), moments=Moments())
+        thread.start()
+        thread.join(0.3)  # it waits for us by now, or will find our commit
+        assert told == []
+    thread.join()
+    rival.close()
+    assert told == []
+    assert status(orders, order) == ("cancelled", "hold_expired")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_shuffled_and_tripled_events_end_in_the_same_orders(orders: Database, seed: int) -> None:
+    chance = random.Random(seed)
+    accepted = accept_many(orders, 60)
+    fates = [(reserved, captured), (refused,), (reserved, declined)]
+    events = [fate(order) for number, order in enumerate(accepted) for fate in fates[number % 3]] * 3
+    chance.shuffle(events)
+    told: list[type] = []
+    for start in range(0, len(events), 25):
+        told += ends(handle(orders, *events[start : start + 25]))
+    expected = [("confirmed", None), ("rejected", "out_of_stock"), ("rejected", "payment_declined")]
+    assert [status(orders, order) for order in accepted] == expected * 20
+    assert (told.count(OrderConfirmed), told.count(OrderRejected), len(told)) == (20, 40, 60)
+    assert all(steps(orders, order)[-1] == status(orders, order)[0] for order in accepted)
 
 
 def test_the_newest_news_of_a_sku_wins_in_any_order(orders: Database) -> None:

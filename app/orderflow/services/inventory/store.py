@@ -7,7 +7,7 @@ from uuid import UUID
 
 import msgspec
 
-from orderflow.messaging.errors import TransactionAborted
+from orderflow.messaging.errors import BadData, TransactionAborted
 from orderflow.messaging.service import Transaction
 from orderflow.services.inventory.shelf import Movement, Reservation, Shelf, State
 
@@ -85,14 +85,18 @@ def save(transaction: Transaction, shelf: Shelf) -> list[Stock]:
     """Write what a batch decided; the stock of every SKU that it changed, as it is now.
 
     The changes are relative and the table refuses a negative count, so even a decision made on an outdated view
-    could not oversell: the transaction would fail.
+    could not oversell: the transaction would fail. Raises BadData when a SKU that an order holds is no longer there.
     """
     changed = [shelf.reservations[order_id] for order_id in sorted(shelf.changed)]
     _save_reservations(transaction, [item for item in changed if item.new], [item for item in changed if not item.new])
     if not shelf.movements:
         return []
     transaction.execute(_NOTE, _ledger_columns(shelf.movements) | {"now": transaction.now})
-    return [Stock(*row) for row in transaction.execute(_MOVE, _sums(shelf.movements))]
+    after = [Stock(*row) for row in transaction.execute(_MOVE, _sums(shelf.movements))]
+    gone = {movement.sku for movement in shelf.movements} - {item.sku for item in after}
+    if gone:
+        raise BadData(f"there is no stock of {', '.join(sorted(gone))}, which an order holds")
+    return after
 
 
 def put(transaction: Transaction, *, sku: str, on_hand: int, unit_price: int, currency: str) -> Stock | None:
