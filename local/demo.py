@@ -2,6 +2,7 @@
 """``make demo``: a short sale on real servers, and the proof that nothing was lost, doubled or oversold."""
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -15,7 +16,9 @@ from rich.live import Live
 from rich.table import Table
 
 from local import journey
+from local.addresses import kept_current
 from local.driver import Plan
+from local.processes import ProcessFailed, stop_on_terminate
 from local.roots import ServersUnavailable
 from local.sale import FINAL, TOKENS, Moment, Sale, shelf
 from local.servers import Stack
@@ -39,6 +42,7 @@ def main() -> int:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir(mode=0o755)
+    stop_on_terminate()
     try:
         with Stack.start(
             suite=options.suite, directory=DEMO / "servers", prometheus=True, alertmanager=True, report=console.print
@@ -48,18 +52,17 @@ def main() -> int:
     except ServersUnavailable as error:
         console.print(str(error))
         return 2
+    except ProcessFailed as error:
+        console.print(str(error), style="red")
+        return 1
     except KeyboardInterrupt:
         console.print("interrupted; everything is stopped")
         return 130
-    finally:
-        (DEMO / "addresses.json").unlink(missing_ok=True)
 
 
 def _with_servers(stack: Stack, options: argparse.Namespace, console: Console) -> int:
     environ = {"ORDERFLOW_HOLD_SECONDS": "20"}
-    with System.started(stack, DEMO, environ=environ) as system:
-        addresses = json.dumps(system.addresses(), indent=2)
-        (DEMO / "addresses.json").write_text(addresses)
+    with System.started(stack, DEMO, environ=environ) as system, kept_current(system, DEMO / "addresses.json"):
         stack.prometheus.set_targets(stack.broker_targets() | system.metrics_targets())
         console.print(f"[bold]services[/bold] run: {', '.join(sorted(system.supervisor.pids()))}")
         shelf(system, SKUS)
@@ -68,11 +71,19 @@ def _with_servers(stack: Stack, options: argparse.Namespace, console: Console) -
         _watch(sale, console)
         kept = _summary(sale, console)
         if options.keep:
-            console.print(f"\nKept running until Ctrl-C. Prometheus: {stack.prometheus.url}")
-            console.print(f"API pages: {system.orders_api}/docs and {system.inventory_api}/docs")
-            console.print(f"{DEMO.name}/addresses.json:\n{addresses}")
-            _wait_for_interrupt()
+            _keep(stack, system, console)
         return 0 if kept else 1
+
+
+def _keep(stack: Stack, system: System, console: Console) -> None:
+    console.print("\n[bold]kept running until Ctrl-C[/bold]")
+    console.print(f"API pages   {system.orders_api}/docs  {system.inventory_api}/docs")
+    console.print(f"Prometheus  {stack.prometheus.url}")
+    console.print(f"traces      {system.trace_store}/traces?attribute=orderflow.order_id=…")
+    console.print(f"{DEMO.name}/addresses.json:\n{json.dumps(system.addresses(), indent=2)}")
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()
+    console.print("stopping")
 
 
 def _watch(sale: Sale, console: Console) -> None:
@@ -178,13 +189,6 @@ def _print_promises(console: Console, promises: list[tuple[str, str, bool]]) -> 
     for promise, numbers, kept in promises:
         table.add_row(promise, numbers, "[green]yes[/green]" if kept else "[bold red]NO[/bold red]")
     console.print(table)
-
-
-def _wait_for_interrupt() -> None:
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print("stopping")
 
 
 def _options() -> argparse.Namespace:

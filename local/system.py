@@ -222,7 +222,7 @@ class System:
             "metrics": {
                 name: f"http://127.0.0.1:{self.places[name].telemetry}/metrics" for name in (*PROCESSES, "reconciler")
             },
-            "processes": {name: self.supervisor.pid(name) for name in (*PROCESSES, "reconciler", "payment-simulator")},
+            "processes": self.supervisor.pids(),
         }
 
     def metrics_targets(self) -> dict[str, list[str]]:
