@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Order per key: with partitions, the events of one order are handled in the order of their publishing.
+
+Even with two replicas, because each partition has one active consumer; and another one takes over when it stops.
+"""
+
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID, uuid4
+
+import pytest
+
+from local.system import eventually
+from orderflow.messages import InventoryReserved, PaymentCaptured
+from orderflow.messaging.attempt import Attempt
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.codec import Codec, Outgoing
+from orderflow.messaging.consumer import BatchLimits, ConsumerLoop
+from orderflow.messaging.database import Database, migrate
+from orderflow.messaging.hooks import Hooks
+from orderflow.messaging.identity import message_id
+from orderflow.messaging.inbox import Inbox
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.rabbitmq import RabbitMQ
+from orderflow.messaging.retry import RetryPolicy
+from orderflow.messaging.service import DONE, Emitting, Incoming, Outcome, Service
+from orderflow.messaging.unit_of_work import UnitOfWork
+from orderflow.operations.management import Management
+from orderflow.operations.topology import apply
+from orderflow.services import SERVICES
+from orderflow.services.orders import ORDERS
+from orderflow.topology import definitions, work_queues
+
+pytestmark = pytest.mark.integration
+
+PARTITIONS = 3
+PARTED = replace(ORDERS.queues[0], partitions=PARTITIONS)
+PARTED_SERVICES: tuple[Service, ...] = tuple(
+    replace(service, queues=(PARTED, *service.queues[1:])) if service is ORDERS else service for service in SERVICES
+)
+CODEC = Codec(app_id="test")
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the replicas handled: order id to the sequence numbers, and partition to the replicas that worked on it."""
+
+    numbers: dict[UUID, list[int]] = field(default_factory=lambda: defaultdict(list))
+    workers: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    count: int = 0
+
+
+def handler(seen: Seen, replica: str, queue: str) -> Any:
+    def handle(messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+        transaction.after_commit(lambda: note(messages))
+        return [DONE] * len(messages)
+
+    def note(messages: Sequence[Incoming]) -> None:
+        seen.workers[queue].add(replica)
+        for message in messages:
+            assert isinstance(message.event, PaymentCaptured)
+            seen.numbers[message.event.order_id].append(message.event.total_amount)
+            seen.count += 1
+
+    return handle
+
+
+@contextmanager
+def running(url: str, database: str, seen: Seen, name: str) -> Iterator[list[ConsumerLoop]]:
+    """One replica of the consumer of a partitioned queue."""
+    broker = RabbitMQ(url, window=1000, hooks=Hooks(), clock=SystemClock(), connection_name=name)
+    loops = [
+        ConsumerLoop(
+            consumer=broker.consumer(queue, prefetch=20),
+            publisher=broker.publisher(),
+            attempt=Attempt(
+                handler=handler(seen, name, queue),
+                accepted=(PaymentCaptured, InventoryReserved),
+                codec=CODEC,
+                inbox=Inbox(PARTED.name),
+                unit_of_work=UnitOfWork(Database(database), Outbox(broker.publisher(), CODEC, lease_seconds=10)),
+            ),
+            policy=RetryPolicy(),
+            hooks=Hooks(),
+            clock=SystemClock(),
+            limits=BatchLimits(messages=7),
+        )
+        for queue in work_queues(PARTED)
+    ]
+    threads = [threading.Thread(target=loop.run, name=loop.name) for loop in loops]
+    broker.start()
+    for thread in threads:
+        thread.start()
+    try:
+        yield loops
+    finally:
+        for loop in loops:
+            loop.stop()
+        for thread in threads:
+            thread.join(20)
+        broker.close(timeout_seconds=5)
+
+
+def captured(order: UUID, number: int) -> Outgoing:
+    """An event whose amount is its place in the order's sequence."""
+    event = PaymentCaptured(
+        timestamp=datetime.now(UTC), order_id=order, user_id="u", total_amount=number, currency="EUR", charge_id="c"
+    )
+    return Outgoing(event=event, correlation_id=str(order))
+
+
+def test_events_of_one_order_stay_in_order_with_two_replicas(vhost: str, management_url: str, database: str) -> None:
+    document = definitions(PARTED_SERVICES, vhost=unquote(urlsplit(vhost).path[1:]))
+    apply(Management(management_url), document)
+    setup = Database(database)
+    migrate(setup, [("messaging", files("orderflow.messaging").joinpath("schema.sql").read_text())])
+    setup.close()
+    seen, chance, orders = Seen(), random.Random(7), [uuid4() for _ in range(30)]
+    sent: dict[UUID, int] = dict.fromkeys(orders, 0)
+
+    def publish(broker: RabbitMQ, count: int) -> None:
+        batch = []
+        for order in chance.choices(orders, k=count):
+            batch.append(CODEC.publication(message_id(), captured(order, sent[order])))
+            sent[order] += 1
+        receipt = broker.publisher().publish(batch)
+        assert receipt.wait(10) and not receipt.failures
+
+    publisher = RabbitMQ(vhost, window=1000, hooks=Hooks(), clock=SystemClock(), connection_name="publisher")
+    publisher.start()
+    eventually(lambda: publisher.ready, seconds=10, what="publisher ready")
+    with running(vhost, database, seen, "second"):
+        with running(vhost, database, seen, "first"):
+            for _ in range(20):
+                publish(publisher, 50)
+            eventually(lambda: seen.count >= 500, seconds=20, what="half of the messages handled")
+        publish(publisher, 200)
+        eventually(lambda: seen.count == 1200, seconds=20, what="all messages handled")
+    publisher.close(timeout_seconds=5)
+    assert {order: list(range(count)) for order, count in sent.items()} == dict(seen.numbers)
+    assert sorted(seen.workers) == sorted(work_queues(PARTED))
