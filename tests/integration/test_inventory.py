@@ -182,7 +182,7 @@ def test_units_of_a_sku_that_somebody_deleted_are_not_booked(inventory: Database
 def test_a_decision_on_counts_that_are_not_true_is_refused(inventory: Database) -> None:
     put(inventory, a=1)
     with inventory.transaction() as transaction:
-        shelf, _ = store.load(transaction, [], ["a"])
+        shelf, _ = store.load(Work(transaction), [], ["a"])
     shelf.available["a"] = 9
     shelf.reserve(uuid4(), (OrderLine(sku="a", quantity=2, unit_price=100),))
     with pytest.raises(BadData), inventory.transaction() as transaction:
@@ -242,6 +242,23 @@ def test_two_consumers_with_events_of_one_order_do_not_pass_each_other(inventory
         handle(rival, cancelled(order))
     rival.close()
     assert counts(inventory) == (10, 0, 0)
+
+
+def test_what_is_being_sold_is_not_released_as_well(inventory: Database, database: str) -> None:
+    put(inventory, a=10)
+    order = uuid4()
+    # The second order's units would hide a release of the first one's from the table's own checks.
+    handle(inventory, created(order, ("a", 3)), created(uuid4(), ("a", 3)))
+    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    rival = Database(database)
+    thread = threading.Thread(target=lambda: handle(rival, cancelled(order)))
+    with inventory.transaction() as transaction:
+        handler([Incoming(uuid4(), confirmed(order), 0)], Work(transaction))
+        thread.start()
+        thread.join(0.3)  # it waits for us by now, or will find our commit
+    thread.join()
+    rival.close()
+    assert counts(inventory) == (4, 3, 3)
 
 
 @pytest.mark.parametrize("seed", range(5))
