@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings are environment variables that begin with ORDERFLOW_; docs/reference/settings.md lists them.",
     )
     commands = parser.add_subparsers(title="commands", metavar="command", required=True)
-    for name, (meaning, arguments, entry) in _COMMANDS.items():
+    for name, (meaning, arguments, entry) in COMMANDS.items():
         command = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")
         arguments(command)
         command.set_defaults(main=entry)
@@ -68,7 +68,7 @@ def _nothing(_parser: argparse.ArgumentParser) -> None:
     """A command without options."""
 
 
-_COMMANDS: Mapping[str, tuple[str, Arguments, Main]] = {
+COMMANDS: Mapping[str, tuple[str, Arguments, Main]] = {
     "serve": (
         "run one process of a service",
         _serve_arguments,
@@ -94,6 +94,7 @@ _COMMANDS: Mapping[str, tuple[str, Arguments, Main]] = {
     ),
     "reference": ("write or check the generated reference", reference.arguments, reference.main),
 }
+"""Command to its meaning, its arguments and what runs it."""
 
 
 if __name__ == "__main__":

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing undocumented: what a user can call, set or meet stands in the documents, and links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from orderflow.__main__ import COMMANDS
+from orderflow.reference import outdated
+from orderflow.run import KINDS
+from orderflow.services import SERVICES
+from orderflow.topology import mistakes
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
+README = (ROOT / "README.md").read_text()
+OPERATE = (ROOT / "docs/operate.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+
+
+def test_the_generated_reference_is_current() -> None:
+    assert outdated(ROOT / "docs/reference") == []
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "reference"])
+def test_every_command_stands_in_the_readme(command: str) -> None:
+    assert f"orderflow {command}" in README
+
+
+def test_every_process_stands_in_the_readme_and_in_its_services_declaration() -> None:
+    declared = {process for service in SERVICES for process in service.processes}
+    assert declared == set(KINDS)
+    assert [process for process in KINDS if process not in README] == []
+
+
+def test_every_event_is_published_by_somebody_and_handled_by_somebody() -> None:
+    assert mistakes(SERVICES) == []
+
+
+@pytest.mark.parametrize("code", ["0", "1", "2", "3", "70"])
+def test_every_exit_code_is_explained(code: str) -> None:
+    assert f"| {code} |" in OPERATE
+
+
+def test_every_make_target_says_what_it_does() -> None:
+    (phony,) = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    helped = re.findall(r"^([a-z-]+):.*## \S", MAKEFILE, re.MULTILINE)
+    assert sorted(phony.split()) == sorted(helped)
+    assert len(MAKEFILE.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    links = re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text())
+    assert [link for link in links if not (document.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("document", sorted(ROOT.glob("docs/decisions/*.md")), ids=lambda path: path.name)
+def test_a_decision_record_fits_a_page_and_has_its_parts(document: Path) -> None:
+    text = document.read_text()
+    assert len(text.splitlines()) <= 50
+    for part in ("**Status:**", "**Context.**", "**Decision.**", "**Why.**", "**What it costs.**"):
+        assert part in text
