@@ -30,8 +30,9 @@ integration: setup ## The services and the core on RabbitMQ and PostgreSQL
 faults: setup ## Kill processes, broker and database under load, and check the promises
 	@$(PYTEST) tests/integration -q -m "faults and not nightly"
 
-nightly: setup ## The tests that are too long for every change
+nightly: setup ## What is too long for every change: the long tests, and the faults on the newest servers
 	@$(PYTEST) tests -q -m nightly
+	@SERVERS=forky $(PYTEST) tests/integration -q -m faults
 
 bench: ## Measure the pipeline, and the core beside a peer in the same run
 	@local/setup.sh bench >/dev/null

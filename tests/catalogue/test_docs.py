@@ -2,15 +2,21 @@
 """Nothing undocumented: what a user can call, set or meet stands in the documents, and links lead somewhere."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from textwrap import dedent
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from orderflow.__main__ import COMMANDS
+from orderflow.messages import OrderConfirmed
+from orderflow.messaging import service
 from orderflow.reference import outdated
 from orderflow.run import KINDS
 from orderflow.services import SERVICES
-from orderflow.topology import mistakes
+from orderflow.topology import definitions, mistakes
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
@@ -29,7 +35,7 @@ def test_every_command_stands_in_the_readme(command: str) -> None:
 
 
 def test_every_process_stands_in_the_readme_and_in_its_services_declaration() -> None:
-    declared = {process for service in SERVICES for process in service.processes}
+    declared = {process for declaration in SERVICES for process in declaration.processes}
     assert declared == set(KINDS)
     assert [process for process in KINDS if process not in README] == []
 
@@ -48,6 +54,22 @@ def test_every_make_target_says_what_it_does() -> None:
     helped = re.findall(r"^([a-z-]+):.*## \S", MAKEFILE, re.MULTILINE)
     assert sorted(phony.split()) == sorted(helped)
     assert len(MAKEFILE.splitlines()) <= 80
+
+
+def test_the_example_of_a_new_service_gets_its_place_on_the_broker() -> None:
+    declaration, handler = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
+    names: dict[str, Any] = {
+        name: getattr(service, name) for name in ("Queue", "Service", "Incoming", "Outcome", "Emitting", "DONE")
+    }
+    names |= {"OrderConfirmed": OrderConfirmed, "Sequence": Sequence, "store": SimpleNamespace(add_points=list)}
+    exec(dedent(declaration) + dedent(handler), names)
+    document = definitions((*SERVICES, names["LOYALTY"]), vhost="/")
+    assert {"loyalty_updates", "loyalty_updates.retry.5m"} <= {queue.name for queue in document.queues}
+    assert "loyalty" in {user.name for user in document.users}
+    names["store"].add_points = lambda transaction, events: transaction.extend(events)
+    points: list[object] = []
+    assert names["LoyaltyUpdates"]()([SimpleNamespace(event="e")], points) == [service.DONE]
+    assert points == ["e"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
