@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from orderflow import reference, run
 from orderflow.http.keys import SCOPES, make_key
+from orderflow.kinds import KINDS
 from orderflow.messaging.errors import SettingsError
 from orderflow.operations import dead_letters_command, payment_simulator, reconciler, topology
 from orderflow.services import SERVICES
@@ -46,7 +47,7 @@ def _serve_arguments(parser: argparse.ArgumentParser) -> None:
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     meanings = {process: meaning for service in SERVICES for process, meaning in service.processes.items()}
     parser.epilog = "processes:\n" + "\n".join(f"  {name:15} {meaning}" for name, meaning in meanings.items())
-    parser.add_argument("process", choices=list(run.KINDS), metavar="process", help="one of the processes below")
+    parser.add_argument("process", choices=list(KINDS), metavar="process", help="one of the processes below")
 
 
 def _key_arguments(parser: argparse.ArgumentParser) -> None:

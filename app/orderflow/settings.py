@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
+from orderflow.http.keys import ApiKeys
 from orderflow.messaging.errors import SettingsError
 
 Need = Literal["amqp", "management", "database", "payment", "reconciler"]
@@ -58,6 +59,11 @@ def _one_of(*words: str) -> Callable[[str], str]:
 
 
 def _text(text: str) -> str:
+    return text
+
+
+def _api_keys(text: str) -> str:
+    ApiKeys.parse(text)
     return text
 
 
@@ -127,7 +133,10 @@ class Settings:
     )
 
     api_keys: str = _setting(
-        "", _text, "API keys as name:scope+scope:sha256, separated by commas (see `orderflow api-key`).", secret=True
+        "",
+        _api_keys,
+        "API keys as name:scope+scope:sha256, separated by commas (see `orderflow api-key`).",
+        secret=True,
     )
     api_auth: str = _setting("on", _one_of("on", "off"), "Whether the APIs demand a key.")
     idempotency_hours: int = _setting(72, _number(int, 1, 720), "How long an Idempotency-Key is remembered.")

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from orderflow.__main__ import COMMANDS
+from orderflow.kinds import KINDS
 from orderflow.messages import OrderConfirmed
 from orderflow.messaging import service
 from orderflow.reference import outdated
-from orderflow.run import KINDS
 from orderflow.services import SERVICES
 from orderflow.topology import definitions, mistakes
 

@@ -28,6 +28,7 @@ def test_every_problem_is_reported_at_once() -> None:
         "ORDERFLOW_COMPRESSION": "lzma",
         "ORDERFLOW_BATCHSIZE": "1",
         "ORDERFLOW_NOTIFICATION_SENDER": "smtp",
+        "ORDERFLOW_API_KEYS": "shop:orders:write:nohash",
     }
     with pytest.raises(SettingsError) as caught:
         Settings.from_env(environ, frozenset({"amqp", "database"}))
@@ -35,7 +36,7 @@ def test_every_problem_is_reported_at_once() -> None:
     for name in (*environ, "ORDERFLOW_AMQP_URL", "ORDERFLOW_DATABASE_URL", "ORDERFLOW_NOTIFICATION_SMTP_URL"):
         if name != "ORDERFLOW_NOTIFICATION_SENDER":
             assert name in text
-    assert len(caught.value.problems) == 7
+    assert len(caught.value.problems) == 8
 
 
 def test_a_prefetch_under_two_batches_is_refused() -> None:
