@@ -22,9 +22,13 @@ Quantity = Annotated[int, Meta(ge=1, le=10_000, description="Units, at least one
 Amount = Annotated[int, Meta(ge=0, le=2**53 - 1, description="Integer minor units, for example cents.")]
 Units = Annotated[int, Meta(ge=0, le=2**31 - 1, description="Units of stock.")]
 Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$", description="ISO 4217 code.")]
-UserId = Annotated[str, Meta(min_length=1, max_length=64, description="The customer, opaque to orderflow.")]
+_NO_NUL = r"^[^\u0000]+$"  # PostgreSQL stores every character but this one
+UserId = Annotated[
+    str, Meta(min_length=1, max_length=64, pattern=_NO_NUL, description="The customer, opaque to orderflow.")
+]
 PaymentToken = Annotated[
-    str, Meta(min_length=1, max_length=128, description="The provider's token for a payment method.")
+    str,
+    Meta(min_length=1, max_length=128, pattern=_NO_NUL, description="The provider's token for a payment method."),
 ]
 Reason = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="One fixed word, usable as a label.")]
 Timestamp = Annotated[datetime, Meta(tz=True, description="When it happened, RFC 3339, UTC.")]

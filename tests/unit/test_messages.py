@@ -68,6 +68,8 @@ def test_every_event_names_what_it_is_about(event: type[Event]) -> None:
         (BODY.replace(b'"items":[{"sku":"sku-1","quantity":2,"unit_price":1999}]', b'"items":[]'), "invalid_body"),
         (BODY.replace(b"sku-1", b"../etc"), "invalid_body"),
         (BODY.replace(b"EUR", b"euro"), "invalid_body"),
+        (BODY.replace(b"customer-1", b"customer\\u0000"), "invalid_body"),
+        (BODY.replace(b'"ok"', b'"o\\u0000k"'), "invalid_body"),
         (BODY.replace(b"05Z", b"05"), "invalid_body"),
         (BODY.replace(b"0198c0de-", b"x"), "invalid_body"),
     ],

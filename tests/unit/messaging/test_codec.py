@@ -31,6 +31,7 @@ from tests.fakes import deliver
 CODEC = Codec(app_id="orders", threshold_bytes=2000, limit_bytes=64 * 1024)
 KEY = UUID("01890000-0000-7000-8000-000000000001")
 
+storable = st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 amounts = st.integers(0, 2**53 - 1)
 reasons = st.from_regex(r"[a-z][a-z0-9_]{0,62}", fullmatch=True)
 skus = st.from_regex(r"[A-Za-z0-9._-]{1,64}", fullmatch=True)
@@ -43,10 +44,10 @@ fields = st.fixed_dictionaries(
     {
         "timestamp": st.datetimes(timezones=st.just(UTC), min_value=datetime(1971, 1, 1)),  # noqa: DTZ001
         "order_id": st.uuids(),
-        "user_id": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=64),
+        "user_id": st.text(storable, min_size=1, max_size=64),
         "total_amount": amounts,
         "currency": st.from_regex(r"[A-Z]{3}", fullmatch=True),
-        "payment_token": st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=128),
+        "payment_token": st.text(storable, min_size=1, max_size=128),
         "charge_id": st.text(st.characters(exclude_categories=["Cs"])),
         "reason": reasons,
         "sku": skus,
