@@ -5,6 +5,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -15,6 +16,7 @@ from local.poison import every_kind
 from local.system import System
 from orderflow.messages import EXCHANGE, OrderCreated
 from orderflow.messaging.database import Database
+from orderflow.messaging.errors import DatabaseUnavailable
 
 TOKENS = {"ok": 0.86, "decline": 0.06, "slow": 0.03, "error_once": 0.02, "timeout_executed": 0.02, "never": 0.01}
 FINAL = ("confirmed", "rejected", "cancelled")
@@ -88,13 +90,14 @@ class Sale:
     def _watch(self, finished: threading.Event, show: Callable[[Moment], None]) -> None:
         database = Database(self.system.databases["orders"], application_name="sale")
         start = time.monotonic()
-        try:
-            with _Poisoner(self.system, self.planted) as poisoner:
-                while not finished.wait(1):
+        with ExitStack() as closing:
+            closing.callback(database.close)
+            poisoner = closing.enter_context(_Poisoner(self.system, self.planted)) if self.poison_share else None
+            while not finished.wait(1):
+                if poisoner is not None:
                     poisoner.plant(round(self.ledger.sent * self.poison_share) - len(self.planted))
+                with suppress(DatabaseUnavailable):  # whoever breaks the database wants to see the sale go on
                     show(self._moment(database, start))
-        finally:
-            database.close()
 
     def _moment(self, database: Database, start: float) -> Moment:
         with database.transaction() as transaction:

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers of our own, because they are killed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.servers import Stack
+from tests.integration.faults.trial import Trial, trial
+
+
+@pytest.fixture(scope="session")
+def breakable() -> Iterator[Stack]:
+    """A stack that no other test uses; never one that was given by URL."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("ORDERFLOW_")}
+    if cache := os.environ.get("ORDERFLOW_CACHE"):
+        environ["ORDERFLOW_CACHE"] = cache
+    with Stack.start(suite=os.environ.get("SERVERS", "trixie"), environ=environ) as stack:
+        yield stack
+
+
+@pytest.fixture
+def shop(breakable: Stack, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Trial]:
+    """A whole system, fresh for one test."""
+    with trial(breakable, tmp_path, seed=20_000 + len(request.node.name)) as started:
+        yield started

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages come more than once, in any order, malformed, or are answered by a provider that says nothing."""
+
+import pytest
+
+from local.poison import every_kind
+from orderflow.messages import EXCHANGE, OrderCreated
+from tests.integration.faults import tap
+from tests.integration.faults.disorder import COPIES, Disorder
+from tests.integration.faults.trial import Trial
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
+
+POISON = 200
+
+
+def nothing(_: Trial) -> None:
+    """No fault."""
+
+
+def plant_poison(trial: Trial) -> None:
+    """Malformed messages of every kind, between the good ones."""
+    with tap.channel(trial.system.admin_url) as channel:
+        channel.confirm_delivery()
+        planted = 0
+        while planted < POISON:
+            for poison in list(every_kind())[: POISON - planted]:
+                channel.basic_publish(
+                    EXCHANGE, OrderCreated.routing_key, poison.body, poison.properties, mandatory=True
+                )
+                trial.poison[poison.reason] += 1
+                planted += 1
+
+
+def test_every_message_three_times_and_shuffled_breaks_no_promise(shop: Trial) -> None:
+    with Disorder(shop.system.admin_url, seed=shop.seed) as disorder:
+        shop.sell(nothing, rate=40, seconds=10, tokens={"ok": 0.8, "decline": 0.2})
+        assert shop.judge(copies=COPIES) == []
+    assert disorder.delivered > 3 * 4 * len(shop.sale.ledger.accepted)
+
+
+def test_poison_is_parked_with_its_reason_and_the_rest_goes_on(shop: Trial) -> None:
+    kinds = {poison.kind for poison in every_kind()}
+    assert len(kinds) >= 15
+    shop.sell(plant_poison, rate=150, seconds=15)
+    assert len(shop.sale.ledger.accepted) >= 1900
+    assert shop.poison.total() == POISON
+    assert shop.judge() == []
+
+
+def test_a_provider_that_executes_without_an_answer_is_neither_guessed_nor_charged_twice(shop: Trial) -> None:
+    tokens = {"ok": 0.5, "timeout_executed": 0.3, "error_once": 0.1, "slow": 0.1}
+    shop.sell(nothing, rate=40, seconds=8, tokens=tokens)
+    assert shop.judge() == []
+    charged = [token for token in shop.sale.ledger.accepted.values() if token == "timeout_executed"]
+    assert len(charged) > 50

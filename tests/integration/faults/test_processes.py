@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes are killed at random times under load; nothing is lost, doubled or oversold."""
+
+import time
+
+import pytest
+
+from local.system import PROCESSES
+from tests.integration.faults.trial import Trial
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
+
+KILLS_EACH = 4
+TOKENS = {"ok": 0.9, "decline": 0.1}
+
+
+def kill_everything_in_turn(trial: Trial) -> None:
+    """SIGKILL each process several times, in a shuffled order, with the next kill while the last one still recovers."""
+    victims = [*PROCESSES, "payment-simulator"] * KILLS_EACH
+    trial.random.shuffle(victims)
+    for victim in victims:
+        time.sleep(trial.random.uniform(0.2, 0.8))
+        trial.system.supervisor.wait_ready(victim)
+        trial.system.supervisor.kill(victim)
+    trial.system.supervisor.wait_ready(*PROCESSES, "payment-simulator")
+
+
+def test_killing_each_process_again_and_again_breaks_no_promise(shop: Trial) -> None:
+    shop.sell(kill_everything_in_turn, rate=50, seconds=35, tokens=TOKENS)
+    kills = sum(code == -9 for name in PROCESSES for code in shop.system.supervisor.exits(name))
+    assert kills >= 20
+    assert shop.judge() == []
+    assert len(shop.sale.ledger.accepted) > 1000

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One trial: a system, a crowd, something that breaks, and the judgement."""
+
+import random
+import secrets
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from local.driver import Plan
+from local.sale import Sale, shelf
+from local.servers import Stack
+from local.system import System, eventually
+from orderflow.messaging.dead_letter import DEAD_LETTER_QUEUE
+from tests.integration.faults import tap
+from tests.integration.faults.oracle import Evidence, settle, violations
+
+STOCK = {f"sku-{number}": 100_000 for number in range(1, 9)} | {"scarce": 60}
+QUICK = {
+    "ORDERFLOW_HOLD_SECONDS": "60",
+    "ORDERFLOW_LAME_DUCK_SECONDS": "0",
+    "ORDERFLOW_OUTBOX_LEASE_SECONDS": "2",
+    "ORDERFLOW_RELAY_INTERVAL_SECONDS": "0.25",
+    "ORDERFLOW_PAYMENT_TIMEOUT_SECONDS": "1",
+    "OTEL_TRACES_SAMPLER": "always_off",
+}
+
+
+class Trial:
+    """A running system with stock on the shelf and a witness at the exchange."""
+
+    def __init__(self, system: System, *, seed: int) -> None:
+        self.system = system
+        self.seed = seed
+        self.random = random.Random(seed)
+        self.poison: Counter[str] = Counter()
+        self.sale: Sale
+
+    def sell(self, fault: Callable[["Trial"], None], *, rate: float = 80, seconds: float = 10, **plan: Any) -> None:
+        """Let a crowd order while ``fault`` does what it does; returns when both are through."""
+        whole = Plan(rate=rate, seconds=seconds, skus=list(STOCK), duplicate_share=0.1, seed=self.seed, **plan)
+        self.sale = Sale(self.system, whole)
+        failed: list[BaseException] = []
+
+        def run() -> None:
+            try:
+                fault(self)
+            except BaseException as error:
+                failed.append(error)
+
+        thread = threading.Thread(target=run, name="fault")
+        thread.start()
+        self.sale.run()
+        thread.join()
+        if failed:
+            raise failed[0]
+
+    def judge(self, *, seconds: float = 90, copies: int = 1) -> list[str]:
+        """Wait until all is quiet; what did not settle, and every promise that was broken."""
+        left = settle(self.system, seconds=seconds)
+        evidence = Evidence(self.system, self.sale.ledger, STOCK, self.poison, copies)
+        return left + violations(evidence)
+
+
+@contextmanager
+def trial(
+    stack: Stack, directory: Path, *, seed: int, environ: Mapping[str, str] | None = None, **system: Any
+) -> Iterator[Trial]:
+    """A system of its own on the given servers, with everything in place before the first order."""
+    directory.mkdir(exist_ok=True)
+    name = f"trial-{secrets.token_hex(4)}"
+    with System.started(stack, directory, environ=QUICK | dict(environ or {}), name=name, **system) as started:
+        tap.install(started.admin_url)
+        # A broker that is killed within a second of a declaration forgets the queue.
+        eventually(lambda: stack.rabbitmq.keeps(DEAD_LETTER_QUEUE), seconds=10, what="the broker keeps its queues")
+        eventually(lambda: stack.rabbitmq.keeps(tap.QUEUE), seconds=10, what="the broker keeps the tap")
+        shelf(started, STOCK)
+        yield Trial(started, seed=seed)
