@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -75,9 +75,18 @@ class System:
     """Every process of orderflow on one stack of servers; ``with System.started(...)`` stops it in the end."""
 
     def __init__(
-        self, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None, name: str = ""
+        self,
+        stack: Stack,
+        directory: Path,
+        *,
+        environ: Mapping[str, str] | None = None,
+        name: str = "",
+        commands: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        """``name`` tells several systems on the same servers apart: vhost, users and databases bear it."""
+        """``name`` tells several systems on the same servers apart: vhost, users and databases bear it.
+
+        ``commands`` replaces how a process is started, for tests that start a broken build.
+        """
         self.stack = stack
         self.directory = directory
         self.vhost = name or "/"
@@ -90,14 +99,14 @@ class System:
         self.places = {process: Place(self.ports.take(), self.ports.take()) for process in processes}
         self.supervisor = Supervisor()
         self._extra = dict(environ or {})
+        self._commands = dict(commands or {})
+        self._services = dict(PROCESSES)
 
     @classmethod
     @contextlib.contextmanager
-    def started(
-        cls, stack: Stack, directory: Path, *, environ: Mapping[str, str] | None = None, name: str = ""
-    ) -> Iterator[Self]:
+    def started(cls, stack: Stack, directory: Path, **options: Any) -> Iterator[Self]:
         """A system with everything running and ready; everything is stopped at the end, also after a failure."""
-        system = cls(stack, directory, environ=environ, name=name)
+        system = cls(stack, directory, **options)
         try:
             with system.supervisor:
                 system.prepare()
@@ -143,10 +152,20 @@ class System:
             *(self.spec(name) for name in (*PROCESSES, "reconciler")),
         )
 
-    def spec(self, name: str, argv: list[str] | None = None) -> ProcessSpec:
-        """How a service process is started; ``argv`` replaces the command, for tests that start a broken build."""
+    def spec(self, name: str) -> ProcessSpec:
+        """How a service process is started."""
         words = ("reconciler",) if name == "reconciler" else ("serve", name)
-        return self._spec(name, argv or self.command(*words), "/readyz", after=("trace-store", "payment-simulator"))
+        command = list(self._commands.get(name) or self.command(*words))
+        return self._spec(name, command, "/readyz", after=("trace-store", "payment-simulator"))
+
+    def replicate(self, name: str) -> str:
+        """Start a second process like this one; its name."""
+        second = f"{name}-2"
+        self.places[second] = Place(self.ports.take(), self.ports.take())
+        self._services[second] = PROCESSES[name]
+        command = list(self._commands.get(name) or self.command("serve", name))
+        self.supervisor.start(self._spec(second, command, "/readyz"))
+        return second
 
     def command(self, *words: str) -> list[str]:
         """The orderflow command line."""
@@ -198,8 +217,7 @@ class System:
         }
         if name == "reconciler":
             values |= self._reconciler_urls()
-        if name in PROCESSES:
-            service = PROCESSES[name]
+        if service := self._services.get(name):
             values |= {"ORDERFLOW_AMQP_URL": self.amqp_url(service), "ORDERFLOW_DATABASE_URL": self.databases[service]}
         return values | self._extra
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pika
 
-from orderflow.messages import EXCHANGE
+from orderflow.messages import EVENTS, EXCHANGE
 
 QUEUE = "tap"
 
@@ -26,7 +26,8 @@ def install(url: str) -> None:
     """Begin to witness; call it before the first order."""
     with channel(url) as tap:
         tap.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
-        tap.queue_bind(QUEUE, EXCHANGE, "#")
+        for event in EVENTS:
+            tap.queue_bind(QUEUE, EXCHANGE, event.routing_key)
 
 
 def witnessed(url: str) -> dict[tuple[str, str], set[str]]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from local.driver import Plan
+from local.rabbitmq import RabbitMQ
 from local.sale import Sale, shelf
 from local.servers import Stack
 from local.system import System, eventually
@@ -74,8 +75,10 @@ def trial(
     name = f"trial-{secrets.token_hex(4)}"
     with System.started(stack, directory, environ=QUICK | dict(environ or {}), name=name, **system) as started:
         tap.install(started.admin_url)
+        broker = stack.rabbitmq
+        assert isinstance(broker, RabbitMQ)
         # A broker that is killed within a second of a declaration forgets the queue.
-        eventually(lambda: stack.rabbitmq.keeps(DEAD_LETTER_QUEUE), seconds=10, what="the broker keeps its queues")
-        eventually(lambda: stack.rabbitmq.keeps(tap.QUEUE), seconds=10, what="the broker keeps the tap")
+        eventually(lambda: broker.keeps(DEAD_LETTER_QUEUE), seconds=10, what="the broker keeps its queues")
+        eventually(lambda: broker.keeps(tap.QUEUE), seconds=10, what="the broker keeps the tap")
         shelf(started, STOCK)
         yield Trial(started, seed=seed)

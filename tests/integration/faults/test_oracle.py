@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The judge is judged: each seeded bug must turn it red, and the same trouble without the bug must leave it green."""
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from local.servers import Stack
+from orderflow.messages import EXCHANGE, OrderConfirmed
+from orderflow.services import SERVICES
+from orderflow.topology import definitions
+from tests.integration.faults import tap
+from tests.integration.faults.trial import Trial, trial
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
+
+Fault = Callable[[Trial], None]
+
+
+def nothing(_: Trial) -> None:
+    """No trouble from outside."""
+
+
+def second_inventory(running: Trial) -> None:
+    """A second process takes its share of the messages."""
+    running.system.replicate("inventory")
+
+
+def nobody_hears_confirmations(running: Trial) -> None:
+    """For a few seconds no queue is bound for order.confirmed; then all are again."""
+    document = definitions(SERVICES, vhost=running.system.vhost)
+    key = OrderConfirmed.routing_key
+    bound = [b.destination for b in document.bindings if (b.source, b.routing_key) == (EXCHANGE, key)]
+    time.sleep(2)
+    with tap.channel(running.system.admin_url) as channel:
+        for queue in (*bound, tap.QUEUE):
+            channel.queue_unbind(queue, EXCHANGE, key)
+        time.sleep(3)
+        for queue in (*bound, tap.QUEUE):
+            channel.queue_bind(queue, EXCHANGE, key)
+
+
+CASES: dict[str, tuple[str, float, Fault, dict[str, float], tuple[str, ...]]] = {
+    # bug: (process, deaths before commit, trouble, payment tokens, what the oracle must see)
+    "ack-before-commit": ("inventory", 0.1, nothing, {"ok": 1}, ("drift", "lost", "not settled", "money")),
+    "publish-before-commit": ("inventory", 0.1, nothing, {"ok": 1}, ("doubled",)),
+    "inbox-outside": ("inventory", 0.1, nothing, {"ok": 1}, ("drift", "lost", "not settled", "money")),
+    "not-mandatory": ("orders", 0, nobody_hears_confirmations, {"ok": 1}, ("drift", "lost")),
+    "read-then-write": ("inventory", 0, second_inventory, {"ok": 1}, ("drift", "oversold")),
+    "timeout-is-failure": ("payments", 0, nothing, {"ok": 0.5, "timeout_executed": 0.5}, ("money",)),
+}
+
+
+def run(stack: Stack, directory: Path, bug: str, case: str) -> list[str]:
+    """What the oracle says of a case's trouble, with a bug in the case's process."""
+    process, deaths, fault, tokens, _ = CASES[case]
+    command = [sys.executable, "-m", "tests.integration.faults.broken", bug, str(deaths), "serve", process]
+    environ = {"ORDERFLOW_HOLD_SECONDS": "8"}
+    with trial(stack, directory, seed=31, environ=environ, commands={process: command}) as running:
+        running.sell(fault, rate=40, seconds=8, tokens=tokens)
+        return running.judge(seconds=25 if bug != "none" else 90)
+
+
+@pytest.mark.parametrize("bug", list(CASES))
+def test_a_seeded_bug_turns_the_oracle_red(breakable: Stack, tmp_path: Path, bug: str) -> None:
+    found = run(breakable, tmp_path, bug, bug)
+    kinds = CASES[bug][-1]
+    assert [violation for violation in found if violation.startswith(kinds)], found
+
+
+@pytest.mark.parametrize("case", ["ack-before-commit", "not-mandatory", "read-then-write"])
+def test_the_same_trouble_without_the_bug_leaves_it_green(breakable: Stack, tmp_path: Path, case: str) -> None:
+    assert run(breakable, tmp_path, "none", case) == []
