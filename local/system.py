@@ -185,6 +185,7 @@ class System:
         return self._plain_environment() | {
             "ORDERFLOW_AMQP_URL": self.amqp_url("replay"),
             "ORDERFLOW_MANAGEMENT_URL": self.stack.rabbitmq.management_url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.trace_store,
             **self._reconciler_urls(),
         }
 

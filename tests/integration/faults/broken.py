@@ -67,7 +67,7 @@ def ack_before_commit() -> None:
     def early(self: ConsumerLoop, batch: Batch) -> None:
         consumer = self._consumer
         consumer.ack(batch)
-        self._consumer = Acknowledged(consumer)  # type: ignore[assignment]
+        self._consumer = Acknowledged(consumer)
         try:
             settle(self, batch)
         finally:
@@ -133,7 +133,7 @@ def read_then_write_stock() -> None:
         transaction.execute(store._NOTE, store._ledger_columns(shelf.movements) | {"now": transaction.now})
         totals = store._sums(shelf.movements)
         after = []
-        for sku, available, reserved, sold in zip(*totals.values(), strict=True):  # type: ignore[call-overload]
+        for sku, available, reserved, sold in zip(*totals.values(), strict=True):
             old = seen[sku]
             values = {
                 "sku": sku,

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGTERM under load: what was begun is finished, nothing is delivered twice, no caller is left without an answer."""
+
+import asyncio
+import json
+import signal
+import threading
+import urllib.request
+from collections.abc import Iterator
+
+import aiohttp
+import pytest
+
+from local.driver import Crowd, Ledger, Plan
+from local.sale import Sale, shelf
+from local.servers import Stack
+from local.system import PROCESSES, System, answers, eventually
+
+pytestmark = pytest.mark.integration
+
+STOCK = {"a": 100_000, "b": 100_000}
+WORKERS = [name for name in PROCESSES if not name.endswith("-api")]
+
+
+@pytest.fixture(scope="module")
+def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder = tmp_path_factory.mktemp("shutdown")
+    environ = {"ORDERFLOW_LAME_DUCK_SECONDS": "2", "OTEL_TRACES_SAMPLER": "always_off"}
+    with System.started(stack, folder, environ=environ, name="shutdown") as started:
+        shelf(started, STOCK)
+        yield started
+
+
+def redelivered(system: System, name: str) -> float:
+    """How many messages a process got that the broker had delivered before."""
+    url = f"http://127.0.0.1:{system.places[name].telemetry}/metrics"
+    with urllib.request.urlopen(url, timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("orderflow_messages_redelivered_total{"))
+
+
+def events(system: System, name: str) -> list[dict[str, object]]:
+    """The log lines of a process."""
+    lines = (system.directory / f"{name}.log").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.startswith("{")]
+
+
+def test_consumers_drain_without_a_redelivery(system: System) -> None:
+    def more_orders(sale: Sale, count: int) -> None:
+        wanted = len(sale.ledger.accepted) + count
+        eventually(lambda: len(sale.ledger.accepted) >= wanted, seconds=20, what=f"{count} more orders")
+
+    def stop_and_start(sale: Sale) -> None:
+        for name in WORKERS:
+            more_orders(sale, 60)
+            system.supervisor.stop(name)
+            assert system.supervisor.exits(name)[-1] == 0
+            system.supervisor.resume(name)
+
+    sale = Sale(system, Plan(rate=80, seconds=12, skus=list(STOCK)))
+    stopper = threading.Thread(target=stop_and_start, args=(sale,))
+    stopper.start()
+    sale.run()
+    stopper.join()
+    assert sale.drain(seconds=30)
+    assert {name: redelivered(system, name) for name in WORKERS} == dict.fromkeys(WORKERS, 0.0)
+    for name in WORKERS:
+        (stopped,) = [line for line in events(system, name) if line["event"] == "process.stopped"]
+        assert (stopped["finished"], stopped["failed"]) == (True, False)
+    assert sale.ledger.unknown == []
+
+
+def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: System) -> None:
+    place = system.places["orders-api"]
+    crowd = Crowd(
+        Plan(rate=80, seconds=30, skus=list(STOCK), patience_seconds=0.1),
+        url=system.orders_api,
+        key=system.orders_key,
+        ledger=Ledger(),
+    )
+
+    async def balance() -> None:
+        """Order until the API says that it is not ready, as a load balancer would send."""
+        ready = f"http://127.0.0.1:{place.telemetry}/readyz"
+        async with aiohttp.ClientSession() as session:
+            while len(crowd.ledger.accepted) < 100:
+                await asyncio.sleep(0.02)
+            system.supervisor.hold("orders-api")
+            system.supervisor.kill("orders-api", signal.SIGTERM, hold=True)
+            while not crowd.stop.is_set():
+                async with session.get(ready) as answer:
+                    if answer.status == 503:
+                        assert "stopping" in (await answer.json())["reasons"]
+                        await asyncio.sleep(0.2)  # the balancer needs a moment, and so do requests on their way
+                        crowd.stop.set()
+                await asyncio.sleep(0.02)
+
+    async def both() -> None:
+        await asyncio.gather(crowd.run(), balance())
+
+    asyncio.run(both())
+    eventually(lambda: not answers(f"http://127.0.0.1:{place.telemetry}/healthz"), seconds=15, what="the API is gone")
+    system.supervisor.resume("orders-api")
+    assert dict(crowd.ledger.failures) == {}
+    assert crowd.ledger.unknown == []
+    assert len(crowd.ledger.accepted) + crowd.ledger.refused.total() == crowd.ledger.sent
+    assert system.supervisor.exits("orders-api") == [0]

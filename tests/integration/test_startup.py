@@ -1,0 +1,129 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting: wrong settings are told at once, missing servers are waited for."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from local.ports import Ports
+from local.processes import ProcessSpec, Supervisor
+from local.servers import Stack
+from local.system import ROOT, System, answers, eventually
+
+pytestmark = pytest.mark.integration
+
+ENVIRON = {name: value for name, value in os.environ.items() if not name.startswith(("ORDERFLOW_", "OTEL_"))} | {
+    "PYTHONPATH": f"{ROOT / 'app'}:{ROOT}"
+}
+
+
+def orderflow(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    command = [sys.executable, "-m", "orderflow", *words]
+    return subprocess.run(command, env=ENVIRON | environ, capture_output=True, text=True, timeout=60, check=False)
+
+
+def get(url: str) -> tuple[int, Any]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+@contextmanager
+def forwarding(port: int, target: str) -> Iterator[None]:
+    """A TCP forwarder on a port that was closed until now: the server comes up."""
+    argv = [sys.executable, "-m", "tests.integration.forward", str(port), target]
+    with Supervisor() as supervisor:
+        supervisor.start(ProcessSpec(name="forward", argv=argv, log=Path(os.devnull), env=ENVIRON, directory=ROOT))
+        yield
+
+
+def test_all_wrong_settings_are_told_at_once_and_nothing_is_started() -> None:
+    environ = {
+        "ORDERFLOW_DATABASE_URL": "mysql://x",
+        "ORDERFLOW_BATCH_SIZE": "0",
+        "ORDERFLOW_HTTP_PORT": "http",
+        "ORDERFLOW_API_KEYS": "nobody",
+        "ORDERFLOW_TYPO": "1",
+    }
+    done = orderflow("serve", "orders-api", **environ)
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) == 6
+    for name in (*environ, "ORDERFLOW_AMQP_URL"):
+        assert [line for line in lines if line.startswith(name)], name
+
+
+def test_an_unknown_process_is_refused_with_the_known_ones() -> None:
+    done = orderflow("serve", "shipping")
+    assert done.returncode == 2
+    assert "orders-api" in done.stderr and "notifications" in done.stderr
+
+
+def test_a_taken_port_is_named(stack: Stack) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = orderflow(
+            "serve",
+            "notifications",
+            ORDERFLOW_AMQP_URL=stack.rabbitmq.amqp_url,
+            ORDERFLOW_DATABASE_URL=stack.postgresql.url(),
+            ORDERFLOW_TELEMETRY_PORT=str(taken.getsockname()[1]),
+        )
+    assert done.returncode == 1
+    assert "ORDERFLOW_TELEMETRY_PORT=" in done.stderr and "in use" in done.stderr
+
+
+def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path: Path) -> None:
+    system = System(stack, tmp_path, name="startup")
+    system.prepare()
+    ports = Ports()
+    broker, database = ports.take(), ports.take()
+
+    def through(url: str, port: int) -> str:
+        parts = urlsplit(url)
+        return urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
+
+    environ = system.environment("orders") | {
+        "ORDERFLOW_AMQP_URL": through(system.amqp_url("orders"), broker),
+        "ORDERFLOW_DATABASE_URL": through(system.databases["orders"], database),
+        "OTEL_SDK_DISABLED": "true",
+    }
+    base = f"http://127.0.0.1:{system.places['orders'].telemetry}"
+    log = tmp_path / "orders.log"
+    spec = ProcessSpec(
+        name="orders",
+        argv=system.command("serve", "orders"),
+        log=log,
+        env=environ,
+        directory=ROOT,
+        ready=lambda: answers(f"{base}/healthz"),
+    )
+    with Supervisor() as supervisor:
+        supervisor.start(spec)
+        eventually(lambda: "database.waiting" in log.read_text(), seconds=20, what="a line that says it waits")
+        eventually(lambda: "broker.disconnected" in log.read_text(), seconds=20, what="a line that the broker is away")
+        assert get(f"{base}/readyz")[0] == 503
+        with forwarding(database, urlsplit(system.databases["orders"]).netloc.rpartition("@")[2]):
+            eventually(lambda: "database.ready" in log.read_text(), seconds=20, what="the database is used")
+            eventually(lambda: get(f"{base}/readyz")[1]["reasons"] == ["no broker"], seconds=10, what="only the broker")
+            with forwarding(broker, urlsplit(stack.rabbitmq.amqp_url).netloc.rpartition("@")[2]):
+                eventually(lambda: get(f"{base}/readyz")[0] == 200, seconds=30, what="ready")
+        assert supervisor.exits("orders") == []
+    assert "s3cret" not in log.read_text() and system.passwords["orders"] not in log.read_text()
+    system.ports.release()
+    ports.release()
