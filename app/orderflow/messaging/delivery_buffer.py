@@ -2,6 +2,7 @@
 """Deliveries of one queue between the I/O thread, which appends them, and the worker, which takes batches of them."""
 
 import threading
+import time
 from collections import deque
 
 from orderflow.messaging.broker import Batch, Delivery
@@ -49,18 +50,30 @@ class DeliveryBuffer:
 
     def take(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
         """A batch as ``Consumer.receive`` promises it."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            epoch = self.epoch
+            if not self._some_come(deadline - time.monotonic()):
+                return None
+            self._linger(limit, linger_seconds)
+            with self._lock:
+                taken = self._pop(limit, limit_bytes)
+                if taken:
+                    return Batch(self.queue, self.epoch, taken)
+                if epoch == self.epoch:
+                    return None
+
+    def _some_come(self, seconds: float) -> bool:
         if not self._deliveries:
             self._some.clear()
-            if not self._deliveries and not self._some.wait(timeout_seconds):
-                return None
-        if len(self._deliveries) < limit and linger_seconds > 0:
+        return bool(self._deliveries) or self._some.wait(max(0.0, seconds))
+
+    def _linger(self, limit: int, seconds: float) -> None:
+        if len(self._deliveries) < limit and seconds > 0:
             self._wanted = limit
             self._full.clear()
             if len(self._deliveries) < limit:
-                self._full.wait(linger_seconds)
-        with self._lock:
-            taken = self._pop(limit, limit_bytes)
-            return Batch(self.queue, self.epoch, taken) if taken else None
+                self._full.wait(seconds)
 
     def _pop(self, limit: int, limit_bytes: int) -> list[Delivery]:
         taken: list[Delivery] = []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from orderflow.messaging.broker import Failure, Publication, Receipt
+from orderflow.messaging.broker import Failure, Properties, Publication, Receipt
 
 HARD_CAP = 2000
 """Above this many unconfirmed messages a quorum queue with a deep backlog collapses to a sixth of its throughput."""
@@ -67,29 +67,33 @@ class Window:
         free = max(0, self._size - len(self._wire))
         return [publication for publication, _ in islice(self._pending, free)]
 
-    def written(self, count: int, token: object, now: float) -> None:
-        """The first ``count`` that were due went out; they get the next tags."""
+    def written(self, count: int, token: object, now: float) -> range:
+        """The first ``count`` that were due went out; the tags they got."""
         group = _Group(token, now, count, count, Counter())
         for _ in range(count):
             publication, receipt = self._pending.popleft()
             self._wire[self._next_tag] = _Entry(publication, receipt, group)
             self._next_tag += 1
+        return range(self._next_tag - count, self._next_tag)
 
-    def returned(self, message_id: str | None, exchange: str, routing_key: str) -> None:
-        """The broker gave a publication back; its confirm follows.
+    def returned(self, exchange: str, routing_key: str, properties: Properties, body: bytes) -> bool:
+        """The broker gave a publication back; its confirm follows. False when nothing like it is on the wire.
 
-        Returns come in the order of the publishes, so of several alike the oldest is meant.
+        Two publications may share their message id, so the whole message is compared; of two that are alike in all
+        it does not matter which one is meant.
         """
         for entry in self._wire.values():
             publication = entry.publication
             if (
                 not entry.returned
-                and publication.properties.message_id == message_id
-                and publication.exchange == exchange
+                and publication.properties == properties
                 and publication.routing_key == routing_key
+                and publication.exchange == exchange
+                and publication.body == body
             ):
                 entry.returned = True
-                return
+                return True
+        return False
 
     def settle(self, tag: int, *, multiple: bool, acked: bool) -> None:
         """A confirm (or nack) came for this tag, or for all up to it."""

@@ -80,11 +80,15 @@ class RabbitMQ:
             self._thread.join(1)
 
     def _run(self) -> None:
-        for link in self._links.values():
-            link.connect()
-        self._tick()
-        self._loop.start()
-        self._loop.close()
+        try:
+            for link in self._links.values():
+                link.connect()
+            self._tick()
+            self._loop.start()
+        finally:
+            self._publisher.end()
+            self._each_consumer(RabbitConsumer.end)
+            self._loop.close()
 
     def _tick(self) -> None:
         self.last_tick = self._clock.monotonic()
@@ -92,6 +96,7 @@ class RabbitMQ:
         self._loop.call_later(_TICK_SECONDS, self._tick)
 
     def _close(self) -> None:
+        self._publisher.refuse()
         for link in self._links.values():
             link.close()
         self._stop_when_closed()

@@ -9,12 +9,16 @@ import pika
 from pika.adapters.select_connection import IOLoop
 
 from orderflow.messaging.backoff import Backoff
-from orderflow.messaging.broker import Batch, Delivery, Headers, Properties
+from orderflow.messaging.broker import Batch, Delivery
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.delivery_buffer import DeliveryBuffer
 from orderflow.messaging.rabbitmq.link import Link
+from orderflow.messaging.rabbitmq.properties import from_pika
 
 log = logging.getLogger(__name__)
+
+_SETTLING_SECONDS = 0.02
+"""Pause between the last ack and a cancel, in which what the broker already sent arrives."""
 
 
 class RabbitConsumer:
@@ -28,9 +32,11 @@ class RabbitConsumer:
         self._loop = loop
         self._clock = clock
         self._channel: Any = None
+        self._opening = False
         self._tag = ""
         self._cancelling = False
         self._cancelled = False
+        self._held_tag = 0
         self._backoff = Backoff(first=0.2, most=10)
 
     @property
@@ -59,21 +65,35 @@ class RabbitConsumer:
         self._loop.add_callback_threadsafe(self._cancel)
 
     def subscribe(self) -> None:
-        """Open a channel and consume; again after every loss, unless cancelled. Called in the I/O thread."""
+        """Open a channel and consume; again after every loss, unless cancelled. Called in the I/O thread.
+
+        Does nothing when there is a channel: a new connection, a new consumer and a back-off that ends may all ask.
+        """
         connection = self._link.connection
-        if self._cancelling or connection is None or not connection.is_open:
+        if self._cancelling or self._opening or self._channel is not None:
             return
-        connection.channel(on_open_callback=self._on_channel)
+        if connection is not None and connection.is_open:
+            self._opening = True
+            connection.channel(on_open_callback=self._on_channel)
 
     def lost(self) -> None:
         """The connection is gone. Called in the I/O thread."""
         self.subscribed = False
+        self._opening = False
         self._channel = None
+        self._tag = ""
+        self._held_tag = 0
         self._buffer.renew()
         if self._cancelling:
             self._end()
 
+    def end(self) -> None:
+        """The I/O thread ends: nothing more will come, whether it was cancelled or not."""
+        self._cancelling = True
+        self.lost()
+
     def _on_channel(self, channel: Any) -> None:
+        self._opening = False
         self._channel = channel
         epoch = self._buffer.renew()
         channel.add_on_close_callback(self._on_channel_closed)
@@ -96,32 +116,52 @@ class RabbitConsumer:
                 method.exchange,
                 method.routing_key,
                 method.redelivered,
-                _from_pika(properties),
+                from_pika(properties),
                 body,
                 self._clock.monotonic(),
             )
         )
 
     def _ack(self, epoch: int, tag: int) -> None:
-        if epoch == self._buffer.epoch and self._channel is not None and self._channel.is_open:
+        if epoch != self._buffer.epoch or self._channel is None or not self._channel.is_open:
+            return
+        if self._cancelling and not self._cancelled:
+            self._held_tag = tag
+        else:
             self._channel.basic_ack(tag, multiple=True)
 
     def _cancel(self) -> None:
+        """Acks wait from now until the broker has cancelled.
+
+        Each makes it send more, and what a quorum queue sends while it cancels comes back to it as redelivered
+        (https://github.com/rabbitmq/rabbitmq-server/issues/3729).
+        """
         if self._cancelling:
             return
         self._cancelling = True
-        if self.subscribed and self._channel is not None and self._channel.is_open:
-            self._channel.basic_cancel(self._tag, callback=lambda _frame: self._end())
+        if self._tag:
+            self._loop.call_later(_SETTLING_SECONDS, self._cancel_now)
         else:
             self._end()
 
+    def _cancel_now(self) -> None:
+        if not self._cancelled and self._channel is not None and self._channel.is_open:
+            self._channel.basic_cancel(self._tag, callback=lambda _frame: self._end())
+            # pika would reject what is still on its way, and the broker deliver it again: take it instead.
+            self._channel._cancelled.discard(self._tag)  # noqa: SLF001
+
     def _end(self) -> None:
         self._cancelled = True
+        if self._held_tag and self._channel is not None and self._channel.is_open:
+            self._channel.basic_ack(self._held_tag, multiple=True)
+        self._held_tag = 0
         self._buffer.wake()
 
     def _on_cancelled_by_broker(self, _frame: object) -> None:
         log.warning("queue.cancelled_by_broker", extra={"queue": self.queue})
-        if self._channel is not None and self._channel.is_open:
+        if self._cancelling:
+            self._end()
+        elif self._channel is not None and self._channel.is_open:
             self._channel.close()
 
     def _on_channel_closed(self, channel: object, reason: BaseException) -> None:
@@ -134,19 +174,3 @@ class RabbitConsumer:
             extra = {"queue": self.queue, "error": repr(reason), "seconds": round(pause, 3)}
             log.error("queue.channel_closed", extra=extra)
             self._loop.call_later(pause, self.subscribe)
-
-
-def _from_pika(properties: pika.BasicProperties) -> Properties:
-    """Our properties. Headers that are neither text nor a whole number (the broker's x-death tables) are left out."""
-    given = properties.headers
-    headers: Headers = {name: value for name, value in given.items() if isinstance(value, str | int)} if given else {}
-    return Properties(
-        message_id=properties.message_id,
-        correlation_id=properties.correlation_id,
-        type=properties.type,
-        timestamp=properties.timestamp,
-        app_id=properties.app_id,
-        content_type=properties.content_type,
-        content_encoding=properties.content_encoding,
-        headers=headers,
-    )

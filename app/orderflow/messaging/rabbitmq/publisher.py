@@ -3,20 +3,20 @@
 
 import logging
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import pika
 from pika.adapters.select_connection import IOLoop, SelectConnection
 
 from orderflow.messaging.backoff import Backoff
-from orderflow.messaging.broker import Failure, Properties, Publication, Receipt
+from orderflow.messaging.broker import Failure, Publication, Receipt
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.hooks import Hooks
-from orderflow.messaging.publishing import Window
+from orderflow.messaging.publishing import HARD_CAP, Window
 from orderflow.messaging.rabbitmq.link import Link
+from orderflow.messaging.rabbitmq.properties import from_pika, to_pika
 
 log = logging.getLogger(__name__)
 
@@ -32,27 +32,34 @@ class RabbitPublisher:
         self._loop = loop
         self._hooks = hooks
         self._clock = clock
-        self._size = window
+        self._size = min(window, HARD_CAP)
         self._window = Window(window, self._told)
+        self._incoming: deque[tuple[Sequence[Publication], Receipt]] = deque()
+        self._ended = False
         self._handed = 0
         self._lock = threading.Lock()
         self._channel: Any = None
         self._backoff = Backoff(first=0.2, most=10)
         self._link = link
         link.opened = self._on_connection
-        link.lost = self._on_lost
+        link.lost = self._on_connection_lost
 
     def publish(self, publications: Sequence[Publication]) -> Receipt:
         """Hand over a batch, in order; never blocks. Without a connection every key fails as LOST at once."""
         receipt = Receipt([publication.key for publication in publications])
-        if not self.ready:
-            for publication in publications:
-                receipt.fail(publication.key, Failure.LOST)
+        if not publications:
             return receipt
         with self._lock:
-            self._handed += len(publications)
-            self.idle.clear()
-        self._loop.add_callback_threadsafe(partial(self._take, publications, receipt))
+            accepted = self.ready and not self._ended
+            if accepted:
+                self._handed += len(publications)
+                self.idle.clear()
+                self._incoming.append((publications, receipt))
+        if accepted:
+            self._loop.add_callback_threadsafe(self._take)
+        else:
+            for publication in publications:
+                receipt.fail(publication.key, Failure.LOST)
         return receipt
 
     @property
@@ -60,19 +67,31 @@ class RabbitPublisher:
         """How many publications would go out without queueing; 0 while blocked, unconnected or the window is full."""
         return max(0, self._size - self._handed) if self.ready and not self.blocked else 0
 
+    def end(self) -> None:
+        """The I/O thread ends: what was handed over is lost, and so is what comes later."""
+        with self._lock:
+            self._ended = True
+        self._on_lost()
+        self._take()
+
     def measure(self) -> None:
         """Tell the hooks how full the window is."""
         self._hooks.window(unconfirmed=self._window.unconfirmed, waiting=self._window.waiting)
 
-    def _take(self, publications: Sequence[Publication], receipt: Receipt) -> None:
-        self._window.add(publications, receipt)
+    def refuse(self) -> None:
+        """Take nothing more, because the connection is about to be closed."""
+        self.ready = False
+
+    def _take(self) -> None:
+        while self._incoming:
+            self._window.add(*self._incoming.popleft())
         if self.ready:
             self._write()
         else:
             self._done(self._window.lose())
 
     def _write(self) -> None:
-        if self.blocked or not self._window.waiting:
+        if self.blocked or not self.ready or not self._window.waiting:
             return
         due = self._window.due()
         if not due:
@@ -83,7 +102,7 @@ class RabbitPublisher:
                 publication.exchange,
                 publication.routing_key,
                 publication.body,
-                _to_pika(publication.properties),
+                to_pika(publication.properties),
                 mandatory=True,
             )
         self._window.written(len(due), token, self._clock.monotonic())
@@ -109,8 +128,7 @@ class RabbitPublisher:
             log.warning("broker.blocked" if blocked else "broker.unblocked")
         self.blocked = blocked
         self._hooks.blocked(blocked=blocked)
-        if self.ready:
-            self._write()
+        self._write()
 
     def _on_channel(self, channel: Any) -> None:
         self._channel = channel
@@ -119,19 +137,20 @@ class RabbitPublisher:
         channel.confirm_delivery(self._on_confirm, callback=self._on_confirming)
 
     def _on_confirming(self, _frame: object) -> None:
-        self._backoff.reset()
         self.ready = True
 
     def _on_confirm(self, frame: Any) -> None:
+        self._backoff.reset()
         before = self._window.unconfirmed
         acked = isinstance(frame.method, pika.spec.Basic.Ack)
         self._window.settle(frame.method.delivery_tag, multiple=frame.method.multiple, acked=acked)
         self._done(before - self._window.unconfirmed)
         self._write()
 
-    def _on_return(self, _channel: object, method: Any, properties: pika.BasicProperties, _body: bytes) -> None:
+    def _on_return(self, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
         log.warning("publish.returned", extra={"exchange": method.exchange, "routing_key": method.routing_key})
-        self._window.returned(properties.message_id, method.exchange, method.routing_key)
+        if not self._window.returned(method.exchange, method.routing_key, from_pika(properties), body):
+            log.error("publish.return_unknown", extra={"exchange": method.exchange, "routing_key": method.routing_key})
 
     def _on_channel_closed(self, _channel: object, reason: BaseException) -> None:
         self._on_lost()
@@ -145,21 +164,11 @@ class RabbitPublisher:
         if connection.is_open:
             connection.channel(on_open_callback=self._on_channel)
 
+    def _on_connection_lost(self) -> None:
+        self._on_lost()
+        if self.blocked:
+            self._on_blocked(blocked=False)
+
     def _on_lost(self) -> None:
         self.ready = False
         self._done(self._window.lose())
-
-
-def _to_pika(properties: Properties) -> pika.BasicProperties:
-    """Pika's properties of a persistent message."""
-    return pika.BasicProperties(
-        content_type=properties.content_type,
-        content_encoding=properties.content_encoding,
-        headers=dict(properties.headers),
-        delivery_mode=2,
-        correlation_id=properties.correlation_id,
-        message_id=properties.message_id,
-        timestamp=properties.timestamp,
-        type=properties.type,
-        app_id=properties.app_id,
-    )
