@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A way to PostgreSQL that a test can cut, at the worst moment if it likes."""
+"""A way to a server that a test can cut, at the worst moment if it likes."""
 
 import contextlib
 import socket
@@ -12,7 +12,7 @@ COMMITTED = b"COMMIT\0"
 
 
 class Proxy:
-    """Forwards connections from a loopback port of its own to the server of a database URL while it is open."""
+    """Forwards connections from a loopback port of its own to the server of a URL while it is open."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -22,6 +22,9 @@ class Proxy:
         credentials, at, _ = parts.netloc.rpartition("@")
         self.url = urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}"))
         self.open = True
+        self.answering = threading.Event()
+        """Answers are kept back while this is not set."""
+        self.answering.set()
         self.swallow: bytes | None = None
         """The connection is cut instead of an answer that contains this, once."""
         self._sockets: set[socket.socket] = set()
@@ -38,9 +41,10 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Break every connection that there is."""
+        """Break every connection that there is; answers that are kept back never come."""
         with self._lock:
             sockets, self._sockets = self._sockets, set()
+        self.answering.set()
         for one in sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -56,6 +60,8 @@ class Proxy:
                 client.close()
                 continue
             server = socket.create_connection(self._target)
+            for each in (client, server):
+                each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
                 self._sockets |= {client, server}
             for source, sink, answers in ((client, server, False), (server, client, True)):
@@ -67,6 +73,10 @@ class Proxy:
                 if answers and self.swallow and self.swallow in data:
                     self.swallow = None
                     break
+                if answers:
+                    self.answering.wait()
+                    if source not in self._sockets:
+                        break
                 sink.sendall(data)
         with self._lock:
             self._sockets -= {source, sink}
