@@ -9,6 +9,8 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
+from orderflow.messaging.errors import BadData
+
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
@@ -80,6 +82,15 @@ def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     return answer(document, headers)
 
 
+def _unreadable(_: Request[Any, Any, Any], _error: RecursionError) -> Response[bytes]:
+    return answer(ProblemDocument(type="bad-request", title="bad request", status=400, detail="nested too deeply"))
+
+
+def _refused_by_the_database(request: Request[Any, Any, Any], error: BadData) -> Response[bytes]:
+    log.error("http.bad_data", extra={"path": request.url.path, "error": str(error)})
+    return answer(ProblemDocument(type="invalid", title="invalid", status=422, detail="a value cannot be stored"))
+
+
 def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     log.error("http.failed", exc_info=error, extra={"path": request.url.path})
     return answer(ProblemDocument(type="internal-error", title="internal error", status=500))
@@ -89,6 +100,8 @@ HANDLERS: ExceptionHandlersMap = {
     Problem: _ours,
     ValidationException: _invalid,
     HTTPException: _http,
+    RecursionError: _unreadable,
+    BadData: _refused_by_the_database,
     Exception: _unexpected,
 }
 """For ``Litestar(exception_handlers=…)``."""

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import msgspec
 from litestar import Litestar, Request, get, put
-from litestar.params import Parameter
+from litestar.params import JSONBody, PathParameter
 
 from orderflow.http.application import application
 from orderflow.http.guard import trace_of
@@ -25,7 +25,7 @@ from orderflow.services.inventory.store import Stock
 from orderflow.services.moments import Moments
 
 _ANSWER_SECONDS = 2.0
-_SkuInPath = Annotated[str, Parameter(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Stock keeping unit.")]
+_SkuInPath = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Stock keeping unit.")]
 
 
 class StockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,7 +94,9 @@ class StockApi:
         """The application."""
 
         @put("/v1/stock/{sku:str}", scope="stock:write", summary="Set the stock")
-        async def set_stock(request: Request[Any, Any, Any], sku: _SkuInPath, data: StockRequest) -> StockView:
+        async def set_stock(
+            request: Request[Any, Any, Any], sku: _SkuInPath, data: JSONBody[StockRequest]
+        ) -> StockView:
             """Sets the units on hand and the price; 409 when more than that is reserved and sold already."""
             stock = await self._put(Put(sku, data, trace_of(request)))
             if stock is None:

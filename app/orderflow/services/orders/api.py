@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 from litestar import Litestar, Request, Response, get, post
-from litestar.params import Parameter
+from litestar.params import FromPath, HeaderParameter, JSONBody
 
 from orderflow.http.application import application
 from orderflow.http.guard import client_of, trace_of
@@ -72,11 +72,11 @@ class OrdersApi:
         @post("/v1/orders", status_code=202, scope="orders:write", summary="Place an order")
         async def place(
             request: Request[Any, Any, Any],
-            data: OrderRequest,
+            data: JSONBody[OrderRequest],
             idempotency_key: Annotated[
                 str,
-                Parameter(
-                    header="Idempotency-Key",
+                HeaderParameter(
+                    name="Idempotency-Key",
                     min_length=1,
                     max_length=255,
                     pattern=r"^[\x21-\x7e]+$",
@@ -96,7 +96,7 @@ class OrdersApi:
                 in_flight.discard(name)
 
         @get("/v1/orders/{order_id:uuid}", scope="orders:read", summary="Look at an order")
-        async def show(order_id: UUID) -> OrderView:
+        async def show(order_id: FromPath[UUID]) -> OrderView:
             """Where the order stands."""
             order = await self._read(lambda transaction: store.read(transaction, order_id))
             if order is None:
@@ -104,7 +104,7 @@ class OrdersApi:
             return _view(order)
 
         @get("/v1/orders/{order_id:uuid}/history", scope="orders:read", summary="Look at an order's history")
-        async def history(order_id: UUID) -> list[StepView]:
+        async def history(order_id: FromPath[UUID]) -> list[StepView]:
             """Every step that the order took, oldest first."""
             steps = await self._read(lambda transaction: store.history(transaction, order_id))
             if not steps:

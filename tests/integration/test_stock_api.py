@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stock API on a real database."""
+
+import threading
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from litestar.testing import TestClient
+
+from orderflow.http.keys import ApiKeys, make_key
+from orderflow.http.reader import Reader
+from orderflow.messages import StockChanged, decode
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.codec import Codec
+from orderflow.messaging.database import Database, migrate
+from orderflow.messaging.group_commit import GroupCommit
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.unit_of_work import UnitOfWork
+from orderflow.services.inventory.api import Shelving, StockApi
+from orderflow.services.moments import Moments
+from tests.fakes import ScriptedPublisher
+
+pytestmark = pytest.mark.integration
+
+KEY, ENTRY = make_key("shelf", frozenset({"stock:write", "stock:read"}))
+READER, READER_ENTRY = make_key("auditor", frozenset({"stock:read"}))
+STOCK = {"on_hand": 10, "unit_price": 1999, "currency": "EUR"}
+
+
+class Shelf:
+    """The application with everything around it that it needs."""
+
+    def __init__(self, client: TestClient[Any], publisher: ScriptedPublisher, database: Database) -> None:
+        self.client, self.publisher, self.database = client, publisher, database
+
+    def put(self, sku: str, body: Any, key: str = KEY) -> Any:
+        return self.client.put(f"/v1/stock/{sku}", json=body, headers={"Authorization": f"Bearer {key}"})
+
+    def get(self, sku: str, key: str = KEY) -> Any:
+        return self.client.get(f"/v1/stock/{sku}", headers={"Authorization": f"Bearer {key}"})
+
+
+@pytest.fixture
+def shelf(database: str) -> Iterator[Shelf]:
+    setup = Database(database)
+    names = ("orderflow.messaging", "orderflow.services.inventory")
+    migrate(setup, [(name, files(name).joinpath("schema.sql").read_text()) for name in names])
+    publisher, moments = ScriptedPublisher(), Moments()
+    outbox = Outbox(publisher, Codec(app_id="inventory"), lease_seconds=10)
+    writer = GroupCommit(UnitOfWork(Database(database), outbox), Shelving(moments), clock=SystemClock())
+    reader = Reader(lambda: Database(database))
+    api = StockApi(writer=writer, reader=reader, keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"), moments=moments)
+    thread = threading.Thread(target=writer.run)
+    thread.start()
+    with TestClient(api.app()) as client:
+        yield Shelf(client, publisher, setup)
+    writer.stop()
+    thread.join()
+    reader.close()
+    setup.close()
+
+
+def test_stock_is_set_told_and_read(shelf: Shelf) -> None:
+    wanted = {"sku": "a", **STOCK, "available": 10, "reserved": 0, "sold": 0}
+    assert shelf.put("a", STOCK).json() == wanted
+    assert shelf.get("a").json() == wanted
+    (publication,) = shelf.publisher.published
+    event = decode(publication.body)
+    assert isinstance(event, StockChanged)
+    assert (event.sku, event.available, event.stock_version) == ("a", 10, 1)
+
+
+def test_stock_cannot_be_set_under_what_is_promised(shelf: Shelf) -> None:
+    shelf.put("a", STOCK)
+    with shelf.database.transaction() as transaction:
+        transaction.execute("update stock set available = 3, reserved = 5, sold = 2")
+    refused = shelf.put("a", {**STOCK, "on_hand": 6})
+    assert (refused.status_code, refused.json()["type"]) == (409, "too-few")
+    assert shelf.get("a").json()["on_hand"] == 10
+    lowered = shelf.put("a", {**STOCK, "on_hand": 7}).json()
+    assert (lowered["available"], lowered["reserved"], lowered["sold"]) == (0, 5, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"on_hand": -1}, {"on_hand": 2**31}, {"unit_price": 1.5}, {"currency": "euro"}, {"colour": "red"}],
+)
+def test_a_body_that_does_not_fit_is_refused(shelf: Shelf, change: dict[str, Any]) -> None:
+    answer = shelf.put("a", {**STOCK, **change})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_keys_and_scopes_decide_who_may_do_what(shelf: Shelf) -> None:
+    assert shelf.put("a", STOCK, key="guess").status_code == 401
+    assert shelf.put("a", STOCK, key=READER).status_code == 403
+    shelf.put("a", STOCK)
+    assert shelf.get("a", key=READER).status_code == 200
+
+
+def test_an_unknown_or_impossible_sku_is_a_problem_document(shelf: Shelf) -> None:
+    assert (shelf.get("none").status_code, shelf.get("none").json()["type"]) == (404, "not-found")
+    assert shelf.put("x" * 65, STOCK).status_code == 422
