@@ -61,7 +61,7 @@ def _run(parts: Parts, kind: Kind) -> int:
     process, settings = parts.process, parts.settings
     process.catch_signals()
     parts.broker.start()
-    watchdog = Watchdog(process.idle_seconds, limit_seconds=settings.watchdog_seconds, clock=parts.clock)
+    watchdog = Watchdog(lambda: _idle_seconds(parts), limit_seconds=settings.watchdog_seconds, clock=parts.clock)
     try:
         if not prepare_database(parts):
             return 0
@@ -77,6 +77,11 @@ def _run(parts: Parts, kind: Kind) -> int:
         return process.run()
     finally:
         parts.broker.close(timeout_seconds=5)
+
+
+def _idle_seconds(parts: Parts) -> dict[str, float]:
+    """Seconds since each loop, and the broker's I/O thread, was last seen moving: without it nothing else works."""
+    return {**parts.process.idle_seconds(), "broker": parts.clock.monotonic() - parts.broker.last_tick}
 
 
 def _not_ready(parts: Parts) -> list[str]:

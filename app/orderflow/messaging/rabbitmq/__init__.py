@@ -85,6 +85,8 @@ class RabbitMQ:
                 link.connect()
             self._tick()
             self._loop.start()
+        except Exception:
+            log.exception("broker.io_failed")
         finally:
             self._publisher.end()
             self._each_consumer(RabbitConsumer.end)

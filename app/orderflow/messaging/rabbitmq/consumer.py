@@ -17,8 +17,8 @@ from orderflow.messaging.rabbitmq.properties import from_pika
 
 log = logging.getLogger(__name__)
 
-_SETTLING_SECONDS = 0.02
-"""Pause between the last ack and a cancel, in which what the broker already sent arrives."""
+_SETTLING_SECONDS = 0.2
+"""Longest wait between the last ack and a cancel for what the broker sends because of that ack."""
 
 
 class RabbitConsumer:
@@ -36,7 +36,7 @@ class RabbitConsumer:
         self._tag = ""
         self._cancelling = False
         self._cancelled = False
-        self._held_tag = 0
+        self._delivered_tag = self._acked_tag = self._held_tag = 0
         self._backoff = Backoff(first=0.2, most=10)
 
     @property
@@ -82,7 +82,7 @@ class RabbitConsumer:
         self._opening = False
         self._channel = None
         self._tag = ""
-        self._held_tag = 0
+        self._delivered_tag = self._acked_tag = self._held_tag = 0
         self._buffer.renew()
         if self._cancelling:
             self._end()
@@ -110,6 +110,7 @@ class RabbitConsumer:
         log.info("queue.subscribed", extra={"queue": self.queue})
 
     def _on_message(self, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
+        self._delivered_tag = method.delivery_tag
         self._buffer.append(
             Delivery(
                 method.delivery_tag,
@@ -128,6 +129,7 @@ class RabbitConsumer:
         if self._cancelling and not self._cancelled:
             self._held_tag = tag
         else:
+            self._acked_tag = tag
             self._channel.basic_ack(tag, multiple=True)
 
     def _cancel(self) -> None:
@@ -140,15 +142,20 @@ class RabbitConsumer:
             return
         self._cancelling = True
         if self._tag:
-            self._loop.call_later(_SETTLING_SECONDS, self._cancel_now)
+            self._cancel_when_quiet(self._clock.monotonic() + _SETTLING_SECONDS)
         else:
             self._end()
 
-    def _cancel_now(self) -> None:
-        if not self._cancelled and self._channel is not None and self._channel.is_open:
-            self._channel.basic_cancel(self._tag, callback=lambda _frame: self._end())
-            # pika would reject what is still on its way, and the broker deliver it again: take it instead.
-            self._channel._cancelled.discard(self._tag)  # noqa: SLF001
+    def _cancel_when_quiet(self, deadline: float) -> None:
+        if self._cancelled or self._channel is None or not self._channel.is_open:
+            return
+        full = self._delivered_tag - self._acked_tag >= self._prefetch
+        if not full and self._clock.monotonic() < deadline:
+            self._loop.call_later(0.01, partial(self._cancel_when_quiet, deadline))
+            return
+        self._channel.basic_cancel(self._tag, callback=lambda _frame: self._end())
+        # pika would reject what is still on its way, and the broker deliver it again: take it instead.
+        self._channel._cancelled.discard(self._tag)  # noqa: SLF001
 
     def _end(self) -> None:
         self._cancelled = True

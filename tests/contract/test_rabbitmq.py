@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What only a real broker does to its clients."""
+
+import json
+import threading
+import time
+from urllib.parse import quote, urlsplit, urlunsplit
+from uuid import uuid4
+
+import pytest
+
+from orderflow.messaging.broker import Failure
+from tests.contract.grounds import TOPOLOGY, RabbitGround, message, messages
+from tests.contract.test_broker import SECONDS, bodies, deliveries, nothing_comes, sent, take
+from tests.fakes import eventually
+
+pytestmark = pytest.mark.integration
+
+
+def connection_names(rabbit: RabbitGround) -> list[str]:
+    """The connections of the vhost, by the management API, which is seconds late."""
+    return [each["name"] for each in json.loads(rabbit.api("GET", "vhosts/%v/connections"))]
+
+
+def test_a_connection_killed_by_an_operator_while_publishing_comes_back(rabbit: RabbitGround) -> None:
+    broker = rabbit.broker(window=10)
+    eventually(lambda: len(connection_names(rabbit)) == 2, 30)
+    rabbit.hold()
+    open_ = broker.publisher().publish(messages(50))
+    for name in connection_names(rabbit):
+        rabbit.api("DELETE", f"connections/{quote(name)}")
+    rabbit.release()
+    assert open_.wait(SECONDS)
+    assert set(open_.failures.values()) == {Failure.LOST}
+    eventually(lambda: broker.ready and broker.publisher().room == 10)
+    assert not sent(broker, messages(20)).failures
+
+
+def test_a_connection_tells_the_broker_whose_it_is_and_what_it_is_for(rabbit: RabbitGround) -> None:
+    rabbit.broker()
+    eventually(lambda: len(connection_names(rabbit)) == 2, 30)
+    told = json.loads(rabbit.api("GET", "vhosts/%v/connections"))
+    names = sorted(each["client_properties"]["connection_name"] for each in told)
+    assert [name.split()[0] for name in names] == ["contract"] * 2
+    assert [name.split()[-1] for name in names] == ["consume", "publish"]
+    assert {each["timeout"] for each in told} == {20}
+
+
+def test_what_may_not_be_written_is_lost_and_the_back_off_grows(
+    rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = f"reader-{uuid4().hex[:8]}"
+    rabbit.api("PUT", f"users/{user}", {"password": "s3cret-word", "tags": ""})
+    try:
+        rabbit.api("PUT", f"permissions/%v/{user}", {"configure": "^$", "write": "^$", "read": ".*"})
+        parts = urlsplit(rabbit.proxy.url)
+        url = urlunsplit(parts._replace(netloc=f"{user}:s3cret-word@{parts.netloc.rpartition('@')[2]}"))
+        broker = rabbit.unconnected(url=url)
+        broker.start()
+        publisher = broker.publisher()
+        for closes in range(1, 5):
+            eventually(lambda: broker.ready)
+            assert set(sent(broker, messages(3)).failures.values()) == {Failure.LOST}
+            eventually(lambda closes=closes: caplog.text.count("publish.channel_closed") == closes)  # type: ignore[misc]
+        closed = [record for record in caplog.records if record.getMessage() == "publish.channel_closed"]
+        assert "403" in closed[0].error  # type: ignore[attr-defined]
+        assert publisher._backoff._failures == 4
+        assert "s3cret-word" not in caplog.text
+        rabbit.api("PUT", f"permissions/%v/{user}", {"configure": "^$", "write": ".*", "read": ".*"})
+        eventually(lambda: broker.ready and not sent(broker, messages(1)).failures)
+        assert publisher._backoff._failures == 0
+    finally:
+        rabbit.api("DELETE", f"users/{user}")
+
+
+def test_a_queue_that_is_missing_is_consumed_once_it_is_there(
+    rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = rabbit.broker()
+    consumer = broker.consumer("late", prefetch=10)
+    eventually(lambda: "queue.channel_closed" in caplog.text)
+    assert not broker.ready
+    assert broker.publisher().room == 1000
+    rabbit.declare("late", TOPOLOGY["work"])
+    eventually(lambda: broker.ready)
+    sent(broker, [message("x", exchange="", routing_key="late")])
+    assert bodies(take(consumer)) == ["x"]
+
+
+def test_a_queue_deleted_under_its_consumer_is_consumed_again(rabbit: RabbitGround) -> None:
+    broker = rabbit.broker()
+    consumer = broker.consumer("work", prefetch=10)
+    eventually(lambda: broker.ready)
+    sent(broker, messages(1))
+    (old,) = take(consumer)
+    rabbit.api("DELETE", "queues/%v/work")
+    eventually(lambda: not broker.ready)
+    consumer.ack(old)
+    rabbit.declare("work", TOPOLOGY["work"])
+    eventually(lambda: broker.ready)
+    sent(broker, messages(1, first=1))
+    (new,) = take(consumer)
+    assert bodies([new]) == ["1"] and new.epoch != old.epoch
+
+
+def test_a_consumer_has_one_channel_however_often_it_is_asked_to_subscribe(rabbit: RabbitGround) -> None:
+    broker = rabbit.unconnected()
+    consumer = broker.consumer("work", prefetch=10)
+    broker.start()
+    for _ in range(50):
+        broker._loop.add_callback_threadsafe(consumer.subscribe)
+        threading.Event().wait(0.002)
+    eventually(lambda: broker.ready)
+    for _ in range(3):
+        broker._loop.add_callback_threadsafe(consumer.subscribe)
+    sent(broker, messages(30))
+    batches = take(consumer, 10)
+    assert nothing_comes(consumer)
+    consumer.ack(batches[-1])
+    batches += take(consumer, 10)
+    assert bodies(batches) == [str(number) for number in range(20)]
+    assert not [delivery for delivery in deliveries(batches) if delivery.redelivered]
+
+
+def test_a_broker_that_is_not_there_yet_is_waited_for(rabbit: RabbitGround, caplog: pytest.LogCaptureFixture) -> None:
+    rabbit.proxy.open = False
+    broker = rabbit.unconnected()
+    consumer = broker.consumer("work", prefetch=10)
+    broker.start()
+    eventually(lambda: caplog.text.count("broker.disconnected") > 3)
+    assert not broker.ready and broker.publisher().room == 0
+    assert broker.publisher().publish(messages(1)).settled
+    rabbit.mend()
+    eventually(lambda: broker.ready)
+    sent(broker, messages(1))
+    assert bodies(take(consumer)) == ["0"]
+    password = urlsplit(rabbit.vhost).password
+    assert password and password not in caplog.text
+
+
+@pytest.mark.parametrize("open_", [True, False])
+def test_closing_before_the_connection_is_up_is_prompt(rabbit: RabbitGround, open_: bool) -> None:
+    rabbit.proxy.open = open_
+    if open_:
+        rabbit.hold()
+    broker = rabbit.unconnected()
+    consumer = broker.consumer("work", prefetch=10)
+    broker.start()
+    before = time.monotonic()
+    broker.close(timeout_seconds=5)
+    assert time.monotonic() - before < 3
+    assert not broker._thread.is_alive()
+    consumer.cancel()
+    assert consumer.drained
+
+
+def test_a_broker_that_was_never_started_can_be_closed(rabbit: RabbitGround) -> None:
+    broker = rabbit.unconnected()
+    broker.close(timeout_seconds=5)
+    assert broker.publisher().publish(messages(1)).settled
+
+
+def test_closing_while_blocked_ends_and_tells_that_the_message_may_be_lost(rabbit: RabbitGround) -> None:
+    broker = rabbit.broker()
+    rabbit.block()
+    try:
+        first = broker.publisher().publish(messages(1))
+        eventually(lambda: broker.blocked)
+        second = broker.publisher().publish(messages(5))
+        before = time.monotonic()
+        broker.close(timeout_seconds=0.5)
+        assert time.monotonic() - before < 5
+        assert first.settled and second.settled
+        assert set(second.failures.values()) == {Failure.LOST}
+    finally:
+        rabbit.unblock()
+
+
+def test_when_the_io_thread_fails_nothing_stays_open_and_its_clock_stands_still(
+    rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = rabbit.unconnected()
+    consumer = broker.consumer("work", prefetch=10)
+    broker.start()
+    eventually(lambda: broker.ready)
+    rabbit.watch.broker = None  # the hook raises
+    receipt = broker.publisher().publish(messages(3))
+    assert receipt.wait(SECONDS)
+    assert set(receipt.failures.values()) == {Failure.LOST}
+    broker._thread.join(SECONDS)
+    assert not broker.ready and broker.publisher().room == 0
+    assert "broker.io_failed" in caplog.text
+    assert broker.publisher().publish(messages(1)).settled
+    assert consumer.drained
+    tick = broker.last_tick
+    threading.Event().wait(1.2)
+    assert broker.last_tick == tick
+    broker.close(timeout_seconds=1)
+
+
+def test_publishing_while_the_connection_ends_never_leaves_a_receipt_open(rabbit: RabbitGround) -> None:
+    broker = rabbit.broker(window=50)
+    receipts = []
+    stop = threading.Event()
+
+    def publish() -> None:
+        while not stop.is_set():
+            receipts.append(broker.publisher().publish(messages(2)))
+            stop.wait(0.0002)
+
+    threads = [threading.Thread(target=publish) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for _ in range(5):
+        eventually(lambda: broker.ready)
+        stop.wait(0.1)
+        rabbit.cut()
+        rabbit.mend()
+    eventually(lambda: broker.ready)
+    broker.close(timeout_seconds=0)
+    stop.set()
+    for thread in threads:
+        thread.join(SECONDS)
+    assert [receipt for receipt in receipts if not receipt.wait(SECONDS)] == []
+    assert broker.publisher()._handed == 0  # type: ignore[attr-defined]
