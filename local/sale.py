@@ -58,15 +58,27 @@ class Sale:
     planted: list[str] = field(default_factory=list)
     """The reason with which each planted poison message must be parked."""
     peak_open: int = 0
+    end: Callable[[], None] = field(default=lambda: None)
+    """Ends a running sale before its time; may be called from any thread."""
 
     def run(self, show: Callable[[Moment], None] = lambda _moment: None) -> None:
         """Place every order of the plan; ``show`` is called about once a second."""
         crowd = Crowd(self.plan, url=self.system.orders_api, key=self.system.orders_key, ledger=self.ledger)
         finished = threading.Event()
+
+        async def order() -> None:
+            loop = asyncio.get_running_loop()
+
+            def end() -> None:
+                loop.call_soon_threadsafe(crowd.stop.set)
+
+            self.end = end
+            await crowd.run()
+
         watcher = threading.Thread(target=self._watch, args=(finished, show), name="watch the sale")
         watcher.start()
         try:
-            asyncio.run(crowd.run())
+            asyncio.run(order())
         finally:
             finished.set()
             watcher.join()

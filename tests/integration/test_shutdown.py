@@ -56,8 +56,9 @@ def test_consumers_drain_without_a_redelivery(system: System) -> None:
             system.supervisor.stop(name)
             assert system.supervisor.exits(name)[-1] == 0
             system.supervisor.resume(name)
+        sale.end()
 
-    sale = Sale(system, Plan(rate=80, seconds=12, skus=list(STOCK)))
+    sale = Sale(system, Plan(rate=80, seconds=120, skus=list(STOCK)))
     stopper = threading.Thread(target=stop_and_start, args=(sale,))
     stopper.start()
     sale.run()
@@ -85,7 +86,6 @@ def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: Sys
         async with aiohttp.ClientSession() as session:
             while len(crowd.ledger.accepted) < 100:
                 await asyncio.sleep(0.02)
-            system.supervisor.hold("orders-api")
             system.supervisor.kill("orders-api", signal.SIGTERM, hold=True)
             while not crowd.stop.is_set():
                 async with session.get(ready) as answer:
@@ -105,3 +105,34 @@ def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: Sys
     assert crowd.ledger.unknown == []
     assert len(crowd.ledger.accepted) + crowd.ledger.refused.total() == crowd.ledger.sent
     assert system.supervisor.exits("orders-api") == [0]
+
+
+def test_the_stock_api_fails_no_request_after_it_said_that_it_is_not_ready(system: System) -> None:
+    place = system.places["inventory-api"]
+    ready = f"http://127.0.0.1:{place.telemetry}/readyz"
+    statuses: list[int] = []
+
+    async def look(session: aiohttp.ClientSession) -> None:
+        headers = {"Authorization": f"Bearer {system.stock_key}"}
+        async with session.get(f"{system.inventory_api}/v1/stock/a", headers=headers) as answer:
+            statuses.append(answer.status)
+
+    async def balance() -> None:
+        """Ask until the API says that it is not ready."""
+        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+            told = False
+            while True:
+                group.create_task(look(session))
+                if len(statuses) > 50 and not told:
+                    told = True
+                    system.supervisor.kill("inventory-api", signal.SIGTERM, hold=True)
+                async with session.get(ready) as answer:
+                    if answer.status == 503:
+                        return
+                await asyncio.sleep(0.01)
+
+    asyncio.run(balance())
+    eventually(lambda: not answers(f"http://127.0.0.1:{place.telemetry}/healthz"), seconds=15, what="the API is gone")
+    system.supervisor.resume("inventory-api")
+    assert set(statuses) == {200}
+    assert system.supervisor.exits("inventory-api") == [0]
