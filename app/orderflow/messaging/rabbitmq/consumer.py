@@ -135,8 +135,9 @@ class RabbitConsumer:
     def _cancel(self) -> None:
         """Acks wait from now until the broker has cancelled.
 
-        Each makes it send more, and what a quorum queue sends while it cancels comes back to it as redelivered
-        (https://github.com/rabbitmq/rabbitmq-server/issues/3729).
+        Each makes it send more, and what a quorum queue sends while it cancels goes back to it, marked as redelivered
+        though nobody has seen it (https://github.com/rabbitmq/rabbitmq-server/issues/3729). A consumer that holds all
+        it may is spared that; one that waits for messages is not.
         """
         if self._cancelling:
             return
@@ -153,9 +154,13 @@ class RabbitConsumer:
         if not full and self._clock.monotonic() < deadline:
             self._loop.call_later(0.01, partial(self._cancel_when_quiet, deadline))
             return
-        self._channel.basic_cancel(self._tag, callback=lambda _frame: self._end())
+        self._channel.basic_cancel(self._tag, callback=self._on_cancelled)
         # pika would reject what is still on its way, and the broker deliver it again: take it instead.
         self._channel._cancelled.discard(self._tag)  # noqa: SLF001
+
+    def _on_cancelled(self, _frame: object) -> None:
+        log.info("queue.cancelled", extra={"queue": self.queue, "held": self._delivered_tag - self._acked_tag})
+        self._end()
 
     def _end(self) -> None:
         self._cancelled = True
