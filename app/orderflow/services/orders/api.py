@@ -32,6 +32,16 @@ _REFUSALS = {
     "sold_out": 409,
 }
 _ANSWER_SECONDS = 2.0
+_IdempotencyKey = Annotated[
+    str,
+    HeaderParameter(
+        name="Idempotency-Key",
+        min_length=1,
+        max_length=255,
+        pattern=r"^[\x21-\x7e]+$",
+        description="Names the request: the same key and body get the same answer for 72 hours.",
+    ),
+]
 
 
 class OrderView(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,16 +83,7 @@ class OrdersApi:
         async def place(
             request: Request[Any, Any, Any],
             data: JSONBody[OrderRequest],
-            idempotency_key: Annotated[
-                str,
-                HeaderParameter(
-                    name="Idempotency-Key",
-                    min_length=1,
-                    max_length=255,
-                    pattern=r"^[\x21-\x7e]+$",
-                    description="Names the request: the same key and body get the same answer for 72 hours.",
-                ),
-            ],
+            idempotency_key: _IdempotencyKey,
         ) -> Response[Accepted]:
             """Accepts an order and answers at once; how it ends is told by GET /v1/orders/{order_id}."""
             name = (client_of(request).name, idempotency_key)
