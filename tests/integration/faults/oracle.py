@@ -16,12 +16,16 @@ import psycopg
 
 from local.driver import Ledger
 from local.system import System
+from orderflow.messages import event_type
 from orderflow.messaging.dead_letter import DEAD_LETTER_QUEUE
+from orderflow.operations.management import Management
 from orderflow.services import SERVICES
-from orderflow.topology import definitions
 from tests.integration.faults import tap
+from tests.integration.faults.tap import Witness
 
 FINAL = {"confirmed": "ORDER_CONFIRMED", "rejected": "ORDER_REJECTED", "cancelled": "ORDER_CANCELLED"}
+_NAMELESS = {"missing_message_id", "invalid_message_id"}
+"""Reasons of dead letters that no id tells apart."""
 Rows = list[tuple[Any, ...]]
 
 
@@ -30,6 +34,7 @@ class Evidence:
     """What the sources say once everything is quiet."""
 
     system: System
+    witness: Witness
     ledger: Ledger
     initial: Mapping[str, int]
     poison: Counter[str]
@@ -38,10 +43,14 @@ class Evidence:
     """How often the same dead letter may be there, when every message was delivered that often."""
 
 
-def settle(system: System, *, seconds: float) -> list[str]:
-    """Wait until no order is open, no work waits in a queue and no outbox has a row; what is left after that."""
+def settle(evidence: Evidence, *, seconds: float) -> list[str]:
+    """Wait until nothing is left to do: no open order or charge, no waiting message or outbox row, no unhandled event.
+
+    Returns what is left after that time. A queue's depth does not count what its consumer holds, so every event that
+    the witness saw must be in the inbox of each queue that is to get it, and all poison among the dead letters.
+    """
     deadline = time.monotonic() + seconds
-    while left := [*_open_orders(system), *_waiting(system), *_unpublished(system)]:
+    while left := _busy(evidence.system) or _unfinished(evidence):
         if time.monotonic() > deadline:
             return left
         time.sleep(0.5)
@@ -60,7 +69,7 @@ def violations(evidence: Evidence) -> list[str]:
         *_stock(evidence, orders),
         *_charges(evidence.system, orders),
         *_notifications(evidence.system, orders),
-        *_witnessed(evidence.system, orders),
+        *_witnessed(evidence.witness, orders),
         *_parked(evidence),
     ]
 
@@ -136,9 +145,9 @@ def _notifications(system: System, orders: Mapping[str, Any]) -> Iterator[str]:
             yield f"{'lost' if not count else 'doubled'}: {count} notifications that order {order_id} is {status}"
 
 
-def _witnessed(system: System, orders: Mapping[str, Any]) -> Iterator[str]:
+def _witnessed(witness: Witness, orders: Mapping[str, Any]) -> Iterator[str]:
     """Every event of an order was published under one message id, and the end that was decided was told."""
-    seen = tap.witnessed(system.admin_url)
+    seen = witness.seen
     for (order_id, event), ids in seen.items():
         if order_id in orders and len(ids) > 1:
             yield f"doubled: {event} of order {order_id} was published under {len(ids)} message ids"
@@ -152,32 +161,57 @@ def _parked(evidence: Evidence) -> Iterator[str]:
     listed = json.loads(evidence.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))["dead_letters"]
     ids: dict[str, set[str]] = defaultdict(set)
     for number, letter in enumerate(listed):
-        ids[letter["reason"]].add(letter["message_id"] or f"none-{number // evidence.copies}")
+        nameless = letter["reason"] in _NAMELESS
+        ids[letter["reason"]].add(f"none-{number // evidence.copies}" if nameless else letter["message_id"])
     parked = Counter({reason: len(those) for reason, those in ids.items()})
     if parked != evidence.poison:
         yield f"dead letters: {dict(parked)}, planted were {dict(evidence.poison)}"
 
 
-def _open_orders(system: System) -> Iterator[str]:
-    query = "select status, count(*) from orders where status not in ('confirmed', 'rejected', 'cancelled') group by 1"
-    for status, count in _rows(system, "orders", query):
-        yield f"not settled: {count} orders are {status}"
+def _busy(system: System) -> list[str]:
+    """What can be counted at once: work that is begun and not at its end."""
+    return [f"not settled: {count} {what}" for what, count in _work(system) if count]
 
 
-def _waiting(system: System) -> Iterator[str]:
-    names = {queue.name for queue in definitions(SERVICES, vhost=system.vhost).queues} - {DEAD_LETTER_QUEUE}
-    with tap.channel(system.admin_url) as channel:
-        for name in sorted(names):
-            count = channel.queue_declare(name, passive=True).method.message_count
-            if count:
-                yield f"not settled: {count} messages wait in {name}"
-
-
-def _unpublished(system: System) -> Iterator[str]:
+def _work(system: System) -> Iterator[tuple[str, int]]:
+    for status, count in _rows(system, "orders", "select status, count(*) from orders group by 1"):
+        if status not in FINAL:
+            yield f"orders are {status}", count
+    # A row that is due has a call before it or under way; only settled charges have none.
+    for state, count in _rows(
+        system, "payments", "select state, count(*) from charges where due_at is not null group by 1"
+    ):
+        yield f"charges are {state}", count
     for service in SERVICES:
         ((count,),) = _rows(system, service.name, "select count(*) from outbox")
-        if count:
-            yield f"not settled: {count} rows in the outbox of {service.name}"
+        yield f"rows in the outbox of {service.name}", count
+    queues = json.loads(Management(system.stack.rabbitmq.management_url).get("queues", system.vhost))
+    for name in sorted({queue["name"] for queue in queues} - {DEAD_LETTER_QUEUE, tap.QUEUE}):
+        yield f"messages wait in {name}", _depth(system, name)
+
+
+def _unfinished(evidence: Evidence) -> list[str]:
+    """What is not handled although no queue shows it: a consumer still holds it, or it is lost."""
+    evidence.witness.look()
+    found = [*_unhandled(evidence)]
+    parked, planted = _depth(evidence.system, DEAD_LETTER_QUEUE), evidence.poison.total()
+    return [*found, f"not settled: {parked} of {planted} malformed messages are parked"] if parked < planted else found
+
+
+def _unhandled(evidence: Evidence) -> Iterator[str]:
+    for service in SERVICES:
+        handled: dict[str, set[str]] = defaultdict(set)
+        for queue, message_id in _rows(evidence.system, service.name, "select queue, message_id::text from inbox"):
+            handled[queue].add(message_id)
+        for queue in service.queues:
+            for event in map(event_type, queue.events):
+                if missed := evidence.witness.ids(event) - handled[queue.name]:
+                    yield f"lost: {len(missed)} {event} were routed, and {queue.name} has not handled them"
+
+
+def _depth(system: System, queue: str) -> int:
+    with tap.channel(system.admin_url) as channel:
+        return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 
 def _rows(system: System, service: str, query: str) -> Rows:

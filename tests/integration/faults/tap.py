@@ -10,6 +10,7 @@ import pika
 from orderflow.messages import EVENTS, EXCHANGE
 
 QUEUE = "tap"
+_ACKED_AT_ONCE = 500
 
 
 @contextmanager
@@ -30,12 +31,30 @@ def install(url: str) -> None:
             tap.queue_bind(QUEUE, EXCHANGE, event.routing_key)
 
 
-def witnessed(url: str) -> dict[tuple[str, str], set[str]]:
-    """(correlation id, event type) to the distinct message ids of all events so far; forgets them."""
-    seen: dict[tuple[str, str], set[str]] = defaultdict(set)
-    with channel(url) as tap:
-        for method, properties, _ in tap.consume(QUEUE, auto_ack=True, inactivity_timeout=1.0):
-            if method is None or properties is None:
-                break
-            seen[(properties.correlation_id or "", properties.type or "")].add(properties.message_id)
-    return dict(seen)
+class Witness:
+    """Remembers every event that the tap got; ``look`` now and then, whatever the rest of the system does."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.seen: dict[tuple[str, str], set[str]] = defaultdict(set)
+        """(correlation id, event type) to the distinct message ids of all events so far."""
+
+    def look(self) -> None:
+        """Take over what came since the last look."""
+        with channel(self._url) as tap:
+            tap.basic_qos(prefetch_count=2 * _ACKED_AT_ONCE)
+            unacked = 0
+            for method, properties, _ in tap.consume(QUEUE, inactivity_timeout=0.3):
+                if method is None or properties is None:
+                    break
+                self.seen[properties.correlation_id or "", properties.type or ""].add(properties.message_id)
+                last, unacked = method.delivery_tag, unacked + 1
+                if unacked == _ACKED_AT_ONCE:
+                    tap.basic_ack(last, multiple=True)
+                    unacked = 0
+            if unacked:
+                tap.basic_ack(last, multiple=True)
+
+    def ids(self, event: str) -> set[str]:
+        """The message ids of all events of a type."""
+        return {message_id for (_, kind), ids in self.seen.items() if kind == event for message_id in ids}

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages come more than once, in any order, malformed, or are answered by a provider that says nothing."""
 
+import time
+from pathlib import Path
+
 import pytest
 
 from local.poison import every_kind
+from local.servers import Stack
 from orderflow.messages import EXCHANGE, OrderCreated
 from tests.integration.faults import tap
 from tests.integration.faults.disorder import COPIES, Disorder
-from tests.integration.faults.trial import Trial
+from tests.integration.faults.trial import Trial, trial
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
@@ -16,6 +20,14 @@ POISON = 200
 
 def nothing(_: Trial) -> None:
     """No fault."""
+
+
+def kill_the_provider(trial: Trial) -> None:
+    """SIGKILL the payment provider while calls to it are open; its ledger survives."""
+    for _ in range(3):
+        time.sleep(2)
+        trial.system.supervisor.wait_ready("payment-simulator")
+        trial.system.supervisor.kill("payment-simulator")
 
 
 def plant_poison(trial: Trial) -> None:
@@ -54,3 +66,13 @@ def test_a_provider_that_executes_without_an_answer_is_neither_guessed_nor_charg
     assert shop.judge() == []
     charged = [token for token in shop.sale.ledger.accepted.values() if token == "timeout_executed"]
     assert len(charged) > 50
+
+
+@pytest.mark.nightly
+def test_orders_that_the_provider_never_answers_end_cancelled_and_uncharged(breakable: Stack, tmp_path: Path) -> None:
+    tokens = {"ok": 0.5, "never": 0.15, "timeout_executed": 0.15, "slow": 0.2}
+    with trial(breakable, tmp_path, seed=47, environ={"ORDERFLOW_HOLD_SECONDS": "6"}) as running:
+        running.sell(kill_the_provider, rate=30, seconds=10, tokens=tokens)
+        # What may have been executed is asked about for a minute before it is taken as never executed.
+        assert running.judge(seconds=180) == []
+        assert "never" in running.sale.ledger.accepted.values()

@@ -3,6 +3,7 @@
 
 import random
 import secrets
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -38,6 +39,7 @@ class Trial:
         self.seed = seed
         self.random = random.Random(seed)
         self.poison: Counter[str] = Counter()
+        self.witness = tap.Witness(system.admin_url)
         self.sale: Sale
 
     def sell(self, fault: Callable[["Trial"], None], *, rate: float = 80, seconds: float = 10, **plan: Any) -> None:
@@ -61,9 +63,18 @@ class Trial:
 
     def judge(self, *, seconds: float = 90, copies: int = 1) -> list[str]:
         """Wait until all is quiet; what did not settle, and every promise that was broken."""
-        left = settle(self.system, seconds=seconds)
-        evidence = Evidence(self.system, self.sale.ledger, STOCK, self.poison, copies)
-        return left + violations(evidence)
+        evidence = Evidence(self.system, self.witness, self.sale.ledger, STOCK, self.poison, copies)
+        found = settle(evidence, seconds=seconds) + violations(evidence)
+        if found:
+            self._tell(found)
+        return found
+
+    def _tell(self, found: list[str]) -> None:
+        """Write what helps to understand a failure; shown by pytest when the test fails."""
+        lines = [f"seed {self.seed}", *found[:50]]
+        for log in sorted(self.system.directory.glob("*.log")):
+            lines += [f"== {log.name}", log.read_text(errors="replace")[-1500:]]
+        sys.stdout.write("\n".join(lines) + "\n")
 
 
 @contextmanager
