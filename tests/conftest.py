@@ -11,8 +11,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+from hypothesis import settings
 
 from local.servers import Stack
+
+# No deadline: a busy machine is no bug. Fifty examples keep the unit suite in seconds; runs differ, so they add up.
+settings.register_profile("quick", max_examples=50, deadline=None)
+settings.load_profile("quick")
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 """Imports point one way: __main__ → run → {services, telemetry, operations} → messaging."""
 
 import ast
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -46,15 +46,17 @@ ONLY_IN = {
 }
 
 
-def imports(module: str) -> Iterator[str]:
+@cache
+def imports(module: str) -> tuple[str, ...]:
     """Every module name that a module imports, at its top or inside a function."""
-    path = APP / (module.replace(".", "/") + ".py")
-    for node in ast.walk(ast.parse(path.read_text())):
+    found: list[str] = []
+    for node in ast.walk(ast.parse((APP / (module.replace(".", "/") + ".py")).read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found += (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{module}: relative import"
-            yield node.module or ""
+            found.append(node.module or "")
+    return tuple(found)
 
 
 def within(name: str, prefix: str) -> bool:
