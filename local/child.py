@@ -44,11 +44,13 @@ def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
     """Start it in a process group of its own, with its output at the end of its log file.
 
     It is killed when the thread that called this ends. A program that cannot be started ends at once with a log line.
+    No signal is ignored at its start, even when we ignore SIGINT ourselves, as programs in the background do.
     """
+    prefix = ["env", "--default-signal", shutil.which("setpriv") or "/usr/bin/setpriv", "--pdeathsig", "KILL", "--"]
     spec.log.parent.mkdir(parents=True, exist_ok=True)
     with spec.log.open("ab") as log:
         return subprocess.Popen(
-            [shutil.which("setpriv") or "/usr/bin/setpriv", "--pdeathsig", "KILL", "--", *spec.argv],
+            [*prefix, *spec.argv],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

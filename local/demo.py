@@ -62,7 +62,8 @@ def main() -> int:
 
 def _with_servers(stack: Stack, options: argparse.Namespace, console: Console) -> int:
     environ = {"ORDERFLOW_HOLD_SECONDS": "20"}
-    with System.started(stack, DEMO, environ=environ) as system, kept_current(system, DEMO / "addresses.json"):
+    started = System.started(stack, DEMO, environ=environ, report=console.print)
+    with started as system, kept_current(system, DEMO / "addresses.json"):
         stack.prometheus.set_targets(stack.broker_targets() | system.metrics_targets())
         console.print(f"[bold]services[/bold] run: {', '.join(sorted(system.supervisor.pids()))}")
         shelf(system, SKUS)
@@ -168,7 +169,7 @@ def _print_dead_letters(console: Console, reasons: Counter[str]) -> None:
 def _promises(sale: Sale, dead: Counter[str]) -> list[tuple[str, str, bool]]:
     """Each promise, the numbers it rests on (from the databases and the provider's ledger), and whether it holds."""
     integrity = json.loads(sale.system.run_tool("reconcile", "--json"))
-    ledger = sale.ledger
+    ledger, failures = sale.ledger, sale.system.failures()
     final = sum(integrity["orders"][status] for status in FINAL)
     promises = [
         (
@@ -179,6 +180,11 @@ def _promises(sale: Sale, dead: Counter[str]) -> list[tuple[str, str, bool]]:
         ("every order is final", f"{final} of {integrity['orders']['total']}", final == integrity["orders"]["total"]),
         ("every request got an answer", f"{len(ledger.unknown)} without", not ledger.unknown),
         ("a repeated key gets the same answer", f"{len(ledger.broken_promises)} differ", not ledger.broken_promises),
+        (
+            "no process ended by itself",
+            ", ".join(f"{name}: {codes}" for name, codes in failures.items()) or "none did",
+            not failures,
+        ),
         ("poison is parked with its reason", f"{dead.total()} of {len(sale.planted)}", dead == Counter(sale.planted)),
     ]
     return promises + [(check["promise"], check["numbers"], check["kept"]) for check in integrity["checks"]]

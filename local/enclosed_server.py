@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every server of a root folder has in common: start, stop, kill, restart, and where its data is."""
 
+import abc
 import secrets
 import signal
 import urllib.request
@@ -29,7 +30,7 @@ class Place:
     ports: Ports
 
 
-class EnclosedServer:
+class EnclosedServer(abc.ABC):
     """One server out of a root folder. Its data, password and ports outlive ``stop`` and ``kill``.
 
     Its folder below the place's becomes its /data; ports are taken once: a restarted server is where it was.
@@ -94,15 +95,16 @@ class EnclosedServer:
         """Memory of the server with all its processes, now."""
         return family_memory_bytes(self._supervisor.pid(self.name))
 
+    @abc.abstractmethod
     def is_ready(self) -> bool:
         """Whether it serves now; an OSError means no."""
-        raise NotImplementedError
 
-    def _write_files(self) -> None:
+    def _write_files(self) -> None:  # noqa: B027 - most servers need none
         """Write configuration into the directory; by default none."""
 
+    @abc.abstractmethod
     def _command(self) -> Sequence[str]:
-        raise NotImplementedError
+        """The program and its arguments, as seen inside the root folder."""
 
     def _environment(self) -> Mapping[str, str]:
         return {}

@@ -117,6 +117,11 @@ class Supervisor:
         with self._changed:
             return list(self._processes[name].exits)
 
+    def names(self) -> list[str]:
+        """Every process that was started so far, whether it runs or not."""
+        with self._changed:
+            return list(self._processes)
+
     def kill(self, name: str, signum: int = signal.SIGKILL, *, hold: bool = False) -> None:
         """Send a signal to the process group; after SIGKILL, returns when it is gone.
 
@@ -286,5 +291,9 @@ class _Wait:
 
 
 def stop_on_terminate() -> None:
-    """Make SIGTERM end this program as Ctrl-C does, so that its supervisors stop what they run."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """Make SIGTERM end this program as Ctrl-C does, so that its supervisors stop what they run.
+
+    SIGINT too: a shell starts programs in the background with SIGINT ignored.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)

@@ -5,6 +5,7 @@ import contextlib
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
@@ -18,10 +19,11 @@ from typing import Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from local.ports import Ports
-from local.processes import ProcessSpec, Supervisor
+from local.processes import ProcessFailed, ProcessSpec, Supervisor
 from local.servers import Stack
 from orderflow.operations.management import Management
 from orderflow.operations.topology import apply
+from orderflow.process import EXIT_UNFINISHED
 from orderflow.services import SERVICES
 from orderflow.topology import definitions, user_names
 
@@ -35,6 +37,8 @@ PROCESSES = {
     "notifications": "notifications",
 }
 """Process name to the service whose database and broker user it has."""
+_FINE = {0, EXIT_UNFINISHED, -signal.SIGTERM, -signal.SIGKILL}
+"""How processes end that were asked to, or were killed from outside."""
 
 
 def http_json(
@@ -82,10 +86,12 @@ class System:
         environ: Mapping[str, str] | None = None,
         name: str = "",
         commands: Mapping[str, Sequence[str]] | None = None,
+        report: Callable[[str], None] | None = None,
     ) -> None:
         """``name`` tells several systems on the same servers apart: vhost, users and databases bear it.
 
-        ``commands`` replaces how a process is started, for tests that start a broken build.
+        ``commands`` replaces how a process is started, for tests that start a broken build. ``report`` is told of
+        every process that ends by itself.
         """
         self.stack = stack
         self.directory = directory
@@ -97,7 +103,7 @@ class System:
         self.ports = Ports()
         processes = (*PROCESSES, "payment-simulator", "reconciler", "trace-store")
         self.places = {process: Place(self.ports.take(), self.ports.take()) for process in processes}
-        self.supervisor = Supervisor()
+        self.supervisor = Supervisor(report=report)
         self._extra = dict(environ or {})
         self._commands = dict(commands or {})
         self._services = dict(PROCESSES)
@@ -105,13 +111,18 @@ class System:
     @classmethod
     @contextlib.contextmanager
     def started(cls, stack: Stack, directory: Path, **options: Any) -> Iterator[Self]:
-        """A system with everything running and ready; everything is stopped at the end, also after a failure."""
+        """A system with everything running and ready; everything is stopped at the end, also after a failure.
+
+        Raises ProcessFailed at the end when a process had ended by itself, although it was started again.
+        """
         system = cls(stack, directory, **options)
         try:
             with system.supervisor:
                 system.prepare()
                 system.start()
                 yield system
+            if failures := system.failures():
+                raise ProcessFailed(f"processes ended by themselves: {failures}; see {directory}")
         finally:
             system.ports.release()
 
@@ -166,6 +177,12 @@ class System:
         command = list(self._commands.get(name) or self.command("serve", name))
         self.supervisor.start(self._spec(second, command, "/readyz"))
         return second
+
+    def failures(self) -> dict[str, list[int]]:
+        """The exit codes of every process that ended by itself so far: a crash, or the watchdog."""
+        ends = {name: self.supervisor.exits(name) for name in self.supervisor.names()}
+        failed = {name: [code for code in codes if code not in _FINE] for name, codes in ends.items()}
+        return {name: codes for name, codes in failed.items() if codes}
 
     def command(self, *words: str) -> list[str]:
         """The orderflow command line."""

@@ -4,13 +4,14 @@
 import logging
 import sys
 from collections.abc import Mapping
+from typing import Any
 
 from orderflow.kinds import KINDS, Kind
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.watchdog import Watchdog
 from orderflow.operations import reconciler
 from orderflow.parts import Parts, prepare_database
-from orderflow.process import Process
+from orderflow.process import EXIT_FAILED, Process
 from orderflow.settings import Settings
 from orderflow.telemetry import metrics
 from orderflow.telemetry.start import Telemetry
@@ -24,11 +25,9 @@ def serve(name: str, environ: Mapping[str, str]) -> int:
     kind = KINDS[name]
     settings = Settings.from_env(environ, kind.needs)
     queues = [work for queue in kind.service.queues for work in work_queues(queue)] if kind.consumes else []
-    try:
-        telemetry = Telemetry.start(settings, name, environ, areas=kind.areas, queues=queues)
-    except OSError as error:
-        sys.stderr.write(f"ORDERFLOW_TELEMETRY_PORT={settings.telemetry_port}: {error}\n")
-        return 1
+    telemetry = _telemetry(settings, name, environ, areas=kind.areas, queues=queues)
+    if telemetry is None:
+        return EXIT_FAILED
     parts = Parts(name, kind.service, settings, telemetry)
     log.info("process.settings", extra={"settings": settings.masked()})
     try:
@@ -40,21 +39,35 @@ def serve(name: str, environ: Mapping[str, str]) -> int:
 def reconcile(environ: Mapping[str, str]) -> int:
     """Run the process that recomputes every promise from the databases, again and again; its exit code."""
     settings = Settings.from_env(environ, reconciler.NEEDS)
-    telemetry = Telemetry.start(settings, "reconciler", environ, areas=(metrics.RECONCILING,))
+    telemetry = _telemetry(settings, "reconciler", environ, areas=(metrics.RECONCILING,))
+    if telemetry is None:
+        return EXIT_FAILED
     clock, databases = SystemClock(), reconciler.databases(settings)
     process = Process("reconciler", clock=clock, drain_timeout_seconds=settings.drain_timeout_seconds)
     process.catch_signals()
     watching = reconciler.Reconciler(databases, moments=telemetry.moments, clock=clock)
     process.add(watching.loop(settings.reconciler_interval_seconds))
+    limit = settings.watchdog_seconds + reconciler.LONGEST_LOOK_SECONDS
+    watchdog = Watchdog(process.idle_seconds, limit_seconds=limit, clock=clock)
+    process.add(watchdog)
 
     def not_ready() -> list[str]:
         return [f"no database of {name}" for name, database in databases.items() if database.failing]
 
-    telemetry.watch(idle_seconds=process.idle_seconds, stalled=dict, not_ready=not_ready)
+    telemetry.watch(idle_seconds=process.idle_seconds, stalled=watchdog.stalled, not_ready=not_ready)
     try:
         return process.run()
     finally:
         telemetry.shutdown(timeout_seconds=5)
+
+
+def _telemetry(settings: Settings, name: str, environ: Mapping[str, str], **does: Any) -> Telemetry | None:
+    """The telemetry of the process; None, and a line that says why, when its port is taken."""
+    try:
+        return Telemetry.start(settings, name, environ, **does)
+    except OSError as error:
+        sys.stderr.write(f"ORDERFLOW_TELEMETRY_PORT={settings.telemetry_port}: {error}\n")
+        return None
 
 
 def _run(parts: Parts, kind: Kind) -> int:
@@ -69,7 +82,7 @@ def _run(parts: Parts, kind: Kind) -> int:
             kind.build(parts)
         except OSError as error:
             log.error("http.port_taken", extra={"port": settings.http_port, "error": str(error)})
-            return 1
+            return EXIT_FAILED
         process.add(watchdog)
         parts.telemetry.watch(
             idle_seconds=process.idle_seconds, stalled=watchdog.stalled, not_ready=lambda: _not_ready(parts)

@@ -119,7 +119,7 @@ class Settings:
     outbox_lease_seconds: float = _setting(
         10, _number(float, 1, 3600), "How long the process that wrote a row has to publish it before a relay may."
     )
-    relay_interval_seconds: float = _setting(1, _number(float, 0.05, 60), "Pause between two looks of the relay.")
+    relay_interval_seconds: float = _setting(1, _number(float, 0.05, 10), "Pause between two looks of the relay.")
     outbox_max_age_seconds: float = _setting(
         30, _number(float, 1, 3600), "Age of the oldest unpublished row at which the API refuses orders (503)."
     )
@@ -129,7 +129,9 @@ class Settings:
         3, _number(float, 0, 120), "How long an API goes on serving after it said that it is not ready any more."
     )
     watchdog_seconds: float = _setting(
-        60, _number(float, 5, 3600), "Without progress for this long the process ends itself."
+        60,
+        _number(float, 45, 3600),
+        "Without progress for this long the process ends itself; a statement may take 30 s, a back-off 10 s.",
     )
 
     api_keys: str = _setting(

@@ -204,12 +204,15 @@ def test_nothing_is_left_when_the_program_itself_ends(signum: int, code: int, tm
     command = [sys.executable, "-m", "local.servers", "--suite", SUITE, "--directory", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=OURS) as program:
         assert program.stdout is not None
-        urls = dict(program.stdout.readline().split() for _ in range(4))
-        ports = [urlsplit(url).port or 0 for url in urls.values()]
-        assert all(map(is_open, ports))
-        assert sorted(urls) == ["amqp", "database", "management", "metrics"]
-        program.send_signal(signum)
-        program.wait(30)
+        try:
+            urls = dict(program.stdout.readline().split() for _ in range(4))
+            ports = [urlsplit(url).port or 0 for url in urls.values()]
+            assert all(map(is_open, ports))
+            assert sorted(urls) == ["amqp", "database", "management", "metrics"]
+            program.send_signal(signum)
+            program.wait(30)
+        finally:
+            program.kill()
     assert program.returncode == code
     eventually(lambda: nothing_is_left_of(tmp_path, ports))
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from local.ports import Ports
-from local.processes import ProcessSpec, Supervisor
+from local.processes import ProcessFailed, ProcessSpec, Supervisor
 from local.servers import Stack
 from local.system import ROOT, System, answers, eventually
 
@@ -127,3 +128,13 @@ def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path:
     assert "s3cret" not in log.read_text() and system.passwords["orders"] not in log.read_text()
     system.ports.release()
     ports.release()
+
+
+def test_a_process_that_ends_by_itself_is_told_although_it_was_started_again(stack: Stack, tmp_path: Path) -> None:
+    def crash(system: System) -> None:
+        system.supervisor.kill("orders", signal.SIGABRT)
+        eventually(lambda: system.failures() == {"orders": [-signal.SIGABRT]}, seconds=10, what="the end is noticed")
+        system.supervisor.wait_ready("orders")
+
+    with pytest.raises(ProcessFailed, match="orders"), System.started(stack, tmp_path, name="crash") as system:
+        crash(system)

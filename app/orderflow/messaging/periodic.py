@@ -11,9 +11,15 @@ from orderflow.messaging.errors import InfrastructureError
 
 log = logging.getLogger(__name__)
 
+_STEP_SECONDS = 2.0
+"""Longest wait without a sign of life: less than half of the shortest limit that a watchdog can be given."""
+
 
 class Periodic:
-    """Calls an action every ``interval_seconds`` in one thread. An action that returns True is called again at once."""
+    """Calls an action every ``interval_seconds`` in one thread. An action that returns True is called again at once.
+
+    It is seen moving while it rests, however long that is: only an action that hangs looks stalled to a watchdog.
+    """
 
     def __init__(
         self,
@@ -41,14 +47,21 @@ class Periodic:
                 more = self._action()
             except InfrastructureError as error:
                 log.warning("periodic.paused", extra={"task": self.name, "error": str(error)})
-                self._clock.wait(self._stopping, self._backoff.next())
+                self._rest(self._backoff.next())
                 continue
             self._backoff.reset()
             if not more:
-                self._clock.wait(self._stopping, self._interval)
+                self._rest(self._interval)
         if self._close is not None:
             self._close()
 
     def stop(self) -> None:
         """Return from ``run`` after the current call."""
         self._stopping.set()
+
+    def _rest(self, seconds: float) -> None:
+        until = self._clock.monotonic() + seconds
+        while (left := until - self._clock.monotonic()) > 0:
+            self.last_progress = self._clock.monotonic()
+            if self._clock.wait(self._stopping, min(left, _STEP_SECONDS)):
+                return

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 KEPT, BROKEN, FAILED = 0, 1, 2
 NEEDS: frozenset[Need] = frozenset({"reconciler"})
 _PATIENCE_SECONDS = 300
+LONGEST_LOOK_SECONDS = 12 * _PATIENCE_SECONDS
+"""One look is at most a dozen statements, each cut off after its patience."""
 _REST = 9
 """A run is followed by a rest of at least so many times its length: at most a tenth of a database's time is spent."""
 

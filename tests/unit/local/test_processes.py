@@ -114,6 +114,16 @@ def test_a_process_that_does_not_stop_in_its_grace_is_killed(
     assert reports == ["program did not stop in time and is killed"]
 
 
+@pytest.fixture(params=["foreground", "background"])
+def ground(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whether we can be interrupted: a shell starts what it puts into the background with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN) if request.param == "background" else None
+    yield
+    if before is not None:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ground")
 def test_a_process_can_end_in_good_order_with_the_signal_of_its_choice(supervisor: Supervisor, tmp_path: Path) -> None:
     script = f"trap 'echo bye; exit 3' INT; touch {tmp_path}/up; while :; do sleep 0.01; done"
     supervisor.start(shell(script, tmp_path, ready=(tmp_path / "up").exists, stop_signal=signal.SIGINT))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable
+from threading import Event
 
 import pytest
 
@@ -46,3 +47,42 @@ def test_when_the_surroundings_fail_it_tries_again_sooner_than_the_interval() ->
 def test_any_other_error_ends_it() -> None:
     with pytest.raises(ZeroDivisionError):
         run(ZeroDivisionError("bug"))
+
+
+class Watched(ManualClock):
+    """Notes after each wait how long the task has not been seen moving by then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle: list[float] = []
+        self.stop_at = float("inf")
+        self.task: Periodic
+
+    def wait(self, event: Event, seconds: float) -> bool:
+        super().wait(event, seconds)
+        self.idle.append(self.monotonic() - self.task.last_progress)
+        if self.monotonic() >= self.stop_at:
+            self.task.stop()
+        return event.is_set()
+
+
+def test_a_long_rest_is_not_taken_for_a_stall() -> None:
+    clock, calls = Watched(), list[float]()
+
+    def action() -> None:
+        calls.append(clock.monotonic())
+        if len(calls) == 2:
+            clock.task.stop()
+
+    clock.task = Periodic("prune", 3600, action, clock=clock)
+    clock.task.run()
+    assert calls == [0, 3600]
+    assert max(clock.idle) <= 2
+
+
+def test_a_stop_ends_the_rest() -> None:
+    clock, calls = Watched(), list[float]()
+    clock.task = Periodic("prune", 3600, lambda: calls.append(clock.monotonic()), clock=clock)
+    clock.stop_at = 10
+    clock.task.run()
+    assert (calls, clock.monotonic()) == ([0], 10)
