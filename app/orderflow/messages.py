@@ -17,11 +17,13 @@ from msgspec import Meta
 EXCHANGE = "order_events"
 """The topic exchange to which every event is published."""
 
-Sku = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Stock keeping unit.")]
+_END = r"$(?!\n)"  # in Python $ alone also stands before a last newline
+SKU_PATTERN = r"^[A-Za-z0-9._-]{1,64}" + _END
+Sku = Annotated[str, Meta(pattern=SKU_PATTERN, description="Stock keeping unit.")]
 Quantity = Annotated[int, Meta(ge=1, le=10_000, description="Units, at least one.")]
 Amount = Annotated[int, Meta(ge=0, le=2**53 - 1, description="Integer minor units, for example cents.")]
 Units = Annotated[int, Meta(ge=0, le=2**31 - 1, description="Units of stock.")]
-Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}$", description="ISO 4217 code.")]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}" + _END, description="ISO 4217 code.")]
 _NO_NUL = r"^[^\u0000]+$"  # PostgreSQL stores every character but this one
 UserId = Annotated[
     str, Meta(min_length=1, max_length=64, pattern=_NO_NUL, description="The customer, opaque to orderflow.")
@@ -30,7 +32,7 @@ PaymentToken = Annotated[
     str,
     Meta(min_length=1, max_length=128, pattern=_NO_NUL, description="The provider's token for a payment method."),
 ]
-Reason = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}$", description="One fixed word, usable as a label.")]
+Reason = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,62}" + _END, description="One fixed word, usable as a label.")]
 Timestamp = Annotated[datetime, Meta(tz=True, description="When it happened, RFC 3339, UTC.")]
 
 

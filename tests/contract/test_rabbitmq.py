@@ -73,6 +73,16 @@ def test_what_may_not_be_written_is_lost_and_the_back_off_grows(
         rabbit.api("DELETE", f"users/{user}")
 
 
+def test_a_batch_that_nobody_is_bound_for_is_told_in_one_line(
+    rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker = rabbit.broker()
+    receipt = sent(broker, [message(str(number), routing_key="nobody.wants") for number in range(50)])
+    assert set(receipt.failures.values()) == {Failure.RETURNED}
+    (line,) = [record for record in caplog.records if record.getMessage() == "publish.returned"]
+    assert line.messages == {"contract/nobody.wants": 50}  # type: ignore[attr-defined]
+
+
 def test_a_queue_that_is_missing_is_consumed_once_it_is_there(
     rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
 ) -> None:

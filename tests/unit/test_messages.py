@@ -67,6 +67,7 @@ def test_every_event_names_what_it_is_about(event: type[Event]) -> None:
         (BODY.replace(b'"quantity":2', b'"quantity":0'), "invalid_body"),
         (BODY.replace(b'"items":[{"sku":"sku-1","quantity":2,"unit_price":1999}]', b'"items":[]'), "invalid_body"),
         (BODY.replace(b"sku-1", b"../etc"), "invalid_body"),
+        (BODY.replace(b"sku-1", b"sku-1\\n"), "invalid_body"),
         (BODY.replace(b"EUR", b"euro"), "invalid_body"),
         (BODY.replace(b"customer-1", b"customer\\u0000"), "invalid_body"),
         (BODY.replace(b'"ok"', b'"o\\u0000k"'), "invalid_body"),

@@ -37,6 +37,7 @@ class RabbitPublisher:
         self._incoming: deque[tuple[Sequence[Publication], Receipt]] = deque()
         self._ended = False
         self._handed = 0
+        self._unroutable: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._channel: Any = None
         self._backoff = Backoff(first=0.2, most=10)
@@ -110,6 +111,9 @@ class RabbitPublisher:
     def _told(self, token: object, confirmed: int, failures: Counter[Failure], written_at: float) -> None:
         seconds = self._clock.monotonic() - written_at
         self._hooks.settled(token, confirmed=confirmed, failures=failures, seconds=seconds)
+        if self._unroutable:  # a line a batch, not a message: a missing binding concerns them all
+            log.warning("publish.returned", extra={"messages": dict(self._unroutable)})
+            self._unroutable.clear()
 
     def _done(self, count: int) -> None:
         with self._lock:
@@ -148,7 +152,7 @@ class RabbitPublisher:
         self._write()
 
     def _on_return(self, _channel: object, method: Any, properties: pika.BasicProperties, body: bytes) -> None:
-        log.warning("publish.returned", extra={"exchange": method.exchange, "routing_key": method.routing_key})
+        self._unroutable[f"{method.exchange}/{method.routing_key}"] += 1
         if not self._window.returned(method.exchange, method.routing_key, from_pika(properties), body):
             log.error("publish.return_unknown", extra={"exchange": method.exchange, "routing_key": method.routing_key})
 

@@ -15,7 +15,7 @@ from orderflow.http.guard import trace_of
 from orderflow.http.keys import ApiKeys
 from orderflow.http.problems import Problem
 from orderflow.http.reader import Reader
-from orderflow.messages import Amount, Currency, Units
+from orderflow.messages import SKU_PATTERN, Amount, Currency, Units
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
 from orderflow.messaging.service import Emitting
@@ -25,7 +25,7 @@ from orderflow.services.inventory.store import Stock
 from orderflow.services.moments import Moments
 
 _ANSWER_SECONDS = 2.0
-_SkuInPath = Annotated[str, PathParameter(pattern=r"^[A-Za-z0-9._-]{1,64}$", description="Stock keeping unit.")]
+_SkuInPath = Annotated[str, PathParameter(pattern=SKU_PATTERN, description="Stock keeping unit.")]
 
 
 class StockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
