@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import urllib.request
 from collections import Counter
 from collections.abc import Generator, Sequence
@@ -18,30 +17,21 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from orderflow.messages import AnyEvent, Event, InventoryReserved, OrderCancelled, decode
-from orderflow.messaging.attempt import Attempt, Verdicts
+from orderflow.messages import AnyEvent, InventoryReserved, OrderCancelled, decode
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec
 from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.effects import Effecting
-from orderflow.messaging.hooks import BatchSpan, Hooks
-from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.hooks import Hooks
 from orderflow.messaging.service import Incoming
-from orderflow.messaging.unit_of_work import UnitOfWork, Work
 from orderflow.services.moments import Moments
+from orderflow.services.payments import PAYMENTS
 from orderflow.services.payments.charging import Charging, count_unknown
-from orderflow.services.payments.gateway import Answer
 from orderflow.services.payments.handlers import PaymentRequests
 from orderflow.services.payments.http_gateway import HttpGateway
-from orderflow.services.payments.store import Call
 from tests.builders import an_event
-from tests.fakes import ScriptedPublisher, deliver, eventually
-from tests.rig import query
+from tests.effects_rig import EffectsRig
+from tests.fakes import eventually
 
 ROOT = Path(__file__).parents[1]
-CODEC = Codec(app_id="payments")
-TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
 
 def prepare_service(url: str, name: str) -> None:
@@ -126,18 +116,6 @@ class Simulator(ProcessGroup):
             return False
 
 
-class CountingUnitOfWork(UnitOfWork):
-    """Adds up the statements of all transactions, begin and commit included."""
-
-    statements = 0
-
-    @contextmanager
-    def transaction(self) -> Generator[Work]:
-        with super().transaction() as work:
-            yield work
-        self.statements += work.statements
-
-
 class Watch(Moments):
     """Counts calls to the provider by operation and outcome."""
 
@@ -152,8 +130,8 @@ class Watch(Moments):
         self.unknown.append(count)
 
 
-class Payments:
-    """The payments service without a broker: ``receive`` is its consumer, the context runs its calls."""
+class Payments(EffectsRig):
+    """The payments service without a broker."""
 
     def __init__(
         self,
@@ -165,71 +143,27 @@ class Payments:
         concurrency: int = 64,
         settled_after_seconds: float = 60,
     ) -> None:
-        self.url = database_url
         self.watch = Watch()
-        self.publisher = ScriptedPublisher()
         gateway = HttpGateway(
             provider_url, timeout_seconds=timeout_seconds, hooks=Hooks(), moments=self.watch, clock=SystemClock()
         )
-        self.work = CountingUnitOfWork(Database(database_url, application_name="payments calls"), self._outbox())
         self.effects = Charging(gateway, settled_after_seconds=settled_after_seconds)
-        self.effecting = Effecting[Call, Answer](
-            "payments",
-            self.effects,
-            self.work,
-            clock=SystemClock(),
-            concurrency=concurrency,
-            lease_seconds=lease_seconds,
+        super().__init__(
+            PAYMENTS, database_url, self.effects, PaymentRequests, concurrency=concurrency, lease_seconds=lease_seconds
         )
-        self._attempt = Attempt(
-            handler=PaymentRequests(self.effecting.wake),
-            accepted=(InventoryReserved, OrderCancelled),
-            codec=CODEC,
-            inbox=Inbox("payment_requests"),
-            unit_of_work=UnitOfWork(Database(database_url), self._outbox()),
-        )
-        self._thread = threading.Thread(target=self.effecting.run, name="payments")
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.effecting.stop()
-        self._thread.join(20)
-        self._attempt.unit_of_work.close()
-        assert not self._thread.is_alive()
-
-    def close(self) -> None:
-        """Give the connections back; for a service that was never started."""
-        self.work.close()
-        self._attempt.unit_of_work.close()
-
-    def receive(self, *events: Event) -> Verdicts:
-        """Take one batch of messages, as the consumer would."""
-
-        class Span(BatchSpan):
-            def headers(self, position: int) -> dict[str, str]:
-                return TRACE
-
-        return self._attempt([deliver(event) for event in events], Span())
 
     @contextmanager
     def cancelling(self, order_id: UUID) -> Generator[None]:
         """A cancellation that is handled, and committed when the context is left."""
         message = Incoming(uuid4(), cancelled(order_id), 0)
-        with self._attempt.unit_of_work.transaction() as work:
-            PaymentRequests(self.effecting.wake)([message], work)
+        with self.consuming.transaction() as work:
+            self.handler([message], work)
             yield
 
     def count_unknown(self) -> None:
         """What the service does now and then."""
-        with self._attempt.unit_of_work.transaction() as work:
+        with self.consuming.transaction() as work:
             count_unknown(work, self.watch)
-
-    def states(self) -> Counter[str]:
-        """How many charges are in each state."""
-        return Counter(state for (state,) in query(self.url, "select state from charges"))
 
     def published(self) -> Counter[tuple[str, UUID]]:
         """How often each event type was published for each order."""
@@ -237,9 +171,6 @@ class Payments:
 
     def events(self) -> Sequence[AnyEvent]:
         return [decode(publication.body) for publication in self.publisher.published]
-
-    def _outbox(self) -> Outbox:
-        return Outbox(self.publisher, CODEC, lease_seconds=60)
 
 
 def reserved(token: str, **changes: Any) -> InventoryReserved:

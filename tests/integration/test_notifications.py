@@ -15,9 +15,10 @@ from orderflow.messaging.hooks import Hooks
 from orderflow.services.notifications.sender import LogSender, SendFailed, SmtpSender, WebhookSender
 from orderflow.services.notifications.sending import Notifying
 from tests.builders import an_event
+from tests.effects_rig import TRACE
 from tests.fakes import eventually
 from tests.notifications_rig import Notifications, Webhook, webhook
-from tests.payments_rig import TRACE, free_port, prepare_service
+from tests.payments_rig import free_port, prepare_service
 from tests.rig import query
 
 pytestmark = pytest.mark.integration
@@ -70,7 +71,7 @@ def test_every_kind_is_posted_once_with_its_key_and_its_trace(url: str, hook: We
     kinds = (OrderConfirmed, OrderRejected, OrderCancelled, PaymentRefunded, StockLow)
     with Notifications(url, WebhookSender(hook.url)) as notifications:
         notifications.receive(*(an_event(kind) for kind in kinds))
-        eventually(lambda: notifications.states() == {"sent": 5})
+        eventually(lambda: notifications.states("notifications") == {"sent": 5})
     told = {body["kind"]: (headers, body) for headers, body in hook.posts}
     assert len(hook.posts) == len(told) == 5
     headers, body = told["order_confirmed"]
@@ -85,10 +86,10 @@ def test_what_was_told_is_not_told_again_whatever_message_asks(url: str, hook: W
     event = an_event(OrderConfirmed)
     with Notifications(url, WebhookSender(hook.url)) as notifications:
         notifications.receive(event, event)
-        eventually(lambda: notifications.states() == {"sent": 1})
+        eventually(lambda: notifications.states("notifications") == {"sent": 1})
         notifications.receive(event)
         notifications.receive(an_event(OrderConfirmed))
-        eventually(lambda: notifications.states() == {"sent": 2})
+        eventually(lambda: notifications.states("notifications") == {"sent": 2})
     assert len(hook.posts) == 2
 
 
@@ -96,7 +97,7 @@ def test_a_receiver_that_fails_is_tried_again_with_the_same_key(url: str, hook: 
     hook.statuses = [500, 429]
     with Notifications(url, WebhookSender(hook.url)) as notifications:
         notifications.receive(an_event(OrderConfirmed))
-        eventually(lambda: notifications.states() == {"sent": 1})
+        eventually(lambda: notifications.states("notifications") == {"sent": 1})
     assert len(hook.keys) == 3
     assert len(set(hook.keys)) == 1
     assert notifications.watch.outcomes == {("order_confirmed", "retried"): 2, ("order_confirmed", "sent"): 1}
@@ -108,7 +109,7 @@ def test_a_notification_that_nobody_takes_is_given_up_and_counted(
     hook.statuses = [500] * 2
     with Notifications(url, WebhookSender(hook.url), most_attempts=2) as notifications:
         notifications.receive(an_event(OrderConfirmed))
-        eventually(lambda: notifications.states() == {"failed": 1})
+        eventually(lambda: notifications.states("notifications") == {"failed": 1})
     assert len(hook.posts) == 2
     assert query(url, "select reason, due_at, attempts from notifications") == [("status_500", None, 2)]
     assert notifications.watch.outcomes["order_confirmed", "failed"] == 1
@@ -126,7 +127,7 @@ def test_a_redirect_is_not_followed(url: str, hook: Webhook) -> None:
     hook.statuses = [302]
     with Notifications(url, WebhookSender(hook.url), most_attempts=1) as notifications:
         notifications.receive(an_event(OrderConfirmed))
-        eventually(lambda: notifications.states() == {"failed": 1})
+        eventually(lambda: notifications.states("notifications") == {"failed": 1})
     assert query(url, "select reason from notifications") == [("status_302",)]
 
 
@@ -138,7 +139,7 @@ def test_a_mail_reaches_the_customer_and_keeps_its_id_when_it_is_sent_again(
     event = an_event(OrderConfirmed, total_amount=4200)
     with Notifications(url, mailing(server)) as notifications:
         notifications.receive(event)
-        eventually(lambda: notifications.states() == {"sent": 1})
+        eventually(lambda: notifications.states("notifications") == {"sent": 1})
     ((mail, recipients),) = box.mails
     assert recipients == ["customer-1@example.com"]
     assert mail["Subject"] == "Your order is confirmed"
@@ -165,7 +166,7 @@ def test_a_customers_name_cannot_add_recipients_or_headers(
     box, server = mailbox
     with Notifications(url, mailing(server), most_attempts=1) as notifications:
         notifications.receive(an_event(OrderConfirmed, user_id=user_id), an_event(OrderConfirmed))
-        eventually(lambda: notifications.states() == {"failed": 1, "sent": 1})
+        eventually(lambda: notifications.states("notifications") == {"failed": 1, "sent": 1})
     assert [recipients for _, recipients in box.mails] == [["customer-1@example.com"]]
     assert query(url, "select reason from notifications where state = 'failed'") == [("invalid_address",)]
 
@@ -175,7 +176,7 @@ def test_a_password_is_not_sent_without_encryption(url: str, mailbox: tuple[Mail
     sender = mailing(server.replace("smtp://", "smtp://shop:secret@"))
     with Notifications(url, sender, most_attempts=1) as notifications:
         notifications.receive(an_event(OrderConfirmed))
-        eventually(lambda: notifications.states() == {"failed": 1})
+        eventually(lambda: notifications.states("notifications") == {"failed": 1})
     assert box.mails == []
 
 
@@ -184,7 +185,7 @@ def test_the_log_names_the_order_and_not_the_customer(url: str, caplog: pytest.L
     event = an_event(OrderConfirmed, user_id="somebody-private")
     with Notifications(url, LogSender()) as notifications:
         notifications.receive(event)
-        eventually(lambda: notifications.states() == {"sent": 1})
+        eventually(lambda: notifications.states("notifications") == {"sent": 1})
     (record,) = [record for record in caplog.records if record.message == "notification.sent"]
     assert record.__dict__["subject"] == str(event.order_id)
     assert not any("somebody-private" in str(record.__dict__) for record in caplog.records)
@@ -200,7 +201,7 @@ def test_a_result_that_is_recorded_twice_counts_once_and_never_undoes_a_send(url
         with notifications.work.transaction() as work:
             effects.record(work, [(task, result)])
     notifications.close()
-    assert notifications.states() == {"sent": 1}
+    assert notifications.states("notifications") == {"sent": 1}
     assert notifications.watch.outcomes == {("order_confirmed", "sent"): 1}
 
 
@@ -209,7 +210,7 @@ def test_a_batch_of_250_costs_few_statements(url: str) -> None:
         eventually(lambda: notifications.work.statements)
         before = notifications.work.statements
         verdicts = notifications.receive(*[an_event(OrderConfirmed) for _ in range(250)])
-        eventually(lambda: notifications.states() == {"sent": 250})
+        eventually(lambda: notifications.states("notifications") == {"sent": 250})
         sending = notifications.work.statements - before
     assert verdicts.outcomes.statements == 4  # begin, inbox, notifications, commit
     assert sending / 250 < 0.25, f"{sending} statements for 250 notifications"
@@ -218,5 +219,5 @@ def test_a_batch_of_250_costs_few_statements(url: str) -> None:
 def test_a_burst_is_posted_without_losing_or_doubling_one(url: str, hook: Webhook) -> None:
     with Notifications(url, WebhookSender(hook.url), concurrency=250) as notifications:
         notifications.receive(*[an_event(OrderConfirmed) for _ in range(250)])
-        eventually(lambda: notifications.states() == {"sent": 250})
+        eventually(lambda: notifications.states("notifications") == {"sent": 250})
     assert len(hook.keys) == len(set(hook.keys)) == 250

@@ -12,9 +12,9 @@ from orderflow.messages import InventoryReserved, PaymentCaptured, PaymentDeclin
 from orderflow.operations.payment_simulator import slow_seconds
 from orderflow.services.payments.gateway import Captured, Unclear
 from orderflow.services.payments.state import State
+from tests.effects_rig import TRACE
 from tests.fakes import eventually
 from tests.payments_rig import (
-    TRACE,
     Payments,
     ProcessGroup,
     Simulator,
@@ -85,7 +85,7 @@ def test_a_provider_that_fails_once_is_asked_again_and_charges_once(url: str, si
     event = reserved("error_once")
     with Payments(url, simulator.url) as payments:
         payments.receive(event)
-        eventually(lambda: payments.states() == {"captured": 1})
+        eventually(lambda: payments.states("charges") == {"captured": 1})
     assert payments.watch.calls == {("charge", "failed"): 1, ("charge", "captured"): 1}
     assert charged(simulator, event.order_id) == 1
 
@@ -94,7 +94,7 @@ def test_a_charge_that_was_executed_but_never_answered_is_found_by_asking(url: s
     event = reserved("timeout_executed")
     with Payments(url, simulator.url) as payments:
         payments.receive(event)
-        eventually(lambda: payments.states() == {"unknown": 1})
+        eventually(lambda: payments.states("charges") == {"unknown": 1})
         eventually(lambda: payments.publisher.published)
     assert payments.published() == {("PaymentCaptured", event.order_id): 1}
     assert payments.watch.calls == {("charge", "unclear"): 1, ("look_up", "captured"): 1}
@@ -119,7 +119,7 @@ def test_silence_is_never_a_decline_and_ends_with_the_order(url: str, simulator:
         eventually(lambda: payments.watch.calls["charge", "unclear"] >= 2)
         payments.receive(cancelled(event.order_id))
         payments.count_unknown()
-        eventually(lambda: payments.states() == {"cancelled": 1})
+        eventually(lambda: payments.states("charges") == {"cancelled": 1})
         payments.count_unknown()
     assert payments.events() == []
     assert payments.watch.unknown == [1, 0]
@@ -134,7 +134,7 @@ def test_an_order_that_was_cancelled_before_it_was_reserved_is_never_charged(url
         payments.receive(event)
         payments.receive(reserved("ok"))
         eventually(lambda: payments.publisher.published)
-    assert payments.states() == {"cancelled": 1, "captured": 1}
+    assert payments.states("charges") == {"cancelled": 1, "captured": 1}
     assert charged(simulator, event.order_id) == 0
 
 
@@ -148,7 +148,7 @@ def test_an_order_that_is_reserved_and_cancelled_in_one_batch_is_never_charged(
         payments.receive(*reversed(batch) if turned else batch)
         payments.receive(reserved("ok"))
         eventually(lambda: payments.publisher.published)
-    assert payments.states() == {"cancelled": 1, "captured": 1}
+    assert payments.states("charges") == {"cancelled": 1, "captured": 1}
     assert charged(simulator, event.order_id) == 0
 
 
@@ -160,7 +160,7 @@ def test_an_order_that_is_cancelled_before_the_first_call_is_never_charged(url: 
     with payments:
         payments.receive(reserved("ok"))
         eventually(lambda: payments.publisher.published)
-    assert payments.states() == {"cancelled": 1, "captured": 1}
+    assert payments.states("charges") == {"cancelled": 1, "captured": 1}
     assert charged(simulator, event.order_id) == 0
 
 
@@ -171,10 +171,10 @@ def test_a_charge_that_succeeds_after_its_order_was_cancelled_is_refunded_once(u
         eventually(lambda: query(url, "select 1 from charges where called_at is not null"))
         payments.receive(cancelled(event.order_id))
         payments.receive(cancelled(event.order_id))
-        assert payments.states() == {"cancelling": 1}
+        assert payments.states("charges") == {"cancelling": 1}
         eventually(lambda: payments.publisher.published, 15)
     assert payments.published() == {("PaymentRefunded", event.order_id): 1}
-    assert payments.states() == {"refunded": 1}
+    assert payments.states("charges") == {"refunded": 1}
     assert (charged(simulator, event.order_id), refunded(simulator, event.order_id)) == (1, 1)
 
 
@@ -207,10 +207,10 @@ def test_a_captured_charge_of_a_cancelled_order_is_refunded_once_with_its_reason
     event = reserved("ok")
     with Payments(url, simulator.url) as payments:
         payments.receive(event)
-        eventually(lambda: payments.states() == {"captured": 1})
+        eventually(lambda: payments.states("charges") == {"captured": 1})
         payments.receive(cancelled(event.order_id), cancelled(event.order_id))
         payments.receive(cancelled(event.order_id))
-        eventually(lambda: payments.states() == {"refunded": 1})
+        eventually(lambda: payments.states("charges") == {"refunded": 1})
         payments.receive(event, cancelled(event.order_id))
     captured, refund = payments.events()
     assert isinstance(captured, PaymentCaptured)
@@ -223,9 +223,9 @@ def test_a_declined_order_that_is_cancelled_stays_declined(url: str, simulator: 
     event = reserved("decline")
     with Payments(url, simulator.url) as payments:
         payments.receive(event)
-        eventually(lambda: payments.states() == {"declined": 1})
+        eventually(lambda: payments.states("charges") == {"declined": 1})
         payments.receive(cancelled(event.order_id))
-    assert payments.states() == {"declined": 1}
+    assert payments.states("charges") == {"declined": 1}
 
 
 def test_a_process_that_is_killed_in_a_call_leaves_it_to_the_next_one_which_charges_once(
@@ -236,7 +236,7 @@ def test_a_process_that_is_killed_in_a_call_leaves_it_to_the_next_one_which_char
     payments.receive(event)
     with ProcessGroup("tests.payments_process", url, simulator.url):
         eventually(lambda: query(url, "select 1 from charges where called_at is not null"), 15)
-    assert payments.states() == {"requested": 1}
+    assert payments.states("charges") == {"requested": 1}
     with payments:
         eventually(lambda: payments.publisher.published, 15)
     assert payments.published() == {("PaymentCaptured", event.order_id): 1}
@@ -253,7 +253,7 @@ def test_a_provider_that_is_killed_remembers_what_it_executed(url: str, tmp_path
                 simulator.kill()
             if start == 200:
                 simulator.start()
-        eventually(lambda: payments.states() == {"captured": 300}, 30)
+        eventually(lambda: payments.states("charges") == {"captured": 300}, 30)
         eventually(lambda: len(payments.publisher.published) == 300)
         assert simulator.ledger()[0] == Counter(event.order_id for event in events)
     assert payments.published() == Counter(("PaymentCaptured", event.order_id) for event in events)
@@ -264,7 +264,7 @@ def test_two_processes_share_the_calls_and_none_is_made_twice(url: str, simulato
     with Payments(url, simulator.url, lease_seconds=30) as one, Payments(url, simulator.url, lease_seconds=30) as two:
         one.receive(*events[:250])
         two.receive(*events[250:])
-        eventually(lambda: one.states() == {"captured": 500}, 20)
+        eventually(lambda: one.states("charges") == {"captured": 500}, 20)
     assert one.watch.calls + two.watch.calls == {("charge", "captured"): 500}
     assert one.published() + two.published() == Counter(("PaymentCaptured", event.order_id) for event in events)
 
@@ -278,7 +278,7 @@ def test_a_lost_database_connection_costs_nothing(url: str, simulator: Simulator
         for start in range(0, 200, 20):
             payments.receive(*events[start : start + 20])
             break_it()
-        eventually(lambda: payments.states() == {"captured": 200}, 30)
+        eventually(lambda: payments.states("charges") == {"captured": 200}, 30)
     rows = query(url, "select properties->>'correlation_id' from outbox")
     told = Counter(key for _, key in payments.published().elements())
     told.update(UUID(order) for (order,) in rows if UUID(order) not in told)
@@ -297,7 +297,7 @@ def test_an_answer_that_is_recorded_twice_is_told_once(url: str, simulator: Simu
             payments.effects.record(work, [(calls[0], answer) for answer in answers])
     payments.close()
     assert payments.published() == {("PaymentCaptured", event.order_id): 1}
-    assert payments.states() == {"captured": 1}
+    assert payments.states("charges") == {"captured": 1}
 
 
 def test_messages_in_any_order_and_number_charge_each_order_at_most_once(url: str, simulator: Simulator) -> None:
@@ -307,7 +307,7 @@ def test_messages_in_any_order_and_number_charge_each_order_at_most_once(url: st
         payments.receive(*batch)
         payments.receive(*reversed(batch))
         eventually(lambda: not query(url, "select 1 from charges where due_at is not null"))
-        eventually(lambda: not payments.states().keys() & {State.REQUESTED, State.REFUND_REQUESTED})
+        eventually(lambda: not payments.states("charges").keys() & {State.REQUESTED, State.REFUND_REQUESTED})
     charges, refunds = simulator.ledger()
     assert all(charges[event.order_id] == refunds[event.order_id] == 0 for event in events[::2])
     assert all(charges[event.order_id] == (event.payment_token != "decline") for event in events[1::2])

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, NackError, UnroutableError
@@ -24,6 +25,7 @@ from orderflow.messaging.broker import Properties
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.dead_letter import DEAD_LETTER_QUEUE
 from orderflow.messaging.errors import BrokerUnavailable
+from orderflow.messaging.rabbitmq.properties import to_pika
 from orderflow.operations.dead_letters import DeadLetter, Selection, dead_letter, replay_headers
 from orderflow.telemetry.pika_adapter import TracedChannel
 from orderflow.topology import REPLAY_EXCHANGE
@@ -33,7 +35,6 @@ log = logging.getLogger(__name__)
 LONGEST_LOOK_SECONDS = 20 * 60
 """The broker takes back what is held unacknowledged for 30 minutes, together with the channel."""
 
-_PERSISTENT = 2
 _FULL = "its queue is full"
 _GONE = "its queue is not there"
 _LATE = "time ran out, run it again"
@@ -181,18 +182,7 @@ class DeadLetterQueue:
     def _publish(self, copies: Publishing, letter: DeadLetter, operator: str) -> None:
         """Publish the copy; raises UnroutableError or NackError."""
         headers = replay_headers(letter, operator=operator, now=self._clock.now())
-        old = letter.properties
-        properties = pika.BasicProperties(
-            message_id=old.message_id,
-            correlation_id=old.correlation_id,
-            type=old.type,
-            timestamp=old.timestamp,
-            app_id=old.app_id,
-            content_type=old.content_type,
-            content_encoding=old.content_encoding,
-            delivery_mode=_PERSISTENT,
-            headers=headers,
-        )
+        properties = to_pika(msgspec.structs.replace(letter.properties, headers=headers))
         copies.publish(
             exchange=REPLAY_EXCHANGE, routing_key=letter.queue, body=letter.body, properties=properties, mandatory=True
         )

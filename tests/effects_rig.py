@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A service that consumes and calls to the outside, on a real database and with a scripted broker."""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from orderflow.messages import Event
+from orderflow.messaging.attempt import Attempt, Verdicts
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.codec import Codec
+from orderflow.messaging.database import Database
+from orderflow.messaging.effects import Effecting, Effects
+from orderflow.messaging.hooks import BatchSpan
+from orderflow.messaging.inbox import Inbox
+from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.service import Handler, Service
+from orderflow.messaging.unit_of_work import UnitOfWork, Work
+from tests.fakes import ScriptedPublisher, deliver
+from tests.rig import query
+
+TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+
+class CountingUnitOfWork(UnitOfWork):
+    """Adds up the statements of all transactions, begin and commit included."""
+
+    statements = 0
+
+    @contextmanager
+    def transaction(self) -> Generator[Work]:
+        with super().transaction() as work:
+            yield work
+        self.statements += work.statements
+
+
+class Traced(BatchSpan):
+    """A batch whose messages all belong to one trace."""
+
+    def headers(self, position: int) -> dict[str, str]:
+        return TRACE
+
+
+class EffectsRig:
+    """A service of one queue and one kind of call: ``receive`` is its consumer, the context runs its calls."""
+
+    def __init__(
+        self,
+        service: Service,
+        url: str,
+        effects: Effects[Any, Any],
+        handler: Callable[[Callable[[], None]], Handler],
+        *,
+        concurrency: int,
+        lease_seconds: float,
+    ) -> None:
+        """``handler`` makes the consumer's handler from what wakes the calls."""
+        (queue,) = service.queues
+        codec = Codec(app_id=service.name)
+        self.url = url
+        self.publisher = ScriptedPublisher()
+        outbox = Outbox(self.publisher, codec, lease_seconds=60)
+        self.work = CountingUnitOfWork(Database(url, application_name=f"{service.name} calls"), outbox)
+        self.effecting = Effecting[Any, Any](
+            service.name,
+            effects,
+            self.work,
+            clock=SystemClock(),
+            concurrency=concurrency,
+            lease_seconds=lease_seconds,
+        )
+        self.handler = handler(self.effecting.wake)
+        self.consuming = UnitOfWork(Database(url), Outbox(self.publisher, codec, lease_seconds=60))
+        self._attempt = Attempt(
+            handler=self.handler,
+            accepted=queue.events,
+            codec=codec,
+            inbox=Inbox(queue.name),
+            unit_of_work=self.consuming,
+        )
+        self._thread = threading.Thread(target=self.effecting.run, name=f"{service.name} effects")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.effecting.stop()
+        self._thread.join(20)
+        self.consuming.close()
+        assert not self._thread.is_alive()
+
+    def close(self) -> None:
+        """Give the connections back; for a service that was never started."""
+        self.work.close()
+        self.consuming.close()
+
+    def receive(self, *events: Event) -> Verdicts:
+        """Take one batch of messages, as the consumer would."""
+        return self._attempt([deliver(event) for event in events], Traced())
+
+    def states(self, table: str) -> Counter[str]:
+        """How many rows of a table are in each state."""
+        return Counter(state for (state,) in query(self.url, f"select state from {table}"))
