@@ -11,7 +11,7 @@ import pytest
 
 from orderflow.messaging.broker import Failure
 from tests.contract.grounds import TOPOLOGY, RabbitGround, message, messages
-from tests.contract.test_broker import SECONDS, bodies, deliveries, nothing_comes, sent, take
+from tests.contract.steps import SECONDS, bodies, deliveries, nothing_comes, sent, take
 from tests.fakes import eventually
 
 pytestmark = pytest.mark.integration

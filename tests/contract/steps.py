@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the tests of the contract do with a broker, a step each."""
+
+from collections.abc import Sequence
+
+from orderflow.messaging.broker import Batch, Broker, Consumer, Delivery, Publication, Receipt
+
+SECONDS = 15.0
+
+
+def sent(broker: Broker, publications: Sequence[Publication]) -> Receipt:
+    receipt = broker.publisher().publish(publications)
+    assert receipt.wait(SECONDS)
+    return receipt
+
+
+def take(consumer: Consumer, count: int = 1, *, limit: int = 250, limit_bytes: int = 10**6) -> list[Batch]:
+    """Batches with so many messages in all."""
+    batches: list[Batch] = []
+    missing = count
+    while missing > 0:
+        batch = consumer.receive(
+            limit=min(limit, missing), limit_bytes=limit_bytes, linger_seconds=0.05, timeout_seconds=SECONDS
+        )
+        assert batch is not None, f"{missing} of {count} messages did not come"
+        batches.append(batch)
+        missing -= len(batch.deliveries)
+    return batches
+
+
+def nothing_comes(consumer: Consumer) -> bool:
+    return consumer.receive(limit=1, limit_bytes=1, linger_seconds=0, timeout_seconds=0.2) is None
+
+
+def deliveries(batches: Sequence[Batch]) -> list[Delivery]:
+    return [delivery for batch in batches for delivery in batch.deliveries]
+
+
+def bodies(batches: Sequence[Batch]) -> list[str]:
+    return [delivery.body.decode().strip() for delivery in deliveries(batches)]
+
+
+def numbers(count: int, first: int = 0) -> list[str]:
+    return [str(number) for number in range(first, first + count)]

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cancelling and closing: the same on both brokers."""
+
+from orderflow.messaging.broker import Consumer, Delivery, Failure
+from tests.contract.grounds import Ground, messages
+from tests.contract.steps import SECONDS, deliveries, nothing_comes, numbers, sent, take
+from tests.fakes import eventually
+
+
+def test_a_cancelled_consumer_hands_out_what_has_arrived_and_nothing_is_delivered_twice(ground: Ground) -> None:
+    broker = ground.broker()
+    sent(broker, messages(3000))
+    seen: list[Delivery] = []
+    for _ in range(10):
+        consumer = broker.consumer("work", prefetch=150)
+        seen += _some_then_drained(consumer)
+    last = broker.consumer("work", prefetch=1000)
+    while len(seen) < 3000:
+        (batch,) = take(last, limit=1)
+        last.ack(batch)
+        seen += batch.deliveries
+    assert [delivery.body for delivery in seen if delivery.redelivered] == []
+    assert sorted(int(delivery.body) for delivery in seen) == list(range(3000))
+    assert nothing_comes(last)
+
+
+def _some_then_drained(consumer: Consumer) -> list[Delivery]:
+    """Take a few batches, cancel, and take the rest."""
+    seen: list[Delivery] = []
+    for number in range(3):
+        (batch,) = take(consumer, limit=40)
+        seen += batch.deliveries
+        if number == 2:
+            consumer.cancel()
+        consumer.ack(batch)
+    return seen + _rest(consumer)
+
+
+def _rest(consumer: Consumer) -> list[Delivery]:
+    """Take and acknowledge everything until the cancelled consumer is drained."""
+    seen: list[Delivery] = []
+    while not consumer.drained:
+        late = consumer.receive(limit=40, limit_bytes=10**6, linger_seconds=0, timeout_seconds=0.05)
+        if late is not None:
+            seen += late.deliveries
+            consumer.ack(late)
+    return seen
+
+
+def test_a_consumer_cancelled_at_once_is_drained_and_takes_nothing_away(ground: Ground) -> None:
+    broker = ground.broker()
+    sent(broker, messages(60))
+    seen: list[Delivery] = []
+    for _ in range(5):
+        consumer = broker.consumer("work", prefetch=10)
+        consumer.cancel()
+        seen += _rest(consumer)
+    seen += deliveries(take(broker.consumer("work", prefetch=100), 60 - len(seen)))
+    assert [delivery.body.decode() for delivery in seen] == numbers(60)
+    assert not [delivery for delivery in seen if delivery.redelivered]
+
+
+def test_a_consumer_cancelled_without_a_connection_is_drained(ground: Ground) -> None:
+    broker = ground.broker()
+    consumer = broker.consumer("work", prefetch=10)
+    sent(broker, messages(5))
+    take(consumer, 1)
+    ground.cut()
+    eventually(lambda: not broker.ready)
+    consumer.cancel()
+    eventually(lambda: consumer.drained)
+    ground.mend()
+    assert nothing_comes(consumer)
+
+
+def test_closing_waits_for_open_confirms(ground: Ground) -> None:
+    broker = ground.broker()
+    receipt = broker.publisher().publish(messages(2000))
+    broker.close(timeout_seconds=SECONDS)
+    assert receipt.settled and not receipt.failures
+    assert ground.depth("work") == 2000
+
+
+def test_after_closing_everything_is_lost_and_drained(ground: Ground) -> None:
+    broker = ground.broker()
+    consumer = broker.consumer("work", prefetch=10)
+    eventually(lambda: broker.ready)
+    consumer.cancel()
+    broker.close(timeout_seconds=1)
+    broker.close(timeout_seconds=1)
+    assert consumer.drained
+    assert not broker.ready
+    receipt = broker.publisher().publish(messages(2))
+    assert receipt.settled and list(receipt.failures.values()) == [Failure.LOST] * 2
+    assert nothing_comes(consumer)
+
+
+def test_confirms_that_never_come_do_not_keep_the_end_back(ground: Ground) -> None:
+    broker = ground.broker()
+    ground.hold()
+    receipt = broker.publisher().publish(messages(3))
+    broker.close(timeout_seconds=0.2)
+    assert receipt.wait(SECONDS)
+    assert list(receipt.failures.values()) == [Failure.LOST] * 3

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a publication goes, and what its publisher is told: the same on both brokers."""
+
+from orderflow.messaging.broker import Batch, Failure
+from tests.contract.grounds import Ground, message, messages
+from tests.contract.steps import SECONDS, bodies, deliveries, numbers, sent, take
+from tests.fakes import eventually
+
+
+def test_a_routed_message_is_confirmed_and_arrives_as_it_was_sent(ground: Ground) -> None:
+    broker = ground.broker()
+    consumer = broker.consumer("work", prefetch=10)
+    publication = message('{"a": "é"}', content_encoding="zstd")
+    receipt = sent(broker, [publication])
+    assert receipt.confirmed == [publication.key] and not receipt.failures
+    (delivery,) = deliveries(take(consumer))
+    assert delivery.body == publication.body
+    assert delivery.properties == publication.properties
+    assert (delivery.exchange, delivery.routing_key) == ("contract", "order.created")
+    assert not delivery.redelivered
+
+
+def test_a_message_without_properties_or_body_arrives_without_them(ground: Ground) -> None:
+    broker = ground.broker()
+    bare = message(
+        message_id=None, correlation_id=None, type=None, timestamp=None, app_id=None, content_type=None, headers={}
+    )
+    assert sent(broker, [bare]).confirmed == [bare.key]
+    (delivery,) = deliveries(take(broker.consumer("work", prefetch=10)))
+    assert (delivery.body, delivery.properties) == (b"", bare.properties)
+
+
+def test_an_unroutable_message_is_returned_and_its_neighbours_are_not(ground: Ground) -> None:
+    broker = ground.broker()
+    group = [message("1"), message("2", routing_key="nobody.wants"), message("3"), message("4", exchange="")]
+    receipt = sent(broker, group)
+    assert receipt.failures == {group[1].key: Failure.RETURNED, group[3].key: Failure.RETURNED}
+    assert receipt.confirmed == [group[0].key, group[2].key]
+    assert bodies(take(broker.consumer("work", prefetch=10), 2)) == ["1", "3"]
+
+
+def test_of_two_messages_with_one_id_only_the_unroutable_one_is_returned(ground: Ground) -> None:
+    broker = ground.broker()
+    for order in (0, 1):
+        pair = [
+            message("same", exchange="", routing_key="work", message_id="twice", headers={"x-retry-count": 1}),
+            message("same", exchange="", routing_key="nowhere", message_id="twice", headers={"x-retry-count": 1}),
+        ]
+        receipt = sent(broker, pair if order else pair[::-1])
+        assert receipt.failures == {pair[1].key: Failure.RETURNED}
+
+
+def test_the_default_exchange_leads_to_the_queue_of_that_name(ground: Ground) -> None:
+    broker = ground.broker()
+    assert not sent(broker, [message("direct", exchange="", routing_key="audit")]).failures
+    (delivery,) = deliveries(take(broker.consumer("audit", prefetch=10)))
+    assert (delivery.exchange, delivery.routing_key) == ("", "audit")
+
+
+def test_every_queue_whose_pattern_fits_gets_a_copy(ground: Ground) -> None:
+    broker = ground.broker()
+    work, audit = broker.consumer("work", prefetch=10), broker.consumer("audit", prefetch=10)
+    sent(
+        broker,
+        [
+            message("both", routing_key="order.audited"),
+            message("audit", routing_key="a.b.c.audited"),
+            message("work"),
+            message("bare", routing_key="audited"),
+        ],
+    )
+    assert bodies(take(work, 2)) == ["both", "work"]
+    assert bodies(take(audit, 3)) == ["both", "audit", "bare"]
+
+
+def test_the_order_of_publishing_is_the_order_of_arrival(ground: Ground) -> None:
+    broker = ground.broker(window=20)
+    receipts = [broker.publisher().publish(messages(50, first=first)) for first in range(0, 1000, 50)]
+    consumer = broker.consumer("work", prefetch=200)
+    batches: list[Batch] = []
+    while len(deliveries(batches)) < 1000:
+        batches += take(consumer, limit=70)
+        consumer.ack(batches[-1])
+    assert bodies(batches) == numbers(1000)
+    assert all(receipt.wait(SECONDS) and not receipt.failures for receipt in receipts)
+    tags = [delivery.tag for delivery in deliveries(batches)]
+    assert tags == sorted(tags)
+
+
+def test_a_refused_message_is_nacked(ground: Ground) -> None:
+    broker = ground.broker()
+    receipts = [sent(broker, [message("x", routing_key="small")]) for _ in range(6)]
+    assert [failure for receipt in receipts for failure in receipt.failures.values()][-1] is Failure.NACKED
+    assert receipts[0].confirmed and not receipts[0].failures
+
+
+def test_an_unknown_exchange_loses_what_is_open_and_publishing_goes_on(ground: Ground) -> None:
+    broker = ground.broker()
+    lost = sent(broker, [message("x", exchange="nowhere")])
+    assert list(lost.failures.values()) == [Failure.LOST]
+    eventually(lambda: broker.publisher().room == 1000)
+    assert not sent(broker, [message("x")]).failures
+
+
+def test_an_empty_hand_over_is_settled_at_once(ground: Ground) -> None:
+    broker = ground.broker()
+    assert broker.publisher().publish([]).settled
+    assert broker.publisher().room == 1000
+
+
+# Batches
