@@ -78,7 +78,7 @@ class Parts:
         queue = next(queue for queue in self.service.queues if queue.name == queue_name)
         for name in work_queues(queue):
             yield ConsumerLoop(
-                consumer=self.broker.consumer(name, prefetch=settings.prefetch),
+                consumer=self.broker.consumer(name, prefetch=settings.prefetch, ordered=queue.partitions > 1),
                 publisher=self.broker.publisher(),
                 attempt=Attempt(
                     handler=handler(),

@@ -30,6 +30,7 @@ TOPOLOGY = {
     "work": QueueSpec(bindings=(("contract", "order.*"),)),
     "audit": QueueSpec(bindings=(("contract", "#.audited"),)),
     "small": QueueSpec(bindings=(("contract", "small"),), max_length=1),
+    "single": QueueSpec(single_active=True),
     "later": QueueSpec(expires_after_seconds=0.5, expires_to="work"),
 }
 
@@ -227,6 +228,8 @@ class RabbitGround:
     def declare(self, queue: str, spec: QueueSpec) -> None:
         """Declare a queue with its bindings."""
         arguments: dict[str, object] = {"x-queue-type": "quorum"}
+        if spec.single_active:
+            arguments["x-single-active-consumer"] = True
         if spec.max_length is not None:
             arguments |= {"x-max-length": spec.max_length, "x-overflow": "reject-publish"}
         if spec.expires_after_seconds is not None:

@@ -2,8 +2,8 @@
 """Cancelling and closing: the same on both brokers."""
 
 from orderflow.messaging.broker import Consumer, Delivery, Failure
-from tests.contract.grounds import Ground, messages
-from tests.contract.steps import SECONDS, deliveries, nothing_comes, numbers, sent, take
+from tests.contract.grounds import Ground, message, messages
+from tests.contract.steps import SECONDS, bodies, deliveries, nothing_comes, numbers, sent, take
 from tests.fakes import eventually
 
 
@@ -71,6 +71,36 @@ def test_a_consumer_cancelled_without_a_connection_is_drained(ground: Ground) ->
     eventually(lambda: consumer.drained)
     ground.mend()
     assert nothing_comes(consumer)
+
+
+def test_the_next_ordered_consumer_begins_when_the_last_one_has_finished_its_batch(ground: Ground) -> None:
+    broker = ground.broker()
+    sent(broker, [message(str(number), exchange="", routing_key="single") for number in range(30)])
+    first = broker.consumer("single", prefetch=20, ordered=True)
+    handled = take(first, 4)
+    second = broker.consumer("single", prefetch=30, ordered=True)
+    first.cancel()
+    eventually(lambda: first.drained)
+    assert nothing_comes(first)
+    assert nothing_comes(second)
+    first.ack(handled[0])
+    handled += take(second, 26)
+    assert bodies(handled) == numbers(30)
+    second.ack(handled[-1])
+
+
+def test_an_ordered_consumer_that_holds_no_batch_leaves_at_once(ground: Ground) -> None:
+    broker = ground.broker()
+    sent(broker, [message(str(number), exchange="", routing_key="single") for number in range(10)])
+    for _ in range(3):
+        broker.consumer("single", prefetch=5, ordered=True).cancel()
+    last = broker.consumer("single", prefetch=5, ordered=True)
+    seen: list[str] = []
+    while len(seen) < 10:
+        (batch,) = take(last)
+        last.ack(batch)
+        seen += bodies([batch])
+    assert seen == numbers(10)
 
 
 def test_closing_waits_for_open_confirms(ground: Ground) -> None:

@@ -6,9 +6,9 @@ Even with two replicas, because each partition has one active consumer; and anot
 
 import random
 import threading
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -42,6 +42,7 @@ from orderflow.topology import definitions, work_queues
 pytestmark = pytest.mark.integration
 
 PARTITIONS = 3
+HANDOVERS = 12
 PARTED = replace(ORDERS.queues[0], partitions=PARTITIONS)
 PARTED_SERVICES: tuple[Service, ...] = tuple(
     replace(service, queues=(PARTED, *service.queues[1:])) if service is ORDERS else service for service in SERVICES
@@ -73,40 +74,41 @@ def handler(seen: Seen, replica: str, queue: str) -> Any:
     return handle
 
 
-@contextmanager
-def running(url: str, database: str, seen: Seen, name: str) -> Iterator[list[ConsumerLoop]]:
-    """One replica of the consumer of a partitioned queue."""
-    broker = RabbitMQ(url, window=1000, hooks=Hooks(), clock=SystemClock(), connection_name=name)
-    loops = [
-        ConsumerLoop(
-            consumer=broker.consumer(queue, prefetch=20),
-            publisher=broker.publisher(),
+class Replica:
+    """One process's consumers of a partitioned queue."""
+
+    def __init__(self, url: str, database: str, seen: Seen, name: str) -> None:
+        self._broker = RabbitMQ(url, window=1000, hooks=Hooks(), clock=SystemClock(), connection_name=name)
+        self._loops = [self._loop(queue, database, handler(seen, name, queue)) for queue in work_queues(PARTED)]
+        self._threads = [threading.Thread(target=loop.run, name=loop.name) for loop in self._loops]
+        self._broker.start()
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """As a process does it on SIGTERM."""
+        for loop in self._loops:
+            loop.stop()
+        for thread in self._threads:
+            thread.join(20)
+        self._broker.close(timeout_seconds=5)
+
+    def _loop(self, queue: str, database: str, handle: Any) -> ConsumerLoop:
+        return ConsumerLoop(
+            consumer=self._broker.consumer(queue, prefetch=20, ordered=True),
+            publisher=self._broker.publisher(),
             attempt=Attempt(
-                handler=handler(seen, name, queue),
+                handler=handle,
                 accepted=(PaymentCaptured, InventoryReserved),
                 codec=CODEC,
                 inbox=Inbox(PARTED.name),
-                unit_of_work=UnitOfWork(Database(database), Outbox(broker.publisher(), CODEC, lease_seconds=10)),
+                unit_of_work=UnitOfWork(Database(database), Outbox(self._broker.publisher(), CODEC, lease_seconds=10)),
             ),
             policy=RetryPolicy(),
             hooks=Hooks(),
             clock=SystemClock(),
             limits=BatchLimits(messages=7),
         )
-        for queue in work_queues(PARTED)
-    ]
-    threads = [threading.Thread(target=loop.run, name=loop.name) for loop in loops]
-    broker.start()
-    for thread in threads:
-        thread.start()
-    try:
-        yield loops
-    finally:
-        for loop in loops:
-            loop.stop()
-        for thread in threads:
-            thread.join(20)
-        broker.close(timeout_seconds=5)
 
 
 def captured(order: UUID, number: int) -> Outgoing:
@@ -117,7 +119,9 @@ def captured(order: UUID, number: int) -> Outgoing:
     return Outgoing(event=event, correlation_id=str(order))
 
 
-def test_events_of_one_order_stay_in_order_with_two_replicas(vhost: str, management_url: str, database: str) -> None:
+def test_events_of_one_order_stay_in_order_while_replicas_come_and_go(
+    vhost: str, management_url: str, database: str
+) -> None:
     document = definitions(PARTED_SERVICES, vhost=unquote(urlsplit(vhost).path[1:]))
     apply(Management(management_url), document)
     setup = Database(database)
@@ -137,13 +141,17 @@ def test_events_of_one_order_stay_in_order_with_two_replicas(vhost: str, managem
     publisher = RabbitMQ(vhost, window=1000, hooks=Hooks(), clock=SystemClock(), connection_name="publisher")
     publisher.start()
     eventually(lambda: publisher.ready, seconds=10, what="publisher ready")
-    with running(vhost, database, seen, "second"):
-        with running(vhost, database, seen, "first"):
-            for _ in range(20):
-                publish(publisher, 50)
-            eventually(lambda: seen.count >= 500, seconds=20, what="half of the messages handled")
-        publish(publisher, 200)
-        eventually(lambda: seen.count == 1200, seconds=20, what="all messages handled")
+    with ExitStack() as running:
+        replicas: deque[Replica] = deque()
+        for number in range(HANDOVERS):
+            replicas.append(Replica(vhost, database, seen, str(number)))
+            running.callback(replicas[-1].stop)
+            publish(publisher, 100)
+            begun = seen.count
+            eventually(lambda begun=begun: seen.count > begun, seconds=20, what="work goes on")  # type: ignore[misc]
+            if number:
+                replicas.popleft().stop()
+        eventually(lambda: seen.count == 100 * HANDOVERS, seconds=20, what="all messages handled")
     publisher.close(timeout_seconds=5)
     assert {order: list(range(count)) for order, count in sent.items()} == dict(seen.numbers)
     assert sorted(seen.workers) == sorted(work_queues(PARTED))

@@ -139,7 +139,11 @@ class Consumer(Protocol):
         """
 
     def cancel(self) -> None:
-        """Ask the broker for no more. What has already arrived is still handed out by ``receive``."""
+        """Ask the broker for no more. What has already arrived is still handed out by ``receive``.
+
+        An ordered consumer hands out nothing more: when all that it handed out is acknowledged, the rest goes back to
+        the queue, and only then the next consumer gets anything.
+        """
 
     @property
     def drained(self) -> bool:
@@ -155,8 +159,11 @@ class Broker(Protocol):
     def publisher(self) -> Publisher:
         """The publisher of this process."""
 
-    def consumer(self, queue: str, *, prefetch: int) -> Consumer:
-        """A consumer of a queue; it subscribes again after every reconnect."""
+    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False) -> Consumer:
+        """A consumer of a queue; it subscribes again after every reconnect.
+
+        ``ordered`` is for queues with a single active consumer: none begins before the one before has ended.
+        """
 
     @property
     def ready(self) -> bool:

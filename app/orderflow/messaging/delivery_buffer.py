@@ -22,6 +22,8 @@ class DeliveryBuffer:
         self._some = threading.Event()
         self._full = threading.Event()
         self._wanted = 1
+        self._stopped = False
+        self._handed_tag = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -29,6 +31,8 @@ class DeliveryBuffer:
 
     def append(self, delivery: Delivery) -> None:
         """Add a delivery of the current epoch; called by the I/O thread."""
+        if self._stopped:
+            return
         deliveries = self._deliveries
         deliveries.append(delivery)
         if not self._some.is_set():
@@ -41,7 +45,16 @@ class DeliveryBuffer:
         with self._lock:
             self.epoch += 1
             self._deliveries.clear()
+            self._handed_tag = 0
             return self.epoch
+
+    def stop(self) -> int:
+        """Hand out nothing more and drop what is here; the tag of the last delivery that was handed out, or 0."""
+        with self._lock:
+            self._stopped = True
+            self._deliveries.clear()
+            self.wake()
+            return self._handed_tag
 
     def wake(self) -> None:
         """Let a waiting worker look again, for example because nothing more will come."""
@@ -59,6 +72,7 @@ class DeliveryBuffer:
             with self._lock:
                 taken = self._pop(limit, limit_bytes)
                 if taken:
+                    self._handed_tag = taken[-1].tag
                     return Batch(self.queue, self.epoch, taken)
                 if epoch == self.epoch:
                     return None

@@ -43,10 +43,10 @@ class MemoryBroker:
         """The publisher of this process."""
         return self._publisher
 
-    def consumer(self, queue: str, *, prefetch: int) -> MemoryConsumer:
-        """A consumer of a queue; it subscribes again after every reconnect."""
+    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False) -> MemoryConsumer:
+        """A consumer of a queue; it subscribes again after every reconnect. ``ordered`` as in ``Broker``."""
         with self.lock:
-            consumer = MemoryConsumer(queue, prefetch, self)
+            consumer = MemoryConsumer(queue, self, prefetch=prefetch, ordered=ordered)
             self._consumers.append(consumer)
             self._queues[queue].takers.append(consumer)
             if self.connected:
@@ -151,6 +151,11 @@ class MemoryBroker:
                     Message(publication.exchange, publication.routing_key, publication.properties, publication.body),
                 )
         return not full
+
+    def give_back(self, queue: str, messages: Sequence[Message]) -> None:
+        """Queue again what was delivered but not acknowledged, and deliver it to the next."""
+        self._queues[queue].take_back(messages)
+        self.hand_out(queue)
 
     def hand_out(self, queue: str) -> None:
         """Deliver what is ready in a queue."""

@@ -2,6 +2,7 @@
 """Consuming from queues in memory."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from itertools import count
 from typing import Protocol
@@ -24,15 +25,20 @@ class House(Protocol):
     def hand_out(self, queue: str) -> None:
         """Deliver what is ready."""
 
+    def give_back(self, queue: str, messages: Sequence[Message]) -> None:
+        """Queue again what was delivered but not acknowledged."""
+
 
 class MemoryConsumer:
     """Consumes one queue of a MemoryBroker."""
 
-    def __init__(self, queue: str, prefetch: int, broker: House) -> None:
+    def __init__(self, queue: str, broker: House, *, prefetch: int, ordered: bool) -> None:
         self.unacknowledged: OrderedDict[int, Message] = OrderedDict()
         self.subscribed = False
         self._buffer = DeliveryBuffer(queue)
         self._prefetch = prefetch
+        self._ordered = ordered
+        self._last_tag = 0
         self._broker = broker
         self._cancelled = False
         self._tags = count(1)
@@ -67,11 +73,15 @@ class MemoryConsumer:
                 while self.unacknowledged and next(iter(self.unacknowledged)) <= last:
                     self.unacknowledged.popitem(last=False)
                 self._broker.hand_out(self.queue)
+                self._leave_when_done()
 
     def cancel(self) -> None:
         """See ``broker.Consumer``."""
         with self._broker.lock:
             self._cancelled = True
+            if self._ordered:
+                self._last_tag = self._buffer.stop()
+                self._leave_when_done()
             self._buffer.wake()
 
     def deliver(self, message: Message, now: float) -> None:
@@ -97,3 +107,7 @@ class MemoryConsumer:
         lost = list(self.unacknowledged.values())
         self.unacknowledged.clear()
         return lost
+
+    def _leave_when_done(self) -> None:
+        if self._ordered and self._cancelled and not any(tag <= self._last_tag for tag in self.unacknowledged):
+            self._broker.give_back(self.queue, self.lose())

@@ -14,13 +14,15 @@ class QueueSpec:
     """A queue as it is declared. Like every queue it also gets what is published to exchange "" under its name.
 
     ``bindings`` are (exchange, pattern) pairs; exchanges exist by being bound, and are topic exchanges. A full queue
-    refuses. After ``expires_after_seconds`` a message moves on to the queue ``expires_to``.
+    refuses. After ``expires_after_seconds`` a message moves on to the queue ``expires_to``. With ``single_active`` one
+    consumer gets everything until it has left.
     """
 
     bindings: Sequence[tuple[str, str]] = ()
     max_length: int | None = None
     expires_after_seconds: float | None = None
     expires_to: str = ""
+    single_active: bool = False
 
 
 Topology = Mapping[str, QueueSpec]
@@ -45,6 +47,10 @@ class Taker(Protocol):
     @property
     def unacknowledged(self) -> OrderedDict[int, Message]:
         """What it holds, by tag."""
+
+    @property
+    def subscribed(self) -> bool:
+        """True while it is connected and has not left."""
 
     @property
     def hungry(self) -> bool:
@@ -77,6 +83,9 @@ class Queue:
             taker.deliver(self.ready.popleft(), now)
 
     def _next_taker(self) -> Taker | None:
+        if self.spec.single_active:
+            active = next((taker for taker in self.takers if taker.subscribed), None)
+            return active if active is not None and active.hungry else None
         for _ in range(len(self.takers)):
             self.takers.rotate(-1)
             if self.takers[-1].hungry:

@@ -49,9 +49,16 @@ class RabbitMQ:
         """The publisher of this process."""
         return self._publisher
 
-    def consumer(self, queue: str, *, prefetch: int) -> RabbitConsumer:
-        """A consumer of a queue; it subscribes again after every reconnect."""
-        consumer = RabbitConsumer(queue, prefetch, self._links["consume"], self._loop, self._clock)
+    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False) -> RabbitConsumer:
+        """A consumer of a queue; it subscribes again after every reconnect. ``ordered`` as in ``Broker``."""
+        consumer = RabbitConsumer(
+            queue,
+            prefetch=prefetch,
+            ordered=ordered,
+            link=self._links["consume"],
+            loop=self._loop,
+            clock=self._clock,
+        )
         self._consumers.append(consumer)
         self._loop.add_callback_threadsafe(consumer.subscribe)
         return consumer
@@ -99,6 +106,7 @@ class RabbitMQ:
 
     def _close(self) -> None:
         self._publisher.refuse()
+        self._each_consumer(RabbitConsumer.leave)
         for link in self._links.values():
             link.close()
         self._stop_when_closed()

@@ -24,10 +24,11 @@ _SETTLING_SECONDS = 0.2
 class RabbitConsumer:
     """Consumes one queue over a channel of its own on the consume link."""
 
-    def __init__(self, queue: str, prefetch: int, link: Link, loop: IOLoop, clock: Clock) -> None:
+    def __init__(self, queue: str, *, prefetch: int, ordered: bool, link: Link, loop: IOLoop, clock: Clock) -> None:
         self.subscribed = False
         self._buffer = DeliveryBuffer(queue)
         self._prefetch = prefetch
+        self._ordered = ordered
         self._link = link
         self._loop = loop
         self._clock = clock
@@ -37,6 +38,8 @@ class RabbitConsumer:
         self._cancelling = False
         self._cancelled = False
         self._delivered_tag = self._acked_tag = self._held_tag = 0
+        self._last_tag = 0
+        """Of an ordered consumer that was cancelled: the tag after whose ack it leaves."""
         self._backoff = Backoff(first=0.2, most=10)
 
     @property
@@ -87,6 +90,18 @@ class RabbitConsumer:
         if self._cancelling:
             self._end()
 
+    def leave(self) -> None:
+        """Close the channel of an ordered consumer: what it holds goes back. Called in the I/O thread.
+
+        pika would cancel first, and a cancel lets the next consumer begin while this one still holds messages; the end
+        of the channel takes them back in the same step (``rabbit_fifo``, the queue's state machine, does so).
+        """
+        channel = self._channel
+        if self._ordered and channel is not None and channel.is_open:
+            consumers, channel._consumers = channel._consumers, {}  # noqa: SLF001
+            channel.close()
+            channel._consumers = consumers  # noqa: SLF001
+
     def end(self) -> None:
         """The I/O thread ends: nothing more will come, whether it was cancelled or not."""
         self._cancelling = True
@@ -131,23 +146,32 @@ class RabbitConsumer:
         else:
             self._acked_tag = tag
             self._channel.basic_ack(tag, multiple=True)
+            self._leave_when_done()
 
     def _cancel(self) -> None:
+        if self._cancelling:
+            return
+        self._cancelling = True
+        if self._ordered:
+            self._last_tag = self._buffer.stop()
+            self._cancelled = True
+            self._leave_when_done()
+        elif self._tag:
+            self._cancel_when_quiet(self._clock.monotonic() + _SETTLING_SECONDS)
+        else:
+            self._end()
+
+    def _leave_when_done(self) -> None:
+        if self._ordered and self._cancelled and self._acked_tag >= self._last_tag:
+            self.leave()
+
+    def _cancel_when_quiet(self, deadline: float) -> None:
         """Acks wait from now until the broker has cancelled.
 
         Each makes it send more, and what a quorum queue sends while it cancels goes back to it, marked as redelivered
         though nobody has seen it (https://github.com/rabbitmq/rabbitmq-server/issues/3729). A consumer that holds all
         it may is spared that; one that waits for messages is not.
         """
-        if self._cancelling:
-            return
-        self._cancelling = True
-        if self._tag:
-            self._cancel_when_quiet(self._clock.monotonic() + _SETTLING_SECONDS)
-        else:
-            self._end()
-
-    def _cancel_when_quiet(self, deadline: float) -> None:
         if self._cancelled or self._channel is None or not self._channel.is_open:
             return
         full = self._delivered_tag - self._acked_tag >= self._prefetch
