@@ -168,7 +168,7 @@ def _print_dead_letters(console: Console, reasons: Counter[str]) -> None:
 
 def _promises(sale: Sale, dead: Counter[str]) -> list[tuple[str, str, bool]]:
     """Each promise, the numbers it rests on (from the databases and the provider's ledger), and whether it holds."""
-    integrity = json.loads(sale.system.run_tool("reconcile", "--json"))
+    integrity = json.loads(sale.system.run_tool("reconcile", "--json", "--grace", "0"))
     ledger, failures = sale.ledger, sale.system.failures()
     final = sum(integrity["orders"][status] for status in FINAL)
     promises = [

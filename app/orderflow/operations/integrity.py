@@ -5,8 +5,9 @@ The databases are not read at one moment, so orders in flight can look wrong. Wh
 SKU, or by order), and counts only when the next look finds it again.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from orderflow.services.moments import OPEN_STATES, OUTCOMES, Reconciliation, Stuck
 
@@ -24,11 +25,12 @@ class Stock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One promise, the numbers that it rests on, and whether it is kept."""
+    """One promise, the numbers that it rests on, whether it is kept, and some of the orders or SKUs that break it."""
 
     promise: str
     numbers: str
     kept: bool
+    examples: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,12 @@ class Integrity:
     duplicate_notifications: frozenset[str] = frozenset()
     charge_mismatches: frozenset[str] = frozenset()
     """Orders that are confirmed and not charged what they cost, or ended otherwise and the charge was kept."""
+    stock_mismatches: frozenset[str] = frozenset()
+    """Orders whose reservation does not fit how they ended: confirmed and not sold, or not confirmed and still held."""
+    stale_availability: frozenset[str] = frozenset()
+    """SKUs of which the orders API does not know the newest stock, with the version that it knows."""
+    untold: frozenset[str] = frozenset()
+    """Final orders whose end nobody was told."""
     stuck: Mapping[str, Stuck] = field(default_factory=dict)
     """Open orders whose hold ended a while ago, by status."""
 
@@ -67,38 +75,12 @@ class Integrity:
     @property
     def suspicious(self) -> bool:
         """True when something looks wrong, be it because it is in flight."""
-        return any(
-            (
-                self.oversold,
-                self.drift,
-                self.ended_twice,
-                self.duplicate_charges,
-                self.duplicate_notifications,
-                self.charge_mismatches,
-            )
-        )
+        return any(getattr(self, name) for name in _NAMED)
 
     def confirmed_by(self, earlier: "Integrity | None") -> "Integrity":
         """This look with only what an earlier look had found wrong too; nothing when there was no earlier look."""
-        if earlier is None:
-            return replace(
-                self,
-                oversold={},
-                drift={},
-                ended_twice=frozenset(),
-                duplicate_charges=frozenset(),
-                duplicate_notifications=frozenset(),
-                charge_mismatches=frozenset(),
-            )
-        return replace(
-            self,
-            oversold=_both(self.oversold, earlier.oversold),
-            drift=_both(self.drift, earlier.drift),
-            ended_twice=self.ended_twice & earlier.ended_twice,
-            duplicate_charges=self.duplicate_charges & earlier.duplicate_charges,
-            duplicate_notifications=self.duplicate_notifications & earlier.duplicate_notifications,
-            charge_mismatches=self.charge_mismatches & earlier.charge_mismatches,
-        )
+        before = earlier or replace(self, **{name: type(getattr(self, name))() for name in _NAMED})
+        return replace(self, **{name: _both(getattr(self, name), getattr(before, name)) for name in _NAMED})
 
     def reconciliation(self) -> Reconciliation:
         """The numbers for the metrics."""
@@ -108,6 +90,9 @@ class Integrity:
             duplicate_notifications=len(self.duplicate_notifications),
             ledger_drift_units=sum(self.drift.values()),
             charge_mismatches=len(self.charge_mismatches),
+            stock_mismatches=len(self.stock_mismatches),
+            stale_availability=len(self.stale_availability),
+            untold=len(self.untold),
             stuck=self.stuck,
         )
 
@@ -122,31 +107,66 @@ class Integrity:
                 promise="every order has one end, or is still open",
                 numbers=f"{self.total} = {' + '.join(map(str, ends))} + {self.open} open",
                 kept=self.total == sum(ends) + self.open and not self.ended_twice,
+                examples=_some(self.ended_twice),
             ),
             Check(promise="no order is stuck", numbers=f"{stuck} open beyond their hold", kept=stuck == 0),
             Check(
                 promise="stock is conserved",
-                numbers=f"{stock.put} put = {left} left + {stock.sold} sold, {_named(self.drift)} drift",
+                numbers=f"{stock.put} put = {left} left + {stock.sold} sold, {sum(self.drift.values())} units drift",
                 kept=stock.put == left + stock.sold and not self.drift,
+                examples=_some(self.drift),
             ),
-            Check(promise="nothing is oversold", numbers=f"{_named(self.oversold)} oversold", kept=not self.oversold),
+            Check(
+                promise="nothing is oversold",
+                numbers=f"{sum(self.oversold.values())} units oversold",
+                kept=not self.oversold,
+                examples=_some(self.oversold),
+            ),
+            _none("every reservation fits its order", self.stock_mismatches, "do not fit"),
+            _none("the shop knows the stock", self.stale_availability, "SKUs are not up to date"),
             Check(
                 promise="charges = confirmed orders",
                 numbers=f"{self.captured} charges over {self.captured_amount}, "
                 f"{confirmed} confirmed over {self.confirmed_amount}",
                 kept=not self.charge_mismatches,
+                examples=_some(self.charge_mismatches),
             ),
             Check(
                 promise="nobody is charged or told twice",
                 numbers=f"{len(self.duplicate_charges)} charges, {len(self.duplicate_notifications)} notifications",
                 kept=not self.duplicate_charges and not self.duplicate_notifications,
+                examples=_some(self.duplicate_charges | self.duplicate_notifications),
             ),
+            _none("everybody is told how the order ended", self.untold, "are not told"),
         )
 
 
-def _both(now: Mapping[str, int], earlier: Mapping[str, int]) -> dict[str, int]:
+_NAMED = (
+    "oversold",
+    "drift",
+    "ended_twice",
+    "duplicate_charges",
+    "duplicate_notifications",
+    "charge_mismatches",
+    "stock_mismatches",
+    "stale_availability",
+    "untold",
+)
+"""What is wrong, each by name. On a busy system it may only be in flight, so a second look has to confirm it."""
+
+_MOST_EXAMPLES = 10
+
+
+def _both(now: Any, earlier: Any) -> Any:
+    if isinstance(now, frozenset):
+        return now & earlier
     return {name: min(now[name], earlier[name]) for name in now.keys() & earlier.keys()}
 
 
-def _named(units: Mapping[str, int]) -> str:
-    return f"{sum(units.values())} units"
+def _some(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names)[:_MOST_EXAMPLES])
+
+
+def _none(promise: str, names: frozenset[str], words: str) -> Check:
+    """A promise that is kept when nothing breaks it."""
+    return Check(promise=promise, numbers=f"{len(names)} {words}", kept=not names, examples=_some(names))

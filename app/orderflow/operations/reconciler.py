@@ -17,7 +17,7 @@ from orderflow.messaging.database import Database
 from orderflow.messaging.errors import DatabaseUnavailable, InfrastructureError
 from orderflow.messaging.periodic import Periodic
 from orderflow.operations.integrity import Integrity
-from orderflow.operations.integrity_queries import integrity
+from orderflow.operations.integrity_queries import GRACE_SECONDS, integrity
 from orderflow.services.moments import Moments
 from orderflow.settings import Need, Settings
 from orderflow.telemetry.logging import configure
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 KEPT, BROKEN, FAILED = 0, 1, 2
 NEEDS: frozenset[Need] = frozenset({"reconciler"})
 _PATIENCE_SECONDS = 300
-LONGEST_LOOK_SECONDS = 12 * _PATIENCE_SECONDS
-"""One look is at most a dozen statements, each cut off after its patience."""
+LONGEST_LOOK_SECONDS = 15 * _PATIENCE_SECONDS
+"""A look is about fifteen long statements, each cut off after its patience; those for a page of orders are short."""
 _REST = 9
 """A run is followed by a rest of at least so many times its length: at most a tenth of a database's time is spent."""
 
@@ -48,14 +48,17 @@ class Reconciler:
         begun = self._clock.monotonic()
         if begun < self._rest_until:
             return
-        found = integrity(self._databases)
+        try:
+            found = integrity(self._databases)
+        finally:  # also after a look that failed, or a database in trouble would be asked again and again
+            ended = self._clock.monotonic()
+            self._rest_until = ended + _REST * (ended - begun)
         sure, self._earlier = found.confirmed_by(self._earlier), found
         self._moments.reconciled(sure.reconciliation())
         for check in sure.checks():
             if not check.kept:
-                log.error("promise.broken", extra={"promise": check.promise, "numbers": check.numbers})
-        ended = self._clock.monotonic()
-        self._rest_until = ended + _REST * (ended - begun)
+                extra = {"promise": check.promise, "numbers": check.numbers, "examples": check.examples}
+                log.error("promise.broken", extra=extra)
 
     def loop(self, interval_seconds: float) -> Periodic:
         """The loop for a process; it closes the databases at its end."""
@@ -84,6 +87,13 @@ def databases(settings: Settings) -> dict[str, Database]:
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     parser.add_argument("--json", action="store_true", help="print JSON; then the exit code is 0 whatever it says")
+    parser.add_argument(
+        "--grace",
+        type=float,
+        default=GRACE_SECONDS,
+        help="seconds after the end of an order in which refund, sale, release and notification must have happened"
+        " (default: %(default)g)",
+    )
     parser.add_argument("--pause", type=float, default=2.0, help="seconds before a second look (default: %(default)g)")
 
 
@@ -93,7 +103,7 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     configure("reconcile", level=settings.log_level, stream=sys.stderr)
     opened = databases(settings)
     try:
-        found = look(opened, pause_seconds=options.pause, clock=SystemClock())
+        found = look(opened, pause_seconds=options.pause, grace_seconds=options.grace, clock=SystemClock())
     except DatabaseUnavailable as error:
         sys.stderr.write(f"reconcile: {error}\n")
         return FAILED
@@ -107,13 +117,13 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return KEPT if all(check.kept for check in found.checks()) else BROKEN
 
 
-def look(opened: Mapping[str, Database], *, pause_seconds: float, clock: Clock) -> Integrity:
+def look(opened: Mapping[str, Database], *, pause_seconds: float, grace_seconds: float, clock: Clock) -> Integrity:
     """What is wrong for sure: a second look after a pause confirms what the first one found."""
-    first = integrity(opened)
+    first = integrity(opened, grace_seconds=grace_seconds)
     if not first.suspicious:
         return first
     clock.wait(Event(), pause_seconds)
-    return integrity(opened).confirmed_by(first)
+    return integrity(opened, grace_seconds=grace_seconds).confirmed_by(first)
 
 
 def as_json(found: Integrity) -> str:
@@ -128,3 +138,6 @@ def _show(found: Integrity, console: Console) -> None:
     for check in found.checks():
         table.add_row(check.promise, check.numbers, "yes" if check.kept else "[bold red]NO[/bold red]")
     console.print(table)
+    for check in found.checks():
+        if check.examples:
+            console.print(f"{check.promise}: {', '.join(check.examples)}", markup=False)

@@ -62,6 +62,12 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     """Sum over all SKUs of how far stock, ledger and reservations are apart."""
     charge_mismatches: int = 0
     """Orders whose charges do not fit their state."""
+    stock_mismatches: int = 0
+    """Orders whose reservations do not fit their state."""
+    stale_availability: int = 0
+    """SKUs of which the orders API does not know the newest stock."""
+    untold: int = 0
+    """Orders whose end nobody was told."""
     stuck: Mapping[str, Stuck] = {}
     """By state; a state that is left out has none."""
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-Unit = Literal["seconds", "bytes", "total", "info", "timestamp_seconds", "messages", "units", "orders", "state"]
+Unit = Literal["seconds", "bytes", "total", "info", "timestamp_seconds", "messages", "units", "orders", "skus", "state"]
 Kind = Literal["counter", "gauge", "histogram"]
 
 OTHER = "other"

@@ -152,7 +152,9 @@ OVERSOLD = RECONCILING.gauge(
     "orderflow_reconciler_oversold_units", "Units sold that were not there. Must be 0.", unit="units"
 )
 DUPLICATE_CHARGES = RECONCILING.gauge(
-    "orderflow_reconciler_duplicate_charges", "Orders charged more than once. Must be 0.", unit="orders"
+    "orderflow_reconciler_duplicate_charges",
+    "Charges for two orders, or orders with two. Must be 0.",
+    unit="orders",
 )
 DUPLICATE_NOTIFICATIONS = RECONCILING.gauge(
     "orderflow_reconciler_duplicate_notifications", "Notifications recorded more than once. Must be 0.", unit="orders"
@@ -164,6 +166,17 @@ LEDGER_DRIFT = RECONCILING.gauge(
 )
 CHARGE_MISMATCHES = RECONCILING.gauge(
     "orderflow_reconciler_charge_mismatches", "Orders whose charges do not fit their state. Must be 0.", unit="orders"
+)
+STOCK_MISMATCHES = RECONCILING.gauge(
+    "orderflow_reconciler_stock_mismatches",
+    "Orders whose reservations do not fit their state. Must be 0.",
+    unit="orders",
+)
+STALE_AVAILABILITY = RECONCILING.gauge(
+    "orderflow_reconciler_stale_availability", "SKUs of which the orders API shows an old stock.", unit="skus"
+)
+UNTOLD = RECONCILING.gauge(
+    "orderflow_reconciler_untold_orders", "Orders that ended a while ago without a notification.", unit="orders"
 )
 ORDERS_STUCK = RECONCILING.gauge(
     "orderflow_reconciler_orders_stuck", "Orders open for too long.", by.STATE, unit="orders"

@@ -81,6 +81,9 @@ class ShopRecorder(Moments):
         gauge(metrics.DUPLICATE_NOTIFICATIONS).set(found.duplicate_notifications)
         gauge(metrics.LEDGER_DRIFT).set(found.ledger_drift_units)
         gauge(metrics.CHARGE_MISMATCHES).set(found.charge_mismatches)
+        gauge(metrics.STOCK_MISMATCHES).set(found.stock_mismatches)
+        gauge(metrics.STALE_AVAILABILITY).set(found.stale_availability)
+        gauge(metrics.UNTOLD).set(found.untold)
         for state in OPEN_STATES:
             stuck = found.stuck.get(state, Stuck())
             gauge(metrics.ORDERS_STUCK, state).set(stuck.orders)

@@ -51,3 +51,12 @@ def test_each_fault_breaks_its_own_promise() -> None:
     assert broken(replace(SOUND, charge_mismatches=one)) == ["charges = confirmed orders"]
     assert broken(replace(SOUND, duplicate_charges=one)) == ["nobody is charged or told twice"]
     assert broken(replace(SOUND, duplicate_notifications=one)) == ["nobody is charged or told twice"]
+    assert broken(replace(SOUND, stock_mismatches=one)) == ["every reservation fits its order"]
+    assert broken(replace(SOUND, stale_availability=one)) == ["the shop knows the stock"]
+    assert broken(replace(SOUND, untold=one)) == ["everybody is told how the order ended"]
+
+
+def test_a_broken_promise_names_a_few_of_those_that_it_is_about() -> None:
+    orders = frozenset(f"{number:02}" for number in range(99))
+    (check,) = [check for check in replace(SOUND, charge_mismatches=orders).checks() if not check.kept]
+    assert check.examples == tuple(f"{number:02}" for number in range(10))
