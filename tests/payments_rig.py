@@ -25,6 +25,7 @@ from orderflow.messaging.service import Incoming
 from orderflow.services.moments import Moments
 from orderflow.services.payments import PAYMENTS
 from orderflow.services.payments.charging import Charging, count_unknown
+from orderflow.services.payments.gateway import Payment
 from orderflow.services.payments.handlers import PaymentRequests
 from orderflow.services.payments.http_gateway import HttpGateway
 from tests.builders import an_event
@@ -103,6 +104,24 @@ class Simulator(ProcessGroup):
             Counter(UUID(row["reference"]) for row in captured),
             Counter(UUID(row["reference"]) for row in content["refunds"]),
         )
+
+    def execute(self, event: InventoryReserved) -> None:
+        """Charge an order as if a call of ours had reached the provider only now."""
+        payment = Payment(
+            order_id=event.order_id, amount=event.total_amount, currency=event.currency, payment_token="ok"
+        )
+        body = {
+            "amount": event.total_amount,
+            "currency": event.currency,
+            "payment_token": "ok",
+            "reference": str(event.order_id),
+        }
+        request = urllib.request.Request(
+            f"{self.url}/v1/charges",
+            msgspec.json.encode(body),
+            {"Idempotency-Key": payment.charge_key, "Content-Type": "application/json"},
+        )
+        urllib.request.urlopen(request, timeout=5).close()
 
     def get(self, path: str) -> bytes:
         with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:

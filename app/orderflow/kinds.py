@@ -19,7 +19,7 @@ from orderflow.services.inventory.api import Shelving, StockApi
 from orderflow.services.inventory.handlers import InventoryUpdates
 from orderflow.services.notifications import NOTIFICATIONS
 from orderflow.services.notifications.handlers import NotificationRequests
-from orderflow.services.notifications.sender import LogSender, Sender, SmtpSender, WebhookSender
+from orderflow.services.notifications.sender import SENDS_AT_ONCE, LogSender, Sender, SmtpSender, WebhookSender
 from orderflow.services.notifications.sending import Notifying
 from orderflow.services.orders import ORDERS
 from orderflow.services.orders.api import OrdersApi
@@ -36,8 +36,6 @@ from orderflow.telemetry import metrics
 from orderflow.telemetry.metric import Area
 
 log = logging.getLogger(__name__)
-
-_SENDING_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +81,12 @@ def _orders(parts: Parts) -> None:
 
 def _inventory_api(parts: Parts) -> None:
     settings, moments = parts.settings, parts.telemetry.moments
-    writer = GroupCommit(parts.unit_of_work(), Shelving(moments), clock=parts.clock, name="write stock")
+    writer = GroupCommit(
+        parts.unit_of_work(),
+        Shelving(low_units=settings.low_stock_units, moments=moments),
+        clock=parts.clock,
+        name="write stock",
+    )
     api = StockApi(writer=writer, reader=Reader(parts.database), keys=_keys(settings), moments=moments)
     _serve_http(parts, api.app())
     parts.process.add(writer)
@@ -126,14 +129,14 @@ def _payments(parts: Parts) -> None:
 
 
 def _notifications(parts: Parts) -> None:
-    telemetry = parts.telemetry
+    telemetry, sender = parts.telemetry, _sender(parts)
     sending = Effecting(
         "notify",
-        Notifying(_sender(parts), hooks=telemetry.hooks, moments=telemetry.moments),
+        Notifying(sender, hooks=telemetry.hooks, moments=telemetry.moments),
         parts.unit_of_work(),
         clock=parts.clock,
-        concurrency=32,
-        lease_seconds=_SENDING_SECONDS,
+        concurrency=SENDS_AT_ONCE,
+        lease_seconds=sender.longest_seconds + 10,
     )
     parts.process.add(
         *parts.consumers("notification_requests", lambda: NotificationRequests(sending.wake)),

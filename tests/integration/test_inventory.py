@@ -28,7 +28,7 @@ from orderflow.messaging.errors import BadData, TransactionAborted
 from orderflow.messaging.service import Done, Incoming
 from orderflow.messaging.unit_of_work import Work
 from orderflow.services.inventory import store
-from orderflow.services.inventory.handlers import InventoryUpdates
+from orderflow.services.inventory.handlers import NOTHING_RESERVED, InventoryUpdates
 from orderflow.services.moments import Moments
 
 pytestmark = pytest.mark.integration
@@ -126,6 +126,16 @@ def test_an_order_that_does_not_come_to_be_gives_its_units_back(
     handle(inventory, created(order, ("a", 4)))
     handle(inventory, ending(order))
     assert counts(inventory) == (10, 0, 0)
+
+
+def test_a_confirmed_order_that_holds_nothing_is_parked(inventory: Database) -> None:
+    put(inventory, a=10)
+    released, sold = uuid4(), uuid4()
+    handle(inventory, created(released, ("a", 1)), rejected(released), created(sold, ("a", 1)), confirmed(sold))
+    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    with inventory.transaction() as transaction:
+        messages = [Incoming(uuid4(), confirmed(order), 0) for order in (released, sold, uuid4())]
+        assert handler(messages, Work(transaction)) == [NOTHING_RESERVED, Done(), NOTHING_RESERVED]
 
 
 def test_all_lines_are_reserved_or_none(inventory: Database) -> None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
+import asyncio
 import logging
 from collections.abc import Iterator
 from datetime import timedelta
 from email.message import Message
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from aiosmtpd.controller import Controller
@@ -12,7 +14,7 @@ from aiosmtpd.handlers import Message as MessageHandler
 from orderflow.messages import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.hooks import Hooks
-from orderflow.services.notifications.sender import LogSender, SendFailed, SmtpSender, WebhookSender
+from orderflow.services.notifications.sender import SENDS_AT_ONCE, LogSender, SendFailed, SmtpSender, WebhookSender
 from orderflow.services.notifications.sending import Notifying
 from tests.builders import an_event
 from tests.effects_rig import TRACE
@@ -43,8 +45,16 @@ class Mailbox(MessageHandler):
         super().__init__()
         self.mails: list[tuple[Message, list[str]]] = []
         self.refusals = 0
+        self.gathering = 0
+        """Mails that must be under way at once before any is taken."""
+        self._under_way = 0
+        self._gathered = asyncio.Event()
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - the name that aiosmtpd calls
+        self._under_way += 1
+        if self._under_way >= self.gathering:
+            self._gathered.set()
+        await self._gathered.wait()
         if self.refusals:
             self.refusals -= 1
             return "451 come back later"
@@ -65,6 +75,15 @@ def mailbox() -> Iterator[tuple[Mailbox, str]]:
 
 def mailing(server: str, mail_to: str = "{user_id}@example.com") -> SmtpSender:
     return SmtpSender(server, mail_from="shop@example.com", mail_to=mail_to, clock=SystemClock())
+
+
+def test_no_mail_waits_for_another(url: str, mailbox: tuple[Mailbox, str]) -> None:
+    box, server = mailbox
+    box.gathering = SENDS_AT_ONCE
+    with Notifications(url, mailing(server), concurrency=SENDS_AT_ONCE) as notifications:
+        notifications.receive(*(an_event(OrderConfirmed, order_id=uuid4()) for _ in range(SENDS_AT_ONCE)))
+        eventually(lambda: notifications.states("notifications") == {"sent": SENDS_AT_ONCE}, 20)
+    assert len(box.mails) == SENDS_AT_ONCE
 
 
 def test_every_kind_is_posted_once_with_its_key_and_its_trace(url: str, hook: Webhook) -> None:

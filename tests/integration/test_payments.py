@@ -124,7 +124,26 @@ def test_silence_is_never_a_decline_and_ends_with_the_order(url: str, simulator:
     assert payments.events() == []
     assert payments.watch.unknown == [1, 0]
     assert charged(simulator, event.order_id) == 0
-    assert query(url, "select due_at, reason from charges") == [(None, "hold_expired")]
+    ((minutes, token, reason),) = query(
+        url, "select extract(epoch from due_at - now()) / 60, payment_token, reason from charges"
+    )
+    assert 59 < minutes < 60
+    assert (token, reason) == ("", "hold_expired")
+
+
+def test_a_charge_that_the_provider_executes_long_after_the_order_was_given_up_is_refunded(
+    url: str, simulator: Simulator
+) -> None:
+    event = reserved("never")
+    with Payments(url, simulator.url, timeout_seconds=0.2, settled_after_seconds=0) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.watch.calls["charge", "unclear"] >= 1)
+        payments.receive(cancelled(event.order_id))
+        eventually(lambda: payments.states("charges") == {"cancelled": 1})
+        simulator.execute(event)
+        query(url, "update charges set due_at = now() returning 1")
+        eventually(lambda: payments.states("charges") == {"refunded": 1})
+    assert (charged(simulator, event.order_id), refunded(simulator, event.order_id)) == (1, 1)
 
 
 def test_an_order_that_was_cancelled_before_it_was_reserved_is_never_charged(url: str, simulator: Simulator) -> None:

@@ -20,7 +20,7 @@ from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.unit_of_work import UnitOfWork
 from orderflow.services.inventory.api import Shelving, StockApi
 from orderflow.services.moments import Moments
-from tests.fakes import ScriptedPublisher
+from tests.fakes import ScriptedPublisher, eventually
 
 pytestmark = pytest.mark.integration
 
@@ -28,12 +28,25 @@ KEY, ENTRY = make_key("shelf", frozenset({"stock:write", "stock:read"}))
 READER, READER_ENTRY = make_key("auditor", frozenset({"stock:read"}))
 STOCK = {"on_hand": 10, "unit_price": 1999, "currency": "EUR"}
 
+LOW = 10
+
+
+class Moved(Moments):
+    """Remembers how many units were put on the shelf."""
+
+    def __init__(self) -> None:
+        self.put: list[int] = []
+
+    def stock_moved(self, move: str, units: int) -> None:
+        assert move == "put"
+        self.put.append(units)
+
 
 class Shelf:
     """The application with everything around it that it needs."""
 
-    def __init__(self, client: TestClient[Any], publisher: ScriptedPublisher, database: Database) -> None:
-        self.client, self.publisher, self.database = client, publisher, database
+    def __init__(self, client: TestClient[Any], publisher: ScriptedPublisher, database: Database, moved: Moved) -> None:
+        self.client, self.publisher, self.database, self.moved = client, publisher, database, moved
 
     def put(self, sku: str, body: Any, key: str = KEY) -> Any:
         return self.client.put(f"/v1/stock/{sku}", json=body, headers={"Authorization": f"Bearer {key}"})
@@ -47,15 +60,17 @@ def shelf(database: str) -> Iterator[Shelf]:
     setup = Database(database)
     names = ("orderflow.messaging", "orderflow.services.inventory")
     migrate(setup, [(name, files(name).joinpath("schema.sql").read_text()) for name in names])
-    publisher, moments = ScriptedPublisher(), Moments()
+    publisher, moments = ScriptedPublisher(), Moved()
     outbox = Outbox(publisher, Codec(app_id="inventory"), lease_seconds=10)
-    writer = GroupCommit(UnitOfWork(Database(database), outbox), Shelving(moments), clock=SystemClock())
+    writer = GroupCommit(
+        UnitOfWork(Database(database), outbox), Shelving(low_units=LOW, moments=moments), clock=SystemClock()
+    )
     reader = Reader(lambda: Database(database))
     api = StockApi(writer=writer, reader=reader, keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"), moments=moments)
     thread = threading.Thread(target=writer.run)
     thread.start()
     with TestClient(api.app()) as client:
-        yield Shelf(client, publisher, setup)
+        yield Shelf(client, publisher, setup, moments)
     writer.stop()
     thread.join()
     reader.close()
@@ -70,6 +85,16 @@ def test_stock_is_set_told_and_read(shelf: Shelf) -> None:
     event = decode(publication.body)
     assert isinstance(event, StockChanged)
     assert (event.sku, event.available, event.stock_version) == ("a", 10, 1)
+
+
+def test_a_fall_to_the_low_mark_is_told_once_and_units_are_counted_by_their_change(shelf: Shelf) -> None:
+    for on_hand, price in ((100, 5), (100, 6), (10, 6), (3, 6), (50, 6), (9, 6)):
+        assert shelf.put("a", {**STOCK, "on_hand": on_hand, "unit_price": price}).status_code == 200
+    eventually(lambda: len(shelf.publisher.published) == 6)
+    told = [publication.properties.type for publication in shelf.publisher.published]
+    changed, low = "STOCK_CHANGED", "STOCK_LOW"
+    assert told == [changed, changed, low, changed, changed, low]
+    assert shelf.moved.put == [100, 0, -90, -7, 47, -41]
 
 
 def test_stock_cannot_be_set_under_what_is_promised(shelf: Shelf) -> None:

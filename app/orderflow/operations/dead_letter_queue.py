@@ -44,6 +44,15 @@ Held = tuple[int, DeadLetter]
 """A delivery tag and what was delivered."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is held of what is meant; how many are meant, what was not looked at included; the size of the queue."""
+
+    held: list[Held]
+    meant: int
+    total: int
+
+
 class Publishing(Protocol):
     """Publishes through one channel."""
 
@@ -67,6 +76,8 @@ class Settled:
 
     gone: tuple[DeadLetter, ...]
     kept: tuple[tuple[DeadLetter, str], ...] = ()
+    left: int = 0
+    """How many more are meant that this run did not come to: the limit, the time, or a full queue ended it."""
 
 
 class DeadLetterQueue:
@@ -82,8 +93,8 @@ class DeadLetterQueue:
     def browse(self, selection: Selection, *, limit: int) -> Browsed:
         """Those that are meant, parked longest first, at most ``limit``; all of them stay in the queue."""
         with self._connected() as connection:
-            held, total = self._hold(connection.channel(), selection, limit)
-        return Browsed(letters=tuple(letter for _, letter in held), total=total)
+            look = self._hold(connection.channel(), selection, limit)
+        return Browsed(letters=tuple(letter for _, letter in look.held), total=look.total)
 
     def replay(
         self, selection: Selection, *, limit: int, operator: str, per_second: float, dry_run: bool = False
@@ -101,8 +112,8 @@ class DeadLetterQueue:
             publishing.confirm_delivery()
             copies = self._traced(publishing)
             deadline = self._clock.monotonic() + LONGEST_LOOK_SECONDS
-            held, _ = self._hold(reading, selection, limit)
-            for tag, letter in [] if dry_run else held:
+            look = self._hold(reading, selection, limit)
+            for tag, letter in [] if dry_run else look.held:
                 late = self._clock.monotonic() > deadline
                 obstacle = _LATE if late else self._obstacle(copies, letter, operator)
                 if obstacle:
@@ -114,17 +125,19 @@ class DeadLetterQueue:
                 _audit("dead_letters.replayed", letter, operator)
                 gone.append(letter)
                 connection.sleep(1 / per_second)
-        return Settled(gone=tuple(letter for _, letter in held) if dry_run else tuple(gone), kept=tuple(kept))
+        if dry_run:
+            gone = [letter for _, letter in look.held]
+        return Settled(gone=tuple(gone), kept=tuple(kept), left=look.meant - len(gone) - len(kept))
 
     def discard(self, selection: Selection, *, limit: int, operator: str, dry_run: bool = False) -> Settled:
         """Remove those that are meant, for ever; each leaves a line in the audit log."""
         with self._connected() as connection:
             reading = connection.channel()
-            held, _ = self._hold(reading, selection, limit)
-            for tag, letter in [] if dry_run else held:
+            look = self._hold(reading, selection, limit)
+            for tag, letter in [] if dry_run else look.held:
                 _audit("dead_letters.discarded", letter, operator)
                 reading.basic_ack(tag)
-        return Settled(gone=tuple(letter for _, letter in held))
+        return Settled(gone=tuple(letter for _, letter in look.held), left=look.meant - len(look.held))
 
     @contextmanager
     def _connected(self) -> Iterator[pika.BlockingConnection]:
@@ -139,22 +152,25 @@ class DeadLetterQueue:
         except (AMQPError, OSError) as error:
             raise BrokerUnavailable(f"the dead letter queue: {error!r}") from error
 
-    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> tuple[list[Held], int]:
-        """Take everything out; what is meant with its delivery tag, parked longest first, and how many there are.
+    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> _Look:
+        """Take everything out, and keep hold of what is meant, parked longest first.
 
         Memory is bounded by ``limit``, not by the queue. What comes while it looks, perhaps because a replayed
         message failed again, is not looked at.
         """
-        now, total = self._clock.now(), 0
+        now, total, others = self._clock.now(), 0, 0
 
         def meant() -> Iterator[Held]:
-            nonlocal total
+            nonlocal total, others
             for tag, letter, count in self._all(channel):
                 total = count
                 if selection(letter, now):
                     yield tag, letter
+                else:
+                    others += 1
 
-        return heapq.nsmallest(limit, meant(), key=_parked), total
+        held = heapq.nsmallest(limit, meant(), key=_parked)
+        return _Look(held=held, meant=total - others, total=total)
 
     def _all(self, channel: BlockingChannel) -> Iterator[tuple[int, DeadLetter, int]]:
         """(delivery tag, dead letter, messages in the queue at first) for each message, in the queue's order."""

@@ -141,23 +141,29 @@ def replay_headers(letter: DeadLetter, *, operator: str, now: datetime) -> dict[
     }
 
 
+_DEEPEST = 8
+"""Our events nest three levels."""
+
+
 def masked_body(letter: DeadLetter) -> Any:
     """What may be shown of the body: an object's known fields but the personal ones, else only size and digest."""
     try:
         plain = Codec(app_id="dead-letters").decompressed(letter.body, letter.properties.content_encoding)
         content = msgspec.json.decode(plain)
+        if isinstance(content, dict):
+            return _masked(content, depth=_DEEPEST)
     except (MalformedMessage, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        content = None
-    if isinstance(content, dict):
-        return _masked(content)
+        pass
     return {"not_an_object": True, "bytes": len(letter.body), "sha256": hashlib.sha256(letter.body).hexdigest()}
 
 
-def _masked(value: Any) -> Any:
-    """A value with the names in it, and the contents of those that are known to be harmless."""
+def _masked(value: Any, *, depth: int) -> Any:
+    """A value with the names in it, and the contents of those that are known to be harmless; no deeper than that."""
+    if isinstance(value, dict | list) and not depth:
+        return "…"
     if isinstance(value, dict):
-        return {key: _masked(inner) if key in _SHOWN else "***" for key, inner in value.items()}
-    return [_masked(inner) for inner in value] if isinstance(value, list) else value
+        return {key: _masked(inner, depth=depth - 1) if key in _SHOWN else "***" for key, inner in value.items()}
+    return [_masked(inner, depth=depth - 1) for inner in value] if isinstance(value, list) else value
 
 
 def _death(entry: Mapping[str, Any]) -> Death:

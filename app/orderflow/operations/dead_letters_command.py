@@ -67,7 +67,7 @@ def run(
 ) -> int:
     """Do it; the exit code: 0 done, 1 not all of it (kept, or not found), 2 it could not be done."""
     clock = clock or SystemClock()
-    console = console or Console(soft_wrap=True, highlight=False)
+    console = console or view.terminal()
     if problem := _problem(options):
         sys.stderr.write(f"dead-letters {options.action}: {problem}\n")
         return FAILED
@@ -99,7 +99,7 @@ def _look(options: argparse.Namespace, queue: DeadLetterQueue, console: Console,
 
 
 def _settle(options: argparse.Namespace, queue: DeadLetterQueue, console: Console) -> int:
-    operator = options.operator or pwd.getpwuid(os.getuid()).pw_name
+    operator = options.operator or _whoami()
     selection = _selection(options)
     if options.action == "replay":
         settled = queue.replay(
@@ -118,7 +118,15 @@ def _settle(options: argparse.Namespace, queue: DeadLetterQueue, console: Consol
     else:
         view.show_settled(console, settled, verb)
     missing = set(options.message_ids) - {letter.message_id for letter in settled.gone}
-    return NOT_ALL if settled.kept or missing else DONE
+    return NOT_ALL if settled.kept or settled.left or missing else DONE
+
+
+def _whoami() -> str:
+    """The account's name; its number in a container that has no name for it."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def _problem(options: argparse.Namespace) -> str:

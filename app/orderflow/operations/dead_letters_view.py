@@ -15,6 +15,11 @@ from orderflow.operations.dead_letters import DeadLetter, masked_body
 _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
+def terminal(**options: Any) -> Console:
+    """A console that shows what it is given: whoever may publish must not be able to write markup."""
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
+
+
 def summary(letter: DeadLetter) -> dict[str, Any]:
     """What a dead letter is and why it is there, as JSON values."""
     return {
@@ -52,13 +57,13 @@ def show_list(console: Console, letters: Sequence[DeadLetter], *, total: int, no
         table.add_column(heading, overflow="fold", justify="right" if heading == "retries" else "left")
     for letter in letters:
         table.add_row(
-            letter.message_id or "-",
-            letter.event_type or "-",
-            letter.queue,
-            letter.reason,
+            _plain(letter.message_id),
+            _plain(letter.event_type),
+            _plain(letter.queue),
+            _plain(letter.reason),
             str(letter.retry_count),
             f"{age(letter.parked_at, now)} ago" if letter.parked_at else "-",
-            letter.order_id or "-",
+            _plain(letter.order_id),
         )
     if letters:
         console.print(table)
@@ -72,24 +77,25 @@ def show_details(console: Console, letter: DeadLetter) -> None:
         table.add_row(name.replace("_", " "), _plain(value), style=None)
     for death in letter.history:
         at = death.at.isoformat() if death.at else "at an unknown time"
-        table.add_row("history", f"{death.reason} in {death.queue}, {death.count} times, {at}")
+        table.add_row("history", _plain(f"{death.reason} in {death.queue}, {death.count} times, {at}"))
     console.print(table)
     console.print_json(as_json(masked_body(letter)))
 
 
 def show_settled(console: Console, settled: Settled, verb: str) -> None:
-    """What left, and what stayed and why."""
+    """What left, what stayed and why, and how many more are meant."""
     for letter in settled.gone:
-        console.print(f"{verb} {letter.message_id or '-'} {letter.event_type} ({letter.reason}) {letter.queue}")
+        console.print(f"{verb} {_line(letter)}")
     for letter, why in settled.kept:
-        console.print(f"kept {letter.message_id or '-'} {letter.event_type} ({letter.reason}) {letter.queue}: {why}")
-    console.print(f"{verb} {len(settled.gone)}, kept {len(settled.kept)}", style="dim")
+        console.print(f"kept {_line(letter)}: {why}")
+    more = f", {settled.left} more are meant: run it again" if settled.left else ""
+    console.print(f"{verb} {len(settled.gone)}, kept {len(settled.kept)}{more}", style="dim")
 
 
 def settled_json(settled: Settled, verb: str) -> dict[str, Any]:
     """The same as JSON values."""
     kept = [{**summary(letter), "kept_because": why} for letter, why in settled.kept]
-    return {verb.replace(" ", "_"): [summary(letter) for letter in settled.gone], "kept": kept}
+    return {verb.replace(" ", "_"): [summary(letter) for letter in settled.gone], "kept": kept, "left": settled.left}
 
 
 def age(moment: datetime | None, now: datetime) -> str:
@@ -99,5 +105,13 @@ def age(moment: datetime | None, now: datetime) -> str:
     return f"{seconds // size} {unit}"
 
 
+def _line(letter: DeadLetter) -> str:
+    return _plain(f"{letter.message_id or '-'} {letter.event_type} ({letter.reason}) {letter.queue}")
+
+
 def _plain(value: object) -> str:
-    return value.isoformat() if isinstance(value, datetime) else "-" if value in {"", None} else str(value)
+    """As text that does nothing to a terminal: whoever may publish can put anything into these fields."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = str(value) if value not in {"", None} else "-"
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

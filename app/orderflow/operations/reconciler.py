@@ -113,7 +113,7 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if options.json:
         sys.stdout.write(as_json(found) + "\n")
         return KEPT
-    _show(found, Console(highlight=False))
+    _show(found, Console(highlight=False, emoji=False))
     return KEPT if all(check.kept for check in found.checks()) else BROKEN
 
 

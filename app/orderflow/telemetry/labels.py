@@ -29,6 +29,7 @@ MALFORMED = (
     "unknown_content_type",
     "unknown_event_type",
     "unknown_order",
+    "nothing_reserved",
     "unknown_version",
 )
 

@@ -20,7 +20,6 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from rich.console import Console
 
 from orderflow.messages import InventoryReserved, encode
 from orderflow.messaging.attempt import Attempt
@@ -36,6 +35,7 @@ from orderflow.messaging.unit_of_work import UnitOfWork
 from orderflow.operations import dead_letters_command
 from orderflow.operations.dead_letter_queue import DeadLetterQueue
 from orderflow.operations.dead_letters import Selection
+from orderflow.operations.dead_letters_view import terminal
 from orderflow.operations.management import Management
 from orderflow.settings import Settings
 from orderflow.telemetry.pika_adapter import TracedChannel
@@ -95,7 +95,7 @@ def command(shop: Shop, *words: str) -> tuple[int, str]:
     """Exit code and output of the command, as the user who may replay."""
     parser = argparse.ArgumentParser()
     dead_letters_command.arguments(parser)
-    console = Console(width=300, record=True, soft_wrap=True, highlight=False, quiet=False)
+    console = terminal(width=300)
     with console.capture() as captured:
         settings = Settings(amqp_url=shop.url("replay"))
         code = dead_letters_command.run(parser.parse_args(words), settings, console=console)
@@ -328,6 +328,36 @@ def test_replay_and_discard_as_commands(shop: Shop, channels: Channels) -> None:
     assert [letter["message_id"] for letter in json.loads(text)["discarded"]] == [parked[1]]
     assert [properties.message_id for properties, _ in taken(shop, channels)] == [parked[0]]
     assert ids_in(DeadLetterQueue(shop.url("replay"))) == [parked[2]]
+
+
+def test_what_the_limit_leaves_behind_is_told(shop: Shop, channels: Channels) -> None:
+    park(shop, channels, ["a"] * 5 + ["b"])
+    code, text = command(shop, "replay", "--reason", "a", "--limit", "2", "--dry-run")
+    assert code == 1
+    assert "would replay 2, kept 0, 3 more are meant: run it again" in text
+    code, text = command(shop, "discard", "--reason", "a", "--limit", "4", "--yes", "--json")
+    assert (code, json.loads(text)["left"]) == (1, 1)
+    assert command(shop, "replay", "--all", "--rate", "1000")[0] == 0
+
+
+def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Shop, channels: Channels) -> None:
+    deep: Any = 1
+    for _ in range(800):
+        deep = [deep]
+    channel = channels.open(shop.url("payments"))
+    for message_id in ("[/b]", "[red]x", "\x1b[2Jcleared", ":bomb:"):
+        properties = pika.BasicProperties(message_id=message_id, type="[/]", headers={})
+        body = json.dumps({"items": deep}).encode()
+        channel.basic_publish("dlx", "payment_requests", body, properties, mandatory=True)
+    code, text = command(shop, "list")
+    assert code == 0
+    for shown in ("[/b]", "[red]x", "\\x1b[2Jcleared", ":bomb:"):
+        assert shown in text
+    code, text = command(shop, "inspect", "[/b]")
+    assert code == 0
+    code, text = command(shop, "discard", "--all", "--yes")
+    assert code == 0
+    assert "\x1b" not in text
 
 
 def test_without_the_right_the_broker_says_no(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,9 +58,13 @@ class Put:
 
 
 class Shelving:
-    """Sets the stock of several SKUs in one transaction; for ``GroupCommit``. None means refused: too few units."""
+    """Sets the stock of several SKUs in one transaction; for ``GroupCommit``. None means refused: too few units.
 
-    def __init__(self, moments: Moments) -> None:
+    ``low_units`` as in ``InventoryUpdates``.
+    """
+
+    def __init__(self, *, low_units: int, moments: Moments) -> None:
+        self._low = low_units
         self._moments = moments
 
     def __call__(self, puts: Sequence[Put], work: Emitting) -> list[Stock | None]:
@@ -72,13 +76,16 @@ class Shelving:
 
     def _put(self, put: Put, work: Emitting) -> Stock | None:
         wanted = put.wanted
-        stock = store.put(
+        done = store.put(
             work, sku=put.sku, on_hand=wanted.on_hand, unit_price=wanted.unit_price, currency=wanted.currency
         )
-        if stock is not None:
-            work.emit(stock_event(stock, work.now), correlation_id=put.sku, trace=put.trace)
-            work.after_commit(lambda: self._moments.stock_moved("put", stock.available))
-        return stock
+        if done is None:
+            return None
+        before, after = done
+        event = stock_event(after, work.now, low=after.available <= self._low < before.available)
+        work.emit(event, correlation_id=put.sku, trace=put.trace)
+        work.after_commit(lambda: self._moments.stock_moved("put", after.available - before.available))
+        return after
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,11 +19,14 @@ from orderflow.messages import (
     StockChanged,
     StockLow,
 )
-from orderflow.messaging.service import DONE, Done, Emitting, Incoming, Outcome
+from orderflow.messaging.service import DONE, Done, Emitting, Incoming, Outcome, Reject
 from orderflow.services.inventory import store
 from orderflow.services.inventory.shelf import OUT_OF_STOCK, Reservation, Shelf, State, wanted
 from orderflow.services.inventory.store import Stock
 from orderflow.services.moments import Moments
+
+NOTHING_RESERVED = Reject("nothing_reserved")
+"""A confirmed order was charged for units that are not held: somebody has to look, so it is parked."""
 
 
 class InventoryUpdates:
@@ -49,13 +52,13 @@ class InventoryUpdates:
         transaction.after_commit(lambda: self._count(moved))
         return outcomes
 
-    def _decide(self, event: Event, shelf: Shelf, now: datetime) -> Done:
+    def _decide(self, event: Event, shelf: Shelf, now: datetime) -> Done | Reject:
         match event:
             case OrderCreated():
                 reservation = shelf.reserve(event.order_id, event.items)
                 return Done((_answer(event, reservation, shelf, now),)) if reservation else DONE
             case OrderConfirmed():
-                shelf.sell(event.order_id)
+                return DONE if shelf.sell(event.order_id) else NOTHING_RESERVED
             case OrderRejected() | OrderCancelled():
                 shelf.release(event.order_id)
             case _:

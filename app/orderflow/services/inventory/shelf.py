@@ -81,8 +81,10 @@ class Shelf:
         return None
 
     def sell(self, order_id: UUID) -> bool:
-        """The order is confirmed; false when it holds nothing (any more)."""
-        return self._leave(order_id, State.SOLD, "sell")
+        """The order is confirmed; false when there is nothing to sell: it was never reserved, or is released."""
+        self._leave(order_id, State.SOLD, "sell")
+        reservation = self.reservations.get(order_id)
+        return reservation is not None and reservation.state is State.SOLD
 
     def release(self, order_id: UUID) -> bool:
         """The order will not be; false when there was nothing to give back."""

@@ -12,7 +12,10 @@ from orderflow.messaging.service import Transaction
 from orderflow.services.inventory.shelf import Movement, Reservation, Shelf, State
 
 _COLUMNS = "sku, on_hand, available, reserved, sold, unit_price, currency, stock_version"
-_LOCK_STOCK = f"select {_COLUMNS} from stock where sku = any(%(skus)s::text[]) order by sku for update"
+# The order of code points, as Python sorts: one order for whoever locks several, whatever the database's collation.
+_LOCK_STOCK = f"""
+select {_COLUMNS} from stock where sku = any(%(skus)s::text[]) order by sku collate "C" for update
+"""
 _READ_STOCK = f"select {_COLUMNS} from stock where sku = %(sku)s"
 _LOCK_RESERVATIONS = """
 select order_id, state, items::text from reservations where order_id = any(%(ids)s::uuid[]) order by order_id for update
@@ -99,8 +102,13 @@ def save(transaction: Transaction, shelf: Shelf) -> list[Stock]:
     return after
 
 
-def put(transaction: Transaction, *, sku: str, on_hand: int, unit_price: int, currency: str) -> Stock | None:
-    """Set the units on hand and the price; None, and nothing is changed, when more units are reserved and sold."""
+def put(
+    transaction: Transaction, *, sku: str, on_hand: int, unit_price: int, currency: str
+) -> tuple[Stock, Stock] | None:
+    """Set the units on hand and the price; the stock before and after.
+
+    None, and nothing is changed, when more units are reserved and sold.
+    """
     parameters = {"sku": sku, "on_hand": on_hand, "unit_price": unit_price, "currency": currency}
     transaction.execute(_ENSURE, parameters)
     (before,) = transaction.execute(_LOCK_STOCK, {"skus": [sku]})
@@ -111,7 +119,7 @@ def put(transaction: Transaction, *, sku: str, on_hand: int, unit_price: int, cu
     new = Stock(*after)
     columns = {"skus": [sku], "ids": [None], "kinds": ["put"], "reserved": [0], "sold": [0]}
     transaction.execute(_NOTE, {**columns, "available": [new.available - old.available], "now": transaction.now})
-    return new
+    return old, new
 
 
 def read(transaction: Transaction, sku: str) -> Stock | None:

@@ -6,6 +6,7 @@ import logging
 import smtplib
 import ssl
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from email.errors import MessageError
 from email.headerregistry import Address
@@ -24,6 +25,9 @@ from orderflow.services.notifications.content import Notification, text
 log = logging.getLogger(__name__)
 
 
+SENDS_AT_ONCE = 32
+
+
 class SendFailed(Exception):
     """The receiver did not take a notification; ``reason`` is one word."""
 
@@ -33,7 +37,14 @@ class SendFailed(Exception):
 
 
 class Sender(Protocol):
-    """Sends notifications; may be asked to send the same one again, which the receiver can tell by its key."""
+    """Sends notifications; may be asked to send the same one again, which the receiver can tell by its key.
+
+    Up to ``SENDS_AT_ONCE`` at the same time, none of which takes longer than ``longest_seconds``.
+    """
+
+    @property
+    def longest_seconds(self) -> float:
+        """The longest that one send can take."""
 
     def connections(self) -> AbstractAsyncContextManager[object]:
         """What the sends share; to be entered in the event loop that makes them, before the first."""
@@ -44,6 +55,8 @@ class Sender(Protocol):
 
 class LogSender:
     """Writes one log line for each notification, without the customer's name."""
+
+    longest_seconds = 1.0
 
     def connections(self) -> AbstractAsyncContextManager[object]:
         """Nothing is needed."""
@@ -58,6 +71,7 @@ class WebhookSender:
     """Posts each notification as JSON, with ``Idempotency-Key``; any 2xx means that it was taken."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 5) -> None:
+        self.longest_seconds = timeout_seconds
         self._url = url
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._session: aiohttp.ClientSession
@@ -92,23 +106,35 @@ class WebhookSender:
             raise SendFailed(f"status_{status}")
 
 
+_STEPS = 12
+"""Connect, greeting, EHLO, STARTTLS, EHLO again, login (three), MAIL, RCPT, DATA, the mail itself."""
+
+
 class SmtpSender:
     """Mails each notification; ``smtps://`` speaks TLS from the start, ``smtp://`` takes STARTTLS where it is offered.
 
     With a user in the URL it logs in, and then only over TLS. ``{user_id}`` in ``mail_to`` is the customer; a
     notification that is about no customer goes to ``mail_from``. The Message-ID is the same for every attempt.
+    ``timeout_seconds`` is for each step of the talk with the server, which has about a dozen.
     """
 
     def __init__(self, url: str, *, mail_from: str, mail_to: str, clock: Clock, timeout_seconds: float = 10) -> None:
+        self.longest_seconds = _STEPS * timeout_seconds
         self._server = urlsplit(url)
         self._from = mail_from
         self._to = mail_to
         self._clock = clock
         self._timeout = timeout_seconds
+        self._threads: ThreadPoolExecutor
 
-    def connections(self) -> AbstractAsyncContextManager[object]:
-        """Nothing is shared: each mail has a connection of its own."""
-        return nullcontext()
+    @asynccontextmanager
+    async def connections(self) -> AsyncGenerator[object]:
+        """A thread for each mail that is under way, so that none waits for another; each has its own connection."""
+        self._threads = ThreadPoolExecutor(SENDS_AT_ONCE, thread_name_prefix="mail")
+        try:
+            yield self
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def send(self, notification: Notification, trace: Mapping[str, str]) -> None:  # noqa: ARG002
         """Mail once, in a thread."""
@@ -117,7 +143,7 @@ class SmtpSender:
         except (ValueError, IndexError, MessageError) as error:
             raise SendFailed("invalid_address") from error
         try:
-            await asyncio.to_thread(self._deliver, mail)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._deliver, mail)
         except smtplib.SMTPResponseException as error:
             raise SendFailed(f"smtp_{error.smtp_code}") from error
         except smtplib.SMTPRecipientsRefused as error:

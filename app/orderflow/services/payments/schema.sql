@@ -7,7 +7,7 @@ create table charges (
     user_id       text        not null,
     amount        bigint      not null check (amount >= 0),   -- minor units
     currency      text        not null,
-    payment_token text        not null,                       -- empty when the order was cancelled before it was reserved
+    payment_token text        not null,                       -- empty when no call needs it any more, or ever did
     charge_id     text,                                       -- the provider's, once it is known
     reason        text,                                       -- why it was declined or is refunded
     attempts      integer     not null default 0,             -- calls in a row that settled nothing

@@ -8,6 +8,7 @@
      │  │  declined  └ order cancelled
      │  unknown ── (look-up) ── captured | declined | requested again, with the same key
      └─ order cancelled ── cancelling ── (look-up) ── refund_requested | cancelled
+                                                                              └ (late look-up) ── refund_requested
 
 A call without an answer makes the charge ``unknown``, never declined. Nothing but the provider's word or the end of
 the order (``order.cancelled``, when its hold expires) ends that state.
@@ -23,6 +24,8 @@ FIRST_DELAY_SECONDS = 0.5
 MOST_DELAY_SECONDS = 30.0
 SETTLED_AFTER_SECONDS = 60.0
 """A charge of which the provider knows nothing this long after the last call is taken as never executed."""
+LATE_LOOKS_SECONDS = (3600.0, 82_800.0)
+"""Providers have been seen to execute late: a cancelled charge is asked for again after an hour, and after a day."""
 
 
 class State(StrEnum):
@@ -37,7 +40,7 @@ class State(StrEnum):
     CANCELLING = "cancelling"
     """The order was cancelled after a call may have gone out; the provider is to be asked what became of it."""
     CANCELLED = "cancelled"
-    """Never charged, and never will be."""
+    """Never charged, as far as the provider knows."""
     REFUND_REQUESTED = "refund_requested"
     """The provider is to be asked to pay back."""
     REFUNDED = "refunded"
@@ -79,11 +82,22 @@ def decide(charge: Charge, answer: Answer, *, settled_after_seconds: float = SET
         case State.UNKNOWN, NotKnown():
             return Step(state=State.REQUESTED, due_seconds=0, attempts=charge.attempts)
         case State.CANCELLING, NotKnown() if charge.seconds_since_call >= settled_after_seconds:
-            return Step(state=State.CANCELLED)
+            return Step(state=State.CANCELLED, due_seconds=LATE_LOOKS_SECONDS[0])
+        case State.CANCELLED, _:
+            return _late(charge, answer)
         case State.REFUND_REQUESTED, Refunded():
             return Step(state=State.REFUNDED, announced=True)
         case _:
             return _again(charge, answer)
+
+
+def _late(charge: Charge, answer: Answer) -> Step:
+    """A cancelled charge was asked for once more; the provider's silence does not count as a look."""
+    if isinstance(answer, Declined):
+        return Step(state=State.CANCELLED)
+    looks = charge.attempts + isinstance(answer, NotKnown)
+    due = LATE_LOOKS_SECONDS[looks] if looks < len(LATE_LOOKS_SECONDS) else None
+    return Step(state=State.CANCELLED, due_seconds=due, attempts=looks)
 
 
 def _again(charge: Charge, answer: Answer) -> Step | None:

@@ -31,7 +31,7 @@ on conflict (order_id) do update set
     due_at = case when charges.state = 'captured' then excluded.updated_at
                   when charges.state = 'requested' and charges.called_at is null then null
                   else charges.due_at end,
-    reason = excluded.reason, caused_by = excluded.caused_by, trace = excluded.trace, attempts = 0,
+    payment_token = '', reason = excluded.reason, caused_by = excluded.caused_by, trace = excluded.trace, attempts = 0,
     updated_at = excluded.updated_at
 where excluded.state = 'cancelled' and charges.state in ('requested', 'unknown', 'captured')
 """
@@ -50,7 +50,8 @@ from charges where order_id = any(%(order_ids)s::uuid[]) order by order_id for u
 _RECORD = """
 update charges set state = step.state, attempts = step.attempts, due_at = step.due_at,
                    charge_id = coalesce(step.charge_id, charges.charge_id),
-                   reason = coalesce(step.reason, charges.reason), updated_at = %(now)s
+                   reason = coalesce(step.reason, charges.reason), updated_at = %(now)s,
+                   payment_token = case when step.state in ('requested', 'unknown') then payment_token else '' end
 from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(attempts)s::integer[], %(due_ats)s::timestamptz[],
             %(charge_ids)s::text[], %(reasons)s::text[])
      as step (order_id, state, attempts, due_at, charge_id, reason)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orderflow.services.payments.gateway import Answer, Captured, Declined, Failed, NotKnown, Refunded, Unclear
-from orderflow.services.payments.state import OPEN, Charge, State, decide, delay_seconds
+from orderflow.services.payments.state import OPEN, Charge, State, Step, decide, delay_seconds
 
 CAPTURED, DECLINED, NOT_KNOWN, REFUNDED = Captured("ch_1"), Declined(), NotKnown(), Refunded()
 FAILED, UNCLEAR = Failed("status_500"), Unclear("timeout")
@@ -52,6 +52,17 @@ def test_a_cancelled_charge_is_given_up_only_when_no_call_can_be_under_way() -> 
     assert after(State.CANCELLING, DECLINED) == (State.CANCELLED, False)
 
 
+def test_a_cancelled_charge_is_asked_for_again_after_an_hour_and_after_a_day() -> None:
+    given_up = decide(Charge(state=State.CANCELLING, seconds_since_call=60), NOT_KNOWN)
+    assert given_up == Step(state=State.CANCELLED, due_seconds=3600)
+    nobody_home = decide(Charge(state=State.CANCELLED), UNCLEAR)
+    assert nobody_home == given_up
+    first = decide(Charge(state=State.CANCELLED), NOT_KNOWN)
+    assert first == Step(state=State.CANCELLED, due_seconds=82_800, attempts=1)
+    assert decide(Charge(state=State.CANCELLED, attempts=1), NOT_KNOWN) == Step(state=State.CANCELLED, attempts=2)
+    assert decide(Charge(state=State.CANCELLED), DECLINED) == Step(state=State.CANCELLED)
+
+
 def test_a_refund_is_asked_for_until_the_provider_says_that_it_did_it() -> None:
     assert after(State.REFUND_REQUESTED, FAILED) == (State.REFUND_REQUESTED, False)
     assert after(State.REFUND_REQUESTED, UNCLEAR) == (State.REFUND_REQUESTED, False)
@@ -70,7 +81,7 @@ def test_any_answers_announce_at_most_one_verdict_and_one_refund(answers: list[A
     for answer in answers:
         step = decide(charge, answer)
         if step is not None:
-            assert (step.state in OPEN) == (step.due_seconds is not None)
+            assert (step.state in OPEN) <= (step.due_seconds is not None) <= (step.state in OPEN | {State.CANCELLED})
             announced += [step.state] * step.announced
             charge = Charge(state=step.state, attempts=step.attempts, seconds_since_call=seconds)
     assert announced in ([], [State.CAPTURED], [State.DECLINED])
