@@ -15,8 +15,8 @@ from hypothesis import settings
 
 from local.servers import Stack
 
-# No deadline: a busy machine is no bug. Fifty examples keep the unit suite in seconds; runs differ, so they add up.
-settings.register_profile("quick", max_examples=50, deadline=None)
+# No deadline: a busy machine is no bug. Thirty examples keep the unit suite in seconds; runs differ, so they add up.
+settings.register_profile("quick", max_examples=30, deadline=None)
 settings.load_profile("quick")
 
 

@@ -18,11 +18,17 @@ TELEMETRY = Path(__file__).parents[2] / "app/orderflow/telemetry"
 SUFFIXES = {"seconds": "_seconds", "timestamp_seconds": "_timestamp_seconds", "total": "_total", "info": "_info"}
 CONSTANTS = {value.name: name for name, value in vars(metrics).items() if isinstance(value, Metric)}
 
-each = pytest.mark.parametrize("metric", metrics.CATALOGUE, ids=lambda metric: metric.name)
+
+@pytest.mark.parametrize("metric", metrics.CATALOGUE, ids=lambda metric: metric.name)
+def test_a_metric_is_well_named_bounded_and_used(metric: Metric) -> None:
+    has_our_prefix_and_its_unit(metric)
+    says_what_it_means(metric)
+    has_bounded_series(metric)
+    assert metric.area in {area.name for area in metrics.AREAS}
+    assert CONSTANTS[metric.name] in used()
 
 
-@each
-def test_its_name_has_our_prefix_and_its_unit(metric: Metric) -> None:
+def has_our_prefix_and_its_unit(metric: Metric) -> None:
     assert metric.name.startswith(PREFIX)
     assert metric.name == metric.name.lower()
     assert metric.name.endswith(SUFFIXES.get(metric.unit, ""))
@@ -31,14 +37,12 @@ def test_its_name_has_our_prefix_and_its_unit(metric: Metric) -> None:
         assert not metric.name.removesuffix("_total").endswith(forbidden)
 
 
-@each
-def test_its_meaning_is_a_sentence(metric: Metric) -> None:
+def says_what_it_means(metric: Metric) -> None:
     assert metric.meaning[0].isupper() and metric.meaning.endswith(".")
     assert all(label.meaning for label in metric.labels)
 
 
-@each
-def test_its_series_are_bounded(metric: Metric) -> None:
+def has_bounded_series(metric: Metric) -> None:
     series = 1
     for label in metric.labels:
         series *= len(label.values) if label.closed else label.most
@@ -46,11 +50,6 @@ def test_its_series_are_bounded(metric: Metric) -> None:
     names = [label.name for label in metric.labels]
     assert len(names) == len(set(names))
     assert not {"sku", "user_id", "order_id", "message_id", "trace_id", "path"} & set(names)
-
-
-@each
-def test_its_area_exists(metric: Metric) -> None:
-    assert metric.area in {area.name for area in metrics.AREAS}
 
 
 @cache
@@ -62,11 +61,6 @@ def used() -> frozenset[str]:
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "metrics"
     )
-
-
-@each
-def test_telemetry_uses_it(metric: Metric) -> None:
-    assert CONSTANTS[metric.name] in used()
 
 
 def test_names_are_unique_also_as_series() -> None:
