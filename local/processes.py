@@ -46,7 +46,9 @@ class _Process:
     due: float = 0.0
     started: float = 0.0
     crashes: int = 0
+    killed: bool = False
     exits: list[int] = field(default_factory=list)
+    unasked: list[int] = field(default_factory=list)
     ready: bool = False
 
 
@@ -117,10 +119,10 @@ class Supervisor:
         with self._changed:
             return list(self._processes[name].exits)
 
-    def names(self) -> list[str]:
-        """Every process that was started so far, whether it runs or not."""
+    def unasked_exits(self) -> dict[str, list[int]]:
+        """How processes ended that nobody had stopped or killed through this supervisor, by name."""
         with self._changed:
-            return list(self._processes)
+            return {name: list(process.unasked) for name, process in self._processes.items() if process.unasked}
 
     def kill(self, name: str, signum: int = signal.SIGKILL, *, hold: bool = False) -> None:
         """Send a signal to the process group; after SIGKILL, returns when it is gone.
@@ -132,6 +134,7 @@ class Supervisor:
             process.wanted = process.wanted and not hold
             if (child := process.child) is None:
                 raise ProcessFailed(f"{name} is not running{self._ending(name)}")
+            process.killed = True
             signal_group(child, signum)
             if signum == signal.SIGKILL:
                 self._changed.wait_for(lambda: process.child is not child)
@@ -251,12 +254,14 @@ class Supervisor:
     def _tend(self, process: _Process) -> None:
         if process.child and has_ended(process.child):
             process.exits.append(bury(process.child))
+            if process.wanted and not process.killed:
+                process.unasked.append(process.exits[-1])
             process.child, process.ready = None, False
             if process.wanted:
                 self._plan_restart(process)
             self._changed.notify_all()
         if process.wanted and not process.child and time.monotonic() >= process.due:
-            process.started = time.monotonic()
+            process.started, process.killed = time.monotonic(), False
             try:
                 process.child = launch(process.spec)
             except OSError as error:

@@ -5,7 +5,6 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import subprocess
 import sys
 import time
@@ -23,7 +22,6 @@ from local.processes import ProcessFailed, ProcessSpec, Supervisor
 from local.servers import Stack
 from orderflow.operations.management import Management
 from orderflow.operations.topology import apply
-from orderflow.process import EXIT_UNFINISHED
 from orderflow.services import SERVICES
 from orderflow.topology import definitions, user_names
 
@@ -37,8 +35,6 @@ PROCESSES = {
     "notifications": "notifications",
 }
 """Process name to the service whose database and broker user it has."""
-_FINE = {0, EXIT_UNFINISHED, -signal.SIGTERM, -signal.SIGKILL}
-"""How processes end that were asked to, or were killed from outside."""
 
 
 def http_json(
@@ -179,10 +175,11 @@ class System:
         return second
 
     def failures(self) -> dict[str, list[int]]:
-        """The exit codes of every process that ended by itself so far: a crash, or the watchdog."""
-        ends = {name: self.supervisor.exits(name) for name in self.supervisor.names()}
-        failed = {name: [code for code in codes if code not in _FINE] for name, codes in ends.items()}
-        return {name: codes for name, codes in failed.items() if codes}
+        """How processes ended that should not have: a crash, the watchdog, or memory that ran out.
+
+        A build that is broken on purpose (``commands``) may end as it likes.
+        """
+        return {name: codes for name, codes in self.supervisor.unasked_exits().items() if name not in self._commands}
 
     def command(self, *words: str) -> list[str]:
         """The orderflow command line."""
@@ -288,6 +285,7 @@ class System:
             log=self.directory / f"{name}.log",
             ready=lambda: answers(url),
             start_after=after,
+            grace_seconds=35,
         )
 
 

@@ -64,8 +64,12 @@ class Parts:
         return database
 
     def database_failing(self) -> bool:
-        """True when the last transaction of some thread found no database."""
-        return any(database.failing for database in self._databases)
+        """True when the last that was heard of the database, on whichever connection, is that it is not there.
+
+        A connection that nobody uses cannot tell that the database is back; the relay's does, within seconds.
+        """
+        failed = max((database.failed_at for database in self._databases), default=0.0)
+        return failed > max((database.committed_at for database in self._databases), default=0.0)
 
     def unit_of_work(self) -> UnitOfWork:
         """A unit of work for one thread."""

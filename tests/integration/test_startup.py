@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -20,7 +21,7 @@ import pytest
 from local.ports import Ports
 from local.processes import ProcessFailed, ProcessSpec, Supervisor
 from local.servers import Stack
-from local.system import ROOT, System, answers, eventually
+from local.system import ROOT, System, answers, eventually, http_json
 
 pytestmark = pytest.mark.integration
 
@@ -50,6 +51,12 @@ def forwarding(port: int, target: str) -> Iterator[None]:
     with Supervisor() as supervisor:
         supervisor.start(ProcessSpec(name="forward", argv=argv, log=Path(os.devnull), env=ENVIRON, directory=ROOT))
         yield
+
+
+def through(url: str, port: int) -> str:
+    """The same URL by way of a forwarder."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
 
 
 def test_all_wrong_settings_are_told_at_once_and_nothing_is_started() -> None:
@@ -95,10 +102,6 @@ def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path:
     ports = Ports()
     broker, database = ports.take(), ports.take()
 
-    def through(url: str, port: int) -> str:
-        parts = urlsplit(url)
-        return urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
-
     environ = system.environment("orders") | {
         "ORDERFLOW_AMQP_URL": through(system.amqp_url("orders"), broker),
         "ORDERFLOW_DATABASE_URL": through(system.databases["orders"], database),
@@ -126,15 +129,48 @@ def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path:
                 eventually(lambda: get(f"{base}/readyz")[0] == 200, seconds=30, what="ready")
         assert supervisor.exits("orders") == []
     assert "s3cret" not in log.read_text() and system.passwords["orders"] not in log.read_text()
+    system.supervisor.close()
+    system.ports.release()
+    ports.release()
+
+
+def test_an_api_that_met_no_database_is_ready_again_without_a_request(stack: Stack, tmp_path: Path) -> None:
+    system = System(stack, tmp_path, name="blip")
+    system.prepare()
+    ports = Ports()
+    database = ports.take()
+    target = urlsplit(system.databases["orders"]).netloc.rpartition("@")[2]
+    environ = system.environment("orders-api") | {
+        "ORDERFLOW_DATABASE_URL": through(system.databases["orders"], database),
+        "OTEL_SDK_DISABLED": "true",
+    }
+    base = f"http://127.0.0.1:{system.places['orders-api'].telemetry}"
+    spec = replace(system.spec("orders-api"), env=environ, start_after=())
+    order = f"{system.orders_api}/v1/orders/00000000-0000-7000-8000-000000000000"
+
+    def read() -> int:
+        return http_json("GET", order, key=system.orders_key)[0]
+
+    with system.supervisor as supervisor:
+        with forwarding(database, target):
+            supervisor.start(spec)
+            assert read() == 404
+        assert {read() for _ in range(8)} == {503}
+        assert get(f"{base}/readyz") == (503, {"ready": False, "reasons": ["no database"]})
+        with forwarding(database, target):
+            eventually(lambda: get(f"{base}/readyz")[0] == 200, seconds=20, what="ready, though nobody asked")
+            assert read() == 404
+        assert supervisor.exits("orders-api") == []
     system.ports.release()
     ports.release()
 
 
 def test_a_process_that_ends_by_itself_is_told_although_it_was_started_again(stack: Stack, tmp_path: Path) -> None:
     def crash(system: System) -> None:
-        system.supervisor.kill("orders", signal.SIGABRT)
-        eventually(lambda: system.failures() == {"orders": [-signal.SIGABRT]}, seconds=10, what="the end is noticed")
-        system.supervisor.wait_ready("orders")
+        system.supervisor.kill("payments")
+        os.kill(system.supervisor.pid("orders"), signal.SIGKILL)  # as the kernel does when memory runs out
+        eventually(lambda: system.failures() == {"orders": [-signal.SIGKILL]}, seconds=10, what="the end is noticed")
+        system.supervisor.wait_ready("orders", "payments")
 
     with pytest.raises(ProcessFailed, match="orders"), System.started(stack, tmp_path, name="crash") as system:
         crash(system)

@@ -4,6 +4,7 @@
 The only module that imports psycopg.
 """
 
+import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -79,8 +80,8 @@ class Database:
         self._name = application_name
         self._timeout_ms = round(statement_timeout_seconds * 1000)
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        self.failing = False
-        """True from a DatabaseUnavailable until the next commit."""
+        self.failed_at = self.committed_at = float("-inf")
+        """Monotonic times of the last DatabaseUnavailable and of the last commit."""
 
     @contextmanager
     def transaction(self) -> Generator[SqlTransaction]:
@@ -95,7 +96,12 @@ class Database:
                 yield SqlTransaction(connection)
         except psycopg.Error as error:
             raise self._sorted(error) from error
-        self.failing = False
+        self.committed_at = time.monotonic()
+
+    @property
+    def failing(self) -> bool:
+        """True from a DatabaseUnavailable until the next commit."""
+        return self.failed_at > self.committed_at
 
     def close(self) -> None:
         """Give the connection back; the next transaction opens a new one."""
@@ -119,22 +125,28 @@ class Database:
                 tcp_user_timeout=20_000,
             )
         except psycopg.Error as error:
-            self.failing = True
-            raise DatabaseUnavailable(str(error).strip()) from error
+            self.failed_at = time.monotonic()
+            raise DatabaseUnavailable(_first_line(error)) from error
         self._connection.adapters.register_dumper(list, _List)
         return self._connection
 
     def _sorted(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
         """The error by what to do: bad data leaves, a victim tries again, everything else waits."""
-        text = f"{error.sqlstate or 'no SQLSTATE'}: {str(error).strip()}"
+        text = f"{error.sqlstate or 'no SQLSTATE'}: {_first_line(error)}"
         if isinstance(error, _BAD_DATA):
             return BadData(text)
         if isinstance(error, _ABORTED):
             return TransactionAborted(text)
         if isinstance(error, psycopg.OperationalError):
             self.close()
-        self.failing = True
+        self.failed_at = time.monotonic()
         return DatabaseUnavailable(text)
+
+
+def _first_line(error: psycopg.Error) -> str:
+    """What is wrong; the lines below it (DETAIL, the statement) hold the row, which belongs in no log."""
+    text = error.diag.message_primary or str(error)
+    return text.strip().partition("\n")[0]
 
 
 def migrate(database: Database, scripts: Iterable[tuple[str, str]]) -> list[str]:

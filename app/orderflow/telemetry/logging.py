@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """One JSON object per line on standard output: an event name and its fields, with the trace it belongs to.
 
-Bodies, secrets and personal data are never fields. Of an exception only the first line of its text is kept: a
+Bodies, secrets and personal data are never fields. Of an exception, and of a field, only the first line is kept: a
 database puts the row into the lines below.
 """
 
+import json
 import logging
 import sys
 import traceback
@@ -15,9 +16,9 @@ from typing import TextIO
 import msgspec
 from opentelemetry.trace import get_current_span
 
-_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _LONGEST = 500
-_QUIET = {"pika": logging.WARNING, "aiohttp": logging.WARNING, "urllib3": logging.WARNING, "asyncio": logging.WARNING}
+_QUIET = dict.fromkeys(("pika", "aiohttp", "urllib3", "asyncio", "uvicorn", "opentelemetry"), logging.WARNING)
 """These write prose, and much of it."""
 
 
@@ -41,10 +42,13 @@ class JsonLines(logging.Formatter):
         if context.is_valid:
             line |= {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
         # A field cannot take the place of what every line has.
-        line |= {name: value for name, value in vars(record).items() if name not in _STANDARD and name not in line}
+        line |= {name: _short(value) for name, value in vars(record).items() if name not in _STANDARD | line.keys()}
         if record.exc_info and record.exc_info[1] is not None:
             line |= _exception(record.exc_info[1])
-        return msgspec.json.encode(line, enc_hook=_text).decode()
+        try:
+            return msgspec.json.encode(line, enc_hook=_text).decode()
+        except UnicodeEncodeError:  # a lone surrogate, which JSON may hold and UTF-8 may not
+            return json.dumps(line, default=_text)
 
 
 def configure(process_name: str, *, level: str = "info", stream: TextIO | None = None) -> None:
@@ -61,6 +65,11 @@ def configure(process_name: str, *, level: str = "info", stream: TextIO | None =
 
 def _rfc3339(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _short(value: object) -> object:
+    """A text without what follows its first line."""
+    return value.partition("\n")[0] if isinstance(value, str) else value
 
 
 def _text(value: object) -> str:

@@ -37,7 +37,7 @@ def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "did not happen in time"
-        os.sched_yield()
+        time.sleep(0.005)
 
 
 def is_running(pid: int) -> bool:
@@ -267,3 +267,14 @@ def test_processes_die_with_a_killed_supervisor(tmp_path: Path) -> None:
         assert is_running(pid)
         parent.kill()
     eventually(lambda: not is_running(pid))
+
+
+def test_only_an_end_that_nobody_asked_for_is_told_as_such(supervisor: Supervisor, tmp_path: Path) -> None:
+    for name in ("stopped", "killed", "ended", "shot"):
+        supervisor.start(shell("sleep 60" if name != "ended" else "sleep 0.05", tmp_path, name=name))
+    supervisor.stop("stopped")
+    supervisor.kill("killed")
+    os.kill(supervisor.pid("shot"), signal.SIGKILL)
+    eventually(lambda: supervisor.unasked_exits().keys() == {"ended", "shot"})
+    told = supervisor.unasked_exits()
+    assert (set(told["ended"]), told["shot"]) == ({0}, [-signal.SIGKILL])
