@@ -14,7 +14,7 @@ setup: ## Install what everything else needs (cached outside the checkout)
 	@local/setup.sh dev >/dev/null
 
 demo: setup ## Run a 60 s sale on real servers and prove that nothing was lost (KEEP=1 leaves it running)
-	@$(PYTHON) -m local.demo $(if $(KEEP),--keep) $(DEMO_FLAGS)
+	@$(PYTHON) -m local.demo $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_FLAGS)
 
 test: unit contract integration faults ## Everything that must work, on real servers
 

@@ -3,8 +3,10 @@
 
 import argparse
 import contextlib
+import fcntl
 import json
 import os
+import secrets
 import shutil
 import sys
 import threading
@@ -21,7 +23,7 @@ from local.driver import Plan
 from local.processes import ProcessFailed, stop_on_terminate
 from local.roots import ServersUnavailable
 from local.sale import FINAL, TOKENS, Moment, Sale, shelf
-from local.servers import Stack
+from local.servers import Stack, given_postgresql, given_rabbitmq
 from local.system import ROOT, System
 from orderflow.messaging.database import Database
 
@@ -40,31 +42,54 @@ def main() -> int:
     """Run the demo; exit code 0 when every promise was kept, 1 when one was broken, 2 when it cannot run here."""
     options = _options()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
+    if not _alone():
+        console.print(f"a demo runs in this checkout already; its addresses are in {DEMO.name}/addresses.json")
+        return 2
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir(mode=0o755)
     stop_on_terminate()
     try:
-        with Stack.start(
-            suite=options.suite, directory=DEMO / "servers", prometheus=True, alertmanager=True, report=console.print
-        ) as stack:
-            console.print(f"[bold]servers[/bold] ({options.suite}) run; logs are in {DEMO.name}/")
-            return _with_servers(stack, options, console)
+        return _run(options, console)
     except ServersUnavailable as error:
         console.print(str(error))
         return 2
-    except ProcessFailed as error:
-        console.print(str(error), style="red")
+    except (ProcessFailed, RuntimeError, OSError) as error:
+        console.print(f"{error}\nThe logs are in {DEMO.name}/", style="red", markup=False)
         return 1
     except KeyboardInterrupt:
         console.print("interrupted; everything is stopped")
         return 130
 
 
-def _with_servers(stack: Stack, options: argparse.Namespace, console: Console) -> int:
+def _alone() -> bool:
+    """Take this checkout for the life of this process; false when another demo has it."""
+    try:
+        fcntl.flock(os.open(ROOT, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _run(options: argparse.Namespace, console: Console) -> int:
+    given = given_rabbitmq(os.environ) is not None or given_postgresql(os.environ) is not None
+    with Stack.start(
+        suite=options.suite,
+        directory=DEMO / "servers",
+        prometheus=not given,
+        alertmanager=not given,
+        report=console.print,
+    ) as stack:
+        where = "are yours; Prometheus and Alertmanager are not started" if given else f"({options.suite}) run"
+        console.print(f"[bold]servers[/bold] {where}; logs are in {DEMO.name}/")
+        return _with_servers(stack, options, console, name=f"demo-{secrets.token_hex(4)}" if given else "")
+
+
+def _with_servers(stack: Stack, options: argparse.Namespace, console: Console, *, name: str) -> int:
     environ = {"ORDERFLOW_HOLD_SECONDS": "20"}
-    started = System.started(stack, DEMO, environ=environ, report=console.print)
+    started = System.started(stack, DEMO, environ=environ, name=name, report=console.print)
     with started as system, kept_current(system, DEMO / "addresses.json"):
-        stack.prometheus.set_targets(stack.broker_targets() | system.metrics_targets())
+        if not name:
+            stack.prometheus.set_targets(stack.broker_targets() | system.metrics_targets())
         console.print(f"[bold]services[/bold] run: {', '.join(sorted(system.supervisor.pids()))}")
         shelf(system, SKUS)
         plan = Plan(rate=options.rate, seconds=options.seconds, skus=list(SKUS), tokens=TOKENS, duplicate_share=0.05)
@@ -79,7 +104,8 @@ def _with_servers(stack: Stack, options: argparse.Namespace, console: Console) -
 def _keep(stack: Stack, system: System, console: Console) -> None:
     console.print("\n[bold]kept running until Ctrl-C[/bold]")
     console.print(f"API pages   {system.orders_api}/docs  {system.inventory_api}/docs")
-    console.print(f"Prometheus  {stack.prometheus.url}")
+    if not system.prefix:
+        console.print(f"Prometheus  {stack.prometheus.url}  Alertmanager  {stack.alertmanager.url}")
     console.print(f"traces      {system.trace_store}/traces?attribute=orderflow.order_id=…")
     console.print(f"{DEMO.name}/addresses.json:\n{json.dumps(system.addresses(), indent=2)}")
     with contextlib.suppress(KeyboardInterrupt):
@@ -128,12 +154,11 @@ def _summary(sale: Sale, console: Console) -> bool:
         confirmed = [row[0] for row in transaction.execute(_CONFIRMED)]
     database.close()
     _print_outcomes(console, sale, outcomes, latencies)
-    dead = json.loads(sale.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))["dead_letters"]
-    _print_dead_letters(console, Counter(letter["reason"] for letter in dead))
+    promises = _judged(sale, seconds=30)
+    _print_dead_letters(console, _dead(sale))
     found = journey.find(sale.system.trace_store, confirmed)
     console.print()
     console.print(journey.tree(*found) if found else "no confirmed order was sampled for tracing")
-    promises = _promises(sale, Counter(letter["reason"] for letter in dead))
     _print_promises(console, promises)
     return all(kept for _, _, kept in promises)
 
@@ -164,6 +189,21 @@ def _print_dead_letters(console: Console, reasons: Counter[str]) -> None:
     for reason, count in reasons.most_common():
         table.add_row(reason, str(count))
     console.print(table)
+
+
+def _dead(sale: Sale) -> Counter[str]:
+    """Dead letters by reason."""
+    listed = json.loads(sale.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))
+    return Counter(letter["reason"] for letter in listed["dead_letters"])
+
+
+def _judged(sale: Sale, *, seconds: float) -> list[tuple[str, str, bool]]:
+    """The promises, once all are kept or time is up: the last sale, refund or notification may be under way."""
+    deadline = time.monotonic() + seconds
+    while True:
+        promises = _promises(sale, _dead(sale))
+        if all(kept for _, _, kept in promises) or time.monotonic() > deadline:
+            return promises
 
 
 def _promises(sale: Sale, dead: Counter[str]) -> list[tuple[str, str, bool]]:

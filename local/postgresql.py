@@ -52,6 +52,10 @@ class PostgreSQL(EnclosedServer):
         """Make a database and a login of the same name that owns it; the login's URL."""
         return create_database(self.url(), name)
 
+    def drop_database(self, name: str) -> None:
+        """Remove a database and its login, whoever is connected."""
+        drop_database(self.url(), name)
+
     def stop_immediate(self) -> None:
         """End it without a checkpoint, as ``pg_ctl stop -m immediate`` does; it stays down until ``start``."""
         pid = self.pid
@@ -96,6 +100,10 @@ class GivenPostgreSQL:
         """Make a database and a login of the same name that owns it; the login's URL."""
         return create_database(self.admin_url, name)
 
+    def drop_database(self, name: str) -> None:
+        """Remove a database and its login, whoever is connected."""
+        drop_database(self.admin_url, name)
+
     def kill(self) -> None:
         """Refused: raises NotOurServer."""
         raise NotOurServer("PostgreSQL was given by ORDERFLOW_DATABASE_URL; it cannot be stopped or killed from here")
@@ -121,3 +129,11 @@ def create_database(admin_url: str, name: str) -> str:
     parts = urlsplit(admin_url)
     netloc = f"{name}:{password}@{parts.hostname}:{parts.port or 5432}"
     return urlunsplit(parts._replace(netloc=netloc, path=f"/{name}"))
+
+
+def drop_database(admin_url: str, name: str) -> None:
+    """Remove what ``create_database`` made."""
+    both = sql.Identifier(name)
+    with psycopg.connect(admin_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("drop database if exists {} with (force)").format(both))
+        connection.execute(sql.SQL("drop role if exists {}").format(both))

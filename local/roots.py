@@ -67,9 +67,9 @@ def ensure_root(suite: str, progress: Callable[[str], None], *, environ: Mapping
         raise ServersUnavailable(f"Unknown suite {suite!r}; there are {', '.join(SUITES)}.")
     roots = cache_directory(environ) / "roots"
     root = roots / f"{suite}-{_key(suite)}"
+    _check_host(building=not root.is_dir())
     if root.is_dir():
         return root
-    _check_host()
     roots.mkdir(parents=True, exist_ok=True)
     with _locked(root.with_suffix(".lock")):
         if not root.is_dir():
@@ -92,8 +92,8 @@ def _key(suite: str) -> str:
     return hashlib.sha256(recipe.encode()).hexdigest()[:12]
 
 
-def _check_host() -> None:
-    if os.geteuid() != 0 or shutil.which("mmdebstrap") is None:
+def _check_host(*, building: bool) -> None:
+    if os.geteuid() != 0 or (building and shutil.which("mmdebstrap") is None):
         raise ServersUnavailable(
             "Starting the servers needs root and mmdebstrap (Debian or Ubuntu: run `make setup` as root);"
             " or set ORDERFLOW_AMQP_URL, ORDERFLOW_MANAGEMENT_URL and ORDERFLOW_DATABASE_URL to servers of yours."

@@ -70,6 +70,7 @@ class Stack:
         Alertmanager sends, ``report`` is told what takes long or goes wrong.
         Raises ServersUnavailable when this machine cannot run them, ProcessFailed when one does not come up.
         """
+        _no_proxies()
         stack = cls(directory=directory, report=report)
         try:
             place = stack._places(suite, environ)
@@ -169,6 +170,13 @@ def given_postgresql(environ: Mapping[str, str]) -> GivenPostgreSQL | None:
     """The database server that the environment names, if it does."""
     url = environ.get("ORDERFLOW_DATABASE_URL")
     return GivenPostgreSQL(admin_url=url) if url else None
+
+
+def _no_proxies() -> None:
+    """From now on nobody asks a proxy for our servers, neither we nor the processes that we start."""
+    for name in ("no_proxy", "NO_PROXY"):
+        others = [host for host in os.environ.get(name, "").split(",") if host]
+        os.environ[name] = ",".join(dict.fromkeys([*others, "127.0.0.1", "localhost"]))
 
 
 def _missing(name: str) -> NoReturn:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
+from local.enclosed_server import answers
 from local.ports import Ports
 from local.processes import ProcessFailed, ProcessSpec, Supervisor
 from local.servers import Stack
@@ -109,7 +110,8 @@ class System:
     def started(cls, stack: Stack, directory: Path, **options: Any) -> Iterator[Self]:
         """A system with everything running and ready; everything is stopped at the end, also after a failure.
 
-        Raises ProcessFailed at the end when a process had ended by itself, although it was started again.
+        Raises ProcessFailed at the end when a process had ended by itself, although it was started again. What a
+        system with a name made on the servers is removed when all went well.
         """
         system = cls(stack, directory, **options)
         try:
@@ -117,6 +119,8 @@ class System:
                 system.prepare()
                 system.start()
                 yield system
+            if system.prefix:
+                system.remove()
             if failures := system.failures():
                 raise ProcessFailed(f"processes ended by themselves: {failures}; see {directory}")
         finally:
@@ -148,6 +152,15 @@ class System:
             self.databases[service.name] = self.stack.postgresql.create_database(f"{self.prefix}{service.name}")
         document = definitions(SERVICES, vhost=self.vhost, passwords=self.passwords, user_prefix=self.prefix)
         apply(Management(self.stack.rabbitmq.management_url), document)
+
+    def remove(self) -> None:
+        """Delete what ``prepare`` made."""
+        management = Management(self.stack.rabbitmq.management_url)
+        management.delete("vhosts", self.vhost)
+        for user in self.passwords:
+            management.delete("users", f"{self.prefix}{user}")
+        for service in self.databases:
+            self.stack.postgresql.drop_database(f"{self.prefix}{service}")
 
     def start(self) -> None:
         """Start every process and wait until each says that it is ready."""
@@ -287,12 +300,3 @@ class System:
             start_after=after,
             grace_seconds=35,
         )
-
-
-def answers(url: str) -> bool:
-    """True when a GET is answered with 200."""
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False

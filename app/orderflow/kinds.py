@@ -166,7 +166,9 @@ KINDS: Mapping[str, Kind] = {
         areas=(metrics.CONSUMING, metrics.PUBLISHING, metrics.PAYMENTS),
     ),
     "notifications": Kind(
-        service=NOTIFICATIONS, build=_notifications, areas=(metrics.CONSUMING, metrics.NOTIFICATIONS)
+        service=NOTIFICATIONS,
+        build=_notifications,
+        areas=(metrics.CONSUMING, metrics.PUBLISHING, metrics.NOTIFICATIONS),  # it publishes retries and dead letters
     ),
 }
 """Every process that ``orderflow serve`` can be."""

@@ -13,7 +13,6 @@ from orderflow.operations import reconciler
 from orderflow.parts import Parts, prepare_database
 from orderflow.process import EXIT_FAILED, Process
 from orderflow.settings import Settings
-from orderflow.telemetry import metrics
 from orderflow.telemetry.start import Telemetry
 from orderflow.topology import work_queues
 
@@ -39,7 +38,7 @@ def serve(name: str, environ: Mapping[str, str]) -> int:
 def reconcile(environ: Mapping[str, str]) -> int:
     """Run the process that recomputes every promise from the databases, again and again; its exit code."""
     settings = Settings.from_env(environ, reconciler.NEEDS)
-    telemetry = _telemetry(settings, "reconciler", environ, areas=(metrics.RECONCILING,))
+    telemetry = _telemetry(settings, "reconciler", environ)  # no area: a promise does not hold before somebody looked
     if telemetry is None:
         return EXIT_FAILED
     clock, databases = SystemClock(), reconciler.databases(settings)
@@ -52,7 +51,10 @@ def reconcile(environ: Mapping[str, str]) -> int:
     process.add(watchdog)
 
     def not_ready() -> list[str]:
-        return [f"no database of {name}" for name, database in databases.items() if database.failing]
+        reasons = [f"no database of {name}" for name, database in databases.items() if database.failing]
+        if process.stopping.is_set():
+            reasons.append("stopping")
+        return reasons if watching.looked else [*reasons, "no look yet"]
 
     telemetry.watch(idle_seconds=process.idle_seconds, stalled=watchdog.stalled, not_ready=not_ready)
     try:

@@ -12,9 +12,10 @@ import aiohttp
 import pytest
 
 from local.driver import Crowd, Ledger, Plan
+from local.enclosed_server import answers
 from local.sale import Sale, shelf
 from local.servers import Stack
-from local.system import PROCESSES, System, answers, eventually
+from local.system import PROCESSES, System, eventually
 
 pytestmark = pytest.mark.integration
 

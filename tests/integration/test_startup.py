@@ -18,10 +18,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from local.enclosed_server import answers
 from local.ports import Ports
 from local.processes import ProcessFailed, ProcessSpec, Supervisor
 from local.servers import Stack
-from local.system import ROOT, System, answers, eventually, http_json
+from local.system import ROOT, System, eventually, http_json
 
 pytestmark = pytest.mark.integration
 
@@ -130,6 +131,7 @@ def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path:
         assert supervisor.exits("orders") == []
     assert "s3cret" not in log.read_text() and system.passwords["orders"] not in log.read_text()
     system.supervisor.close()
+    system.remove()
     system.ports.release()
     ports.release()
 
@@ -161,6 +163,7 @@ def test_an_api_that_met_no_database_is_ready_again_without_a_request(stack: Sta
             eventually(lambda: get(f"{base}/readyz")[0] == 200, seconds=20, what="ready, though nobody asked")
             assert read() == 404
         assert supervisor.exits("orders-api") == []
+    system.remove()
     system.ports.release()
     ports.release()
 

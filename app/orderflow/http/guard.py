@@ -28,20 +28,24 @@ class Guard:
         wanted = handler.opt.get("scope")
         if wanted is None:
             return
-        client = self._client(connection)
+        client = self._client(connection, wanted)
         if wanted not in client.scopes:
-            self._moments.refused("forbidden")
+            self._refused(wanted, "forbidden")
             raise Problem(403, "forbidden", f"this key does not have the scope {wanted}")
         if connection.scope.get("method") in {"POST", "PUT"}:
             _must_be_json(connection.headers.get("content-type", ""))
         connection.scope[_CLIENT] = client  # type: ignore[literal-required]
 
-    def _client(self, connection: ASGIConnection[Any, Any, Any, Any]) -> Client:
+    def _refused(self, wanted: str, why: str) -> None:
+        if wanted == "orders:write":  # everything else is no order
+            self._moments.refused(why)
+
+    def _client(self, connection: ASGIConnection[Any, Any, Any, Any], wanted: str) -> Client:
         if self._keys is None:
             return ANYONE
         client = self._keys.client(connection.headers.get("authorization", ""))
         if client is None:
-            self._moments.refused("unauthorized")
+            self._refused(wanted, "unauthorized")
             problem = Problem(401, "unauthorized", "send a known API key as Authorization: Bearer")
             problem.headers["WWW-Authenticate"] = "Bearer"
             raise problem

@@ -40,6 +40,8 @@ class Reconciler:
         self._databases = databases
         self._moments = moments
         self._clock = clock
+        self.looked = False
+        """True once a look has told something."""
         self._earlier: Integrity | None = None
         self._rest_until = 0.0
 
@@ -55,6 +57,7 @@ class Reconciler:
             self._rest_until = ended + _REST * (ended - begun)
         sure, self._earlier = found.confirmed_by(self._earlier), found
         self._moments.reconciled(sure.reconciliation())
+        self.looked = True
         for check in sure.checks():
             if not check.kept:
                 extra = {"promise": check.promise, "numbers": check.numbers, "examples": check.examples}
