@@ -14,6 +14,7 @@ from orderflow.__main__ import COMMANDS
 from orderflow.kinds import KINDS
 from orderflow.messages import OrderConfirmed
 from orderflow.messaging import service
+from orderflow.operations.integrity import Integrity, Stock
 from orderflow.reference import outdated
 from orderflow.services import SERVICES
 from orderflow.topology import definitions, mistakes
@@ -31,7 +32,12 @@ def test_the_generated_reference_is_current() -> None:
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "reference"])
 def test_every_command_stands_in_the_readme(command: str) -> None:
-    assert f"orderflow {command}" in README
+    assert re.search(rf"orderflow {command}[` ]", README)
+
+
+def test_every_promise_that_is_checked_stands_in_the_readme() -> None:
+    nothing = Integrity(orders={}, stock=Stock(), captured=0, captured_amount=0, confirmed_amount=0)
+    assert [check.promise for check in nothing.checks() if f"\n{check.promise}  " not in README] == []
 
 
 def test_every_process_stands_in_the_readme_and_in_its_services_declaration() -> None:
