@@ -18,7 +18,8 @@ _STEP_SECONDS = 2.0
 class Periodic:
     """Calls an action every ``interval_seconds`` in one thread. An action that returns True is called again at once.
 
-    It is seen moving while it rests, however long that is: only an action that hangs looks stalled to a watchdog.
+    After an action that took long it rests at least ``rest_factor`` times as long, also when the action failed. It is
+    seen moving while it rests, however long that is: only an action that hangs looks stalled to a watchdog.
     """
 
     def __init__(
@@ -28,6 +29,7 @@ class Periodic:
         action: Callable[[], bool | None],
         *,
         clock: Clock,
+        rest_factor: float = 0,
         close: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
@@ -35,6 +37,7 @@ class Periodic:
         self._interval = interval_seconds
         self._action = action
         self._clock = clock
+        self._rest_factor = rest_factor
         self._close = close
         self._stopping = threading.Event()
         self._backoff = Backoff()
@@ -42,22 +45,25 @@ class Periodic:
     def run(self) -> None:
         """Call the action until stopped. InfrastructureError is logged and tried again later, all else is raised."""
         while not self._stopping.is_set():
-            self.last_progress = self._clock.monotonic()
-            try:
-                more = self._action()
-            except InfrastructureError as error:
-                log.warning("periodic.paused", extra={"task": self.name, "error": str(error)})
-                self._rest(self._backoff.next())
-                continue
-            self._backoff.reset()
-            if not more:
-                self._rest(self._interval)
+            begun = self.last_progress = self._clock.monotonic()
+            pause = self._turn()
+            self._rest(max(pause, self._rest_factor * (self._clock.monotonic() - begun)))
         if self._close is not None:
             self._close()
 
     def stop(self) -> None:
         """Return from ``run`` after the current call."""
         self._stopping.set()
+
+    def _turn(self) -> float:
+        """Call the action once; the seconds to rest before the next time."""
+        try:
+            more = self._action()
+        except InfrastructureError as error:
+            log.warning("periodic.paused", extra={"task": self.name, "error": str(error)})
+            return self._backoff.next()
+        self._backoff.reset()
+        return 0 if more else self._interval
 
     def _rest(self, seconds: float) -> None:
         until = self._clock.monotonic() + seconds

@@ -29,8 +29,8 @@ NEEDS: frozenset[Need] = frozenset({"reconciler"})
 _PATIENCE_SECONDS = 300
 LONGEST_LOOK_SECONDS = 15 * _PATIENCE_SECONDS
 """A look is about fifteen long statements, each cut off after its patience; those for a page of orders are short."""
-_REST = 9
-"""A run is followed by a rest of at least so many times its length: at most a tenth of a database's time is spent."""
+_REST_FACTOR = 9
+"""So at most a tenth of a database's time is spent on looking, also on looks that fail."""
 
 
 class Reconciler:
@@ -43,18 +43,10 @@ class Reconciler:
         self.looked = False
         """True once a look has told something."""
         self._earlier: Integrity | None = None
-        self._rest_until = 0.0
 
     def run_once(self) -> None:
-        """Look, unless it is too soon after a long look. Raises InfrastructureError; then nothing is told."""
-        begun = self._clock.monotonic()
-        if begun < self._rest_until:
-            return
-        try:
-            found = integrity(self._databases)
-        finally:  # also after a look that failed, or a database in trouble would be asked again and again
-            ended = self._clock.monotonic()
-            self._rest_until = ended + _REST * (ended - begun)
+        """Look once. Raises InfrastructureError; then nothing is told."""
+        found = integrity(self._databases)
         sure, self._earlier = found.confirmed_by(self._earlier), found
         self._moments.reconciled(sure.reconciliation())
         self.looked = True
@@ -65,7 +57,14 @@ class Reconciler:
 
     def loop(self, interval_seconds: float) -> Periodic:
         """The loop for a process; it closes the databases at its end."""
-        return Periodic("reconcile", interval_seconds, self.run_once, clock=self._clock, close=self._close)
+        return Periodic(
+            "reconcile",
+            interval_seconds,
+            self.run_once,
+            clock=self._clock,
+            rest_factor=_REST_FACTOR,
+            close=self._close,
+        )
 
     def _close(self) -> None:
         for database in self._databases.values():

@@ -44,6 +44,25 @@ def test_when_the_surroundings_fail_it_tries_again_sooner_than_the_interval() ->
     assert closed
 
 
+@pytest.mark.parametrize(
+    ("takes", "error", "rests"), [(2, None, 30), (10, None, 90), (2, DatabaseUnavailable("gone"), 18)]
+)
+def test_what_takes_long_is_followed_by_a_rest_in_proportion(takes: int, error: Exception | None, rests: int) -> None:
+    clock, begun = ManualClock(), list[float]()
+
+    def action() -> None:
+        begun.append(clock.monotonic())
+        clock.advance(takes)
+        if len(begun) == 2:
+            periodic.stop()
+        if error:
+            raise error
+
+    periodic = Periodic("task", 30, action, clock=clock, rest_factor=9)
+    periodic.run()
+    assert begun == pytest.approx([0, takes + rests])
+
+
 def test_any_other_error_ends_it() -> None:
     with pytest.raises(ZeroDivisionError):
         run(ZeroDivisionError("bug"))
