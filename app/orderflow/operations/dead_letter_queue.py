@@ -38,6 +38,7 @@ LONGEST_LOOK_SECONDS = 20 * 60
 _FULL = "its queue is full"
 _GONE = "its queue is not there"
 _LATE = "time ran out, run it again"
+_CUT = "the broker went away, run it again when it is back"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 Held = tuple[int, DeadLetter]
@@ -103,7 +104,7 @@ class DeadLetterQueue:
 
         The copy has the same message id. It is confirmed before the dead letter is removed, so a crash in between
         leaves both; when the dead letter is replayed again the inbox drops the second copy. What cannot be routed
-        stays; a full queue ends the run.
+        stays; a full queue, and a broker that goes away in between, end the run.
         """
         gone: list[DeadLetter] = []
         kept: list[tuple[DeadLetter, str]] = []
@@ -115,16 +116,17 @@ class DeadLetterQueue:
             look = self._hold(reading, selection, limit)
             for tag, letter in [] if dry_run else look.held:
                 late = self._clock.monotonic() > deadline
-                obstacle = _LATE if late else self._obstacle(copies, letter, operator)
-                if obstacle:
-                    kept.append((letter, obstacle))
-                    if obstacle == _GONE:
-                        continue
+                wait = partial(connection.sleep, 1 / per_second)
+                send = partial(self._publish, copies, letter, operator)
+                remove = partial(reading.basic_ack, tag)
+                obstacle = _LATE if late else _obstacle(wait, send, remove)
+                if not obstacle:
+                    _audit("dead_letters.replayed", letter, operator)
+                    gone.append(letter)
+                    continue
+                kept.append((letter, obstacle))
+                if obstacle != _GONE:
                     break
-                reading.basic_ack(tag)
-                _audit("dead_letters.replayed", letter, operator)
-                gone.append(letter)
-                connection.sleep(1 / per_second)
         if dry_run:
             gone = [letter for _, letter in look.held]
         return Settled(gone=tuple(gone), kept=tuple(kept), left=look.meant - len(gone) - len(kept))
@@ -185,16 +187,6 @@ class DeadLetterQueue:
             letter = dead_letter(method.routing_key, _properties(properties), properties.headers or {}, body)
             yield method.delivery_tag, letter, total
 
-    def _obstacle(self, copies: Publishing, letter: DeadLetter, operator: str) -> str:
-        """Publish the copy and wait for its confirm; why it is in no queue, or nothing."""
-        try:
-            self._publish(copies, letter, operator)
-        except UnroutableError:
-            return _GONE
-        except NackError:
-            return _FULL
-        return ""
-
     def _publish(self, copies: Publishing, letter: DeadLetter, operator: str) -> None:
         """Publish the copy; raises UnroutableError or NackError."""
         headers = replay_headers(letter, operator=operator, now=self._clock.now())
@@ -207,6 +199,21 @@ class DeadLetterQueue:
 def _parked(held: Held) -> tuple[datetime, str]:
     """The order of parking; message ids sort by time too, so that those parked in one batch stay in their order."""
     return held[1].parked_at or _LONG_AGO, held[1].message_id
+
+
+def _obstacle(*steps: Callable[[], object]) -> str:
+    """Take steps one after the other; why one of them could not be done, or nothing."""
+    try:
+        for step in steps:
+            step()
+    except UnroutableError:
+        return _GONE
+    except NackError:
+        return _FULL
+    except (AMQPError, OSError) as error:
+        log.warning("dead_letters.cut", extra={"error": repr(error)})
+        return _CUT
+    return ""
 
 
 def _audit(event: str, letter: DeadLetter, operator: str) -> None:

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dead letter commands on a real broker, with the user that may replay and no other right."""
+"""The dead letter queue on a real broker, with the user that may replay and no other right."""
 
-import argparse
-import json
 import logging
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -23,83 +21,24 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from orderflow.messages import InventoryReserved, encode
 from orderflow.messaging.attempt import Attempt
-from orderflow.messaging.broker import Delivery, Properties, Publication
+from orderflow.messaging.broker import Delivery, Properties
 from orderflow.messaging.codec import Codec
 from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.dead_letter import dead_letter
 from orderflow.messaging.hooks import BatchSpan
 from orderflow.messaging.inbox import Inbox
 from orderflow.messaging.outbox import Outbox
 from orderflow.messaging.service import DONE, Incoming, Outcome, Transaction
 from orderflow.messaging.unit_of_work import UnitOfWork
-from orderflow.operations import dead_letters_command
 from orderflow.operations.dead_letter_queue import DeadLetterQueue
 from orderflow.operations.dead_letters import Selection
-from orderflow.operations.dead_letters_view import terminal
 from orderflow.operations.management import Management
-from orderflow.settings import Settings
 from orderflow.telemetry.pika_adapter import TracedChannel
-from tests.builders import NOW, an_event
+from tests.builders import an_event
 from tests.fakes import ScriptedPublisher, deliver
 from tests.integration.operations.conftest import Channels, Shop
+from tests.integration.operations.dead_letters_rig import ALL, PRIVATE, TRACE, ids_in, park, taken
 
 pytestmark = pytest.mark.integration
-
-ALL = Selection()
-TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-PRIVATE = "customer-secret-name"
-
-
-def park(shop: Shop, channels: Channels, reasons: Sequence[str]) -> list[str]:
-    """Dead letters of payments, as the core parks them; their message ids."""
-    channel = channels.open(shop.url("payments"))
-    ids = [str(uuid4()) for _ in reasons]
-    for number, (message_id, reason) in enumerate(zip(ids, reasons, strict=True)):
-        parked_at = NOW + timedelta(seconds=number)
-        event = an_event(InventoryReserved, user_id=PRIVATE)
-        failed = deliver(event, message_id=message_id, headers={"traceparent": TRACE, "x-retry-count": 3})
-        publish(channel, dead_letter(failed, queue="payment_requests", reason=reason, detail="why", now=parked_at))
-    return ids
-
-
-def publish(channel: Any, publication: Publication) -> None:
-    sent = publication.properties
-    properties = pika.BasicProperties(
-        message_id=sent.message_id,
-        correlation_id=sent.correlation_id,
-        type=sent.type,
-        timestamp=sent.timestamp,
-        content_type=sent.content_type,
-        headers=dict(sent.headers),
-        delivery_mode=2,
-    )
-    channel.basic_publish(publication.exchange, publication.routing_key, publication.body, properties, mandatory=True)
-
-
-def taken(shop: Shop, channels: Channels, queue: str = "payment_requests") -> list[tuple[pika.BasicProperties, bytes]]:
-    """Everything that is in a queue, taken out of it."""
-    channel = channels.open(shop.admin_url)
-    found: list[tuple[pika.BasicProperties, bytes]] = []
-    while True:
-        method, properties, body = channel.basic_get(queue, auto_ack=True)
-        if method is None or properties is None or body is None:
-            return found
-        found.append((properties, body))
-
-
-def ids_in(queue: DeadLetterQueue) -> list[str]:
-    return [letter.message_id for letter in queue.browse(ALL, limit=1000).letters]
-
-
-def command(shop: Shop, *words: str) -> tuple[int, str]:
-    """Exit code and output of the command, as the user who may replay."""
-    parser = argparse.ArgumentParser()
-    dead_letters_command.arguments(parser)
-    console = terminal(width=300)
-    with console.capture() as captured:
-        settings = Settings(amqp_url=shop.url("replay"))
-        code = dead_letters_command.run(parser.parse_args(words), settings, console=console)
-    return code, captured.get()
 
 
 def test_looking_any_number_of_times_neither_loses_nor_reorders(shop: Shop, channels: Channels) -> None:
@@ -183,6 +122,33 @@ def test_what_cannot_be_routed_stays(shop: Shop, channels: Channels) -> None:
     assert [why for _, why in settled.kept] == ["its queue is not there"] * 2
     assert settled.gone == ()
     assert ids_in(queue) == parked
+
+
+def test_a_connection_that_breaks_in_between_ends_the_replay_and_what_was_done_is_told(
+    shop: Shop, channels: Channels
+) -> None:
+    class Cut(TracedChannel):
+        """Its wire is cut under the third copy."""
+
+        sent = 0
+
+        def publish(self, **message: Any) -> None:
+            self.sent += 1
+            if self.sent == 3:
+                wire: Any = self.channel.connection._impl._transport
+                wire._sock.shutdown(socket.SHUT_RDWR)
+            super().publish(**message)
+
+    parked = park(shop, channels, ["a"] * 5)
+    queue = DeadLetterQueue(shop.url("replay"), traced=partial(Cut, provider=None))
+    cut = queue.replay(ALL, limit=4, operator="ann", per_second=1000)
+    assert [letter.message_id for letter in cut.gone] == parked[:2]
+    assert [(letter.message_id, why) for letter, why in cut.kept] == [
+        (parked[2], "the broker went away, run it again when it is back")
+    ]
+    assert cut.left == 2
+    DeadLetterQueue(shop.url("replay")).replay(ALL, limit=10, operator="ann", per_second=1000)
+    assert {properties.message_id for properties, _ in taken(shop, channels)} == set(parked)
 
 
 def test_what_fails_again_while_replaying_is_not_replayed_twice(shop: Shop, channels: Channels) -> None:
@@ -296,73 +262,3 @@ def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
 def received(tag: int, properties: pika.BasicProperties, body: bytes) -> Delivery:
     sent = Properties(message_id=properties.message_id, content_type=properties.content_type)
     return Delivery(tag, "replay", "payment_requests", False, sent, body, 0.0)
-
-
-def test_list_and_inspect_show_reasons_and_traces_but_nobodys_name(shop: Shop, channels: Channels) -> None:
-    parked = park(shop, channels, ["bad_data", "other"])
-    code, text = command(shop, "list", "--reason", "bad_data")
-    assert code == 0
-    assert parked[0] in text and parked[1] not in text
-    assert "1 shown of 2" in text
-
-    code, text = command(shop, "list", "--json")
-    listed = json.loads(text)
-    assert [letter["reason"] for letter in listed["dead_letters"]] == ["bad_data", "other"]
-
-    code, plain = command(shop, "inspect", parked[0])
-    assert code == 0
-    code, as_json = command(shop, "inspect", "--json", parked[0])
-    shown = json.loads(as_json)["dead_letters"][0]
-    assert shown["body"]["user_id"] == shown["body"]["payment_token"] == "***"
-    for text in (plain, as_json):
-        assert "0af7651916cd43dd8448eb211c80319c" in text
-        assert PRIVATE not in text
-    assert command(shop, "inspect", "nobody")[0] == 1
-
-
-def test_replay_and_discard_as_commands(shop: Shop, channels: Channels) -> None:
-    parked = park(shop, channels, ["a", "a", "b"])
-    assert command(shop, "replay", parked[0], "--rate", "1000")[0] == 0
-    code, text = command(shop, "discard", "--reason", "a", "--yes", "--json")
-    assert code == 0
-    assert [letter["message_id"] for letter in json.loads(text)["discarded"]] == [parked[1]]
-    assert [properties.message_id for properties, _ in taken(shop, channels)] == [parked[0]]
-    assert ids_in(DeadLetterQueue(shop.url("replay"))) == [parked[2]]
-
-
-def test_what_the_limit_leaves_behind_is_told(shop: Shop, channels: Channels) -> None:
-    park(shop, channels, ["a"] * 5 + ["b"])
-    code, text = command(shop, "replay", "--reason", "a", "--limit", "2", "--dry-run")
-    assert code == 1
-    assert "would replay 2, kept 0, 3 more are meant: run it again" in text
-    code, text = command(shop, "discard", "--reason", "a", "--limit", "4", "--yes", "--json")
-    assert (code, json.loads(text)["left"]) == (1, 1)
-    assert command(shop, "replay", "--all", "--rate", "1000")[0] == 0
-
-
-def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Shop, channels: Channels) -> None:
-    deep: Any = 1
-    for _ in range(800):
-        deep = [deep]
-    channel = channels.open(shop.url("payments"))
-    for message_id in ("[/b]", "[red]x", "\x1b[2Jcleared", ":bomb:"):
-        properties = pika.BasicProperties(message_id=message_id, type="[/]", headers={})
-        body = json.dumps({"items": deep}).encode()
-        channel.basic_publish("dlx", "payment_requests", body, properties, mandatory=True)
-    code, text = command(shop, "list")
-    assert code == 0
-    for shown in ("[/b]", "[red]x", "\\x1b[2Jcleared", ":bomb:"):
-        assert shown in text
-    code, text = command(shop, "inspect", "[/b]")
-    assert code == 0
-    code, text = command(shop, "discard", "--all", "--yes")
-    assert code == 0
-    assert "\x1b" not in text
-
-
-def test_without_the_right_the_broker_says_no(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = argparse.ArgumentParser()
-    dead_letters_command.arguments(parser)
-    code = dead_letters_command.run(parser.parse_args(["list"]), Settings(amqp_url=shop.url("payments")))
-    assert code == 2
-    assert "ACCESS_REFUSED" in capsys.readouterr().err

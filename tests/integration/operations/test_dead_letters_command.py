@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dead letter commands on a real broker, with the user that may replay and no other right."""
+
+import argparse
+import json
+from typing import Any
+
+import pika
+import pytest
+
+from orderflow.operations import dead_letters_command
+from orderflow.operations.dead_letter_queue import DeadLetterQueue
+from orderflow.operations.dead_letters_view import terminal
+from orderflow.settings import Settings
+from tests.integration.operations.conftest import Channels, Shop
+from tests.integration.operations.dead_letters_rig import PRIVATE, ids_in, park, taken
+
+pytestmark = pytest.mark.integration
+
+
+def command(shop: Shop, *words: str) -> tuple[int, str]:
+    """Exit code and output of the command, as the user who may replay."""
+    parser = argparse.ArgumentParser()
+    dead_letters_command.arguments(parser)
+    console = terminal(width=300)
+    with console.capture() as captured:
+        settings = Settings(amqp_url=shop.url("replay"))
+        code = dead_letters_command.run(parser.parse_args(words), settings, console=console)
+    return code, captured.get()
+
+
+def test_list_and_inspect_show_reasons_and_traces_but_nobodys_name(shop: Shop, channels: Channels) -> None:
+    parked = park(shop, channels, ["bad_data", "other"])
+    code, text = command(shop, "list", "--reason", "bad_data")
+    assert code == 0
+    assert parked[0] in text and parked[1] not in text
+    assert "1 shown of 2" in text
+
+    code, text = command(shop, "list", "--json")
+    listed = json.loads(text)
+    assert [letter["reason"] for letter in listed["dead_letters"]] == ["bad_data", "other"]
+
+    code, plain = command(shop, "inspect", parked[0])
+    assert code == 0
+    code, as_json = command(shop, "inspect", "--json", parked[0])
+    shown = json.loads(as_json)["dead_letters"][0]
+    assert shown["body"]["user_id"] == shown["body"]["payment_token"] == "***"
+    for text in (plain, as_json):
+        assert "0af7651916cd43dd8448eb211c80319c" in text
+        assert PRIVATE not in text
+    assert command(shop, "inspect", "nobody")[0] == 1
+
+
+def test_replay_and_discard_as_commands(shop: Shop, channels: Channels) -> None:
+    parked = park(shop, channels, ["a", "a", "b"])
+    assert command(shop, "replay", parked[0], "--rate", "1000")[0] == 0
+    code, text = command(shop, "discard", "--reason", "a", "--yes", "--json")
+    assert code == 0
+    assert [letter["message_id"] for letter in json.loads(text)["discarded"]] == [parked[1]]
+    assert [properties.message_id for properties, _ in taken(shop, channels)] == [parked[0]]
+    assert ids_in(DeadLetterQueue(shop.url("replay"))) == [parked[2]]
+
+
+def test_what_the_limit_leaves_behind_is_told(shop: Shop, channels: Channels) -> None:
+    park(shop, channels, ["a"] * 5 + ["b"])
+    code, text = command(shop, "replay", "--reason", "a", "--limit", "2", "--dry-run")
+    assert code == 1
+    assert "would replay 2, kept 0, 3 more are meant: run it again" in text
+    code, text = command(shop, "discard", "--reason", "a", "--limit", "4", "--yes", "--json")
+    assert (code, json.loads(text)["left"]) == (1, 1)
+    assert command(shop, "replay", "--all", "--rate", "1000")[0] == 0
+
+
+def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Shop, channels: Channels) -> None:
+    deep: Any = 1
+    for _ in range(800):
+        deep = [deep]
+    channel = channels.open(shop.url("payments"))
+    for message_id in ("[/b]", "[red]x", "\x1b[2Jcleared", ":bomb:"):
+        properties = pika.BasicProperties(message_id=message_id, type="[/]", headers={})
+        body = json.dumps({"items": deep}).encode()
+        channel.basic_publish("dlx", "payment_requests", body, properties, mandatory=True)
+    code, text = command(shop, "list")
+    assert code == 0
+    for shown in ("[/b]", "[red]x", "\\x1b[2Jcleared", ":bomb:"):
+        assert shown in text
+    code, text = command(shop, "inspect", "[/b]")
+    assert code == 0
+    code, text = command(shop, "discard", "--all", "--yes")
+    assert code == 0
+    assert "\x1b" not in text
+
+
+def test_without_the_right_the_broker_says_no(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = argparse.ArgumentParser()
+    dead_letters_command.arguments(parser)
+    code = dead_letters_command.run(parser.parse_args(["list"]), Settings(amqp_url=shop.url("payments")))
+    assert code == 2
+    assert "ACCESS_REFUSED" in capsys.readouterr().err
