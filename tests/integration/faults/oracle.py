@@ -6,6 +6,7 @@ Each violation is one sentence; no violation is an empty list.
 """
 
 import json
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -39,20 +40,24 @@ class Evidence:
     initial: Mapping[str, int]
     poison: Counter[str]
     """Reason to number of the poison messages that were planted."""
-    copies: int = 1
-    """How often the same dead letter may be there, when every message was delivered that often."""
 
 
-def settle(evidence: Evidence, *, seconds: float) -> list[str]:
+def settle(evidence: Evidence, *, seconds: float, still_seconds: float = math.inf) -> list[str]:
     """Wait until nothing is left to do: no open order or charge, no waiting message or outbox row, no unhandled event.
 
-    Returns what is left after that time. A queue's depth does not count what its consumer holds, so every event that
-    the witness saw must be in the inbox of each queue that is to get it, and all poison among the dead letters.
+    Returns what is left after that time, or as soon as nothing is on its way anywhere and what is left has been the
+    same for ``still_seconds``: then it is lost and not late. A queue's depth does not count what its consumer holds,
+    so every event that the witness saw must be in the inbox of each queue that is to get it, and all poison among the
+    dead letters.
     """
-    deadline = time.monotonic() + seconds
-    while left := _busy(evidence.system) or _unfinished(evidence):
-        if time.monotonic() > deadline:
+    began = since = time.monotonic()
+    before: list[str] = []
+    while left := (moving := [*_moving(evidence.system)]) + ([*_open(evidence.system)] or _unfinished(evidence)):
+        now = time.monotonic()
+        since = since if left == before else now
+        if now - began > seconds or (not moving and now - since > still_seconds):
             return left
+        before = left
         time.sleep(0.5)
     return []
 
@@ -161,32 +166,33 @@ def _parked(evidence: Evidence) -> Iterator[str]:
     listed = json.loads(evidence.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))["dead_letters"]
     ids: dict[str, set[str]] = defaultdict(set)
     for number, letter in enumerate(listed):
-        nameless = letter["reason"] in _NAMELESS
-        ids[letter["reason"]].add(f"none-{number // evidence.copies}" if nameless else letter["message_id"])
+        ids[letter["reason"]].add(f"none-{number}" if letter["reason"] in _NAMELESS else letter["message_id"])
     parked = Counter({reason: len(those) for reason, those in ids.items()})
     if parked != evidence.poison:
         yield f"dead letters: {dict(parked)}, planted were {dict(evidence.poison)}"
 
 
-def _busy(system: System) -> list[str]:
-    """What can be counted at once: work that is begun and not at its end."""
-    return [f"not settled: {count} {what}" for what, count in _work(system) if count]
-
-
-def _work(system: System) -> Iterator[tuple[str, int]]:
+def _open(system: System) -> Iterator[str]:
+    """Orders that have not ended."""
     for status, count in _rows(system, "orders", "select status, count(*) from orders group by 1"):
         if status not in FINAL:
-            yield f"orders are {status}", count
+            yield f"not settled: {count} orders are {status}"
+
+
+def _moving(system: System) -> Iterator[str]:
+    """What is on its way: charges that are asked about, events that are not published, messages that wait."""
     # A row that is due has a call before it or under way; of what is settled only cancelled ones are asked for again.
     due = "select state, count(*) from charges where due_at is not null and state <> 'cancelled' group by 1"
     for state, count in _rows(system, "payments", due):
-        yield f"charges are {state}", count
+        yield f"not settled: {count} charges are {state}"
     for service in SERVICES:
         ((count,),) = _rows(system, service.name, "select count(*) from outbox")
-        yield f"rows in the outbox of {service.name}", count
+        if count:
+            yield f"not settled: {count} rows in the outbox of {service.name}"
     queues = json.loads(Management(system.stack.rabbitmq.management_url).get("queues", system.vhost))
     for name in sorted({queue["name"] for queue in queues} - {DEAD_LETTER_QUEUE, tap.QUEUE}):
-        yield f"messages wait in {name}", _depth(system, name)
+        if depth := _depth(system, name):
+            yield f"not settled: {depth} messages wait in {name}"
 
 
 def _unfinished(evidence: Evidence) -> list[str]:

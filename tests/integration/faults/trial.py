@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One trial: a system, a crowd, something that breaks, and the judgement."""
 
+import math
 import random
 import secrets
 import sys
@@ -61,10 +62,10 @@ class Trial:
         if failed:
             raise failed[0]
 
-    def judge(self, *, seconds: float = 90, copies: int = 1) -> list[str]:
-        """Wait until all is quiet; what did not settle, and every promise that was broken."""
-        evidence = Evidence(self.system, self.witness, self.sale.ledger, STOCK, self.poison, copies)
-        found = settle(evidence, seconds=seconds) + violations(evidence)
+    def judge(self, *, seconds: float = 90, still_seconds: float = math.inf) -> list[str]:
+        """Wait until all is quiet, see ``settle``; what did not settle, and every promise that was broken."""
+        evidence = Evidence(self.system, self.witness, self.sale.ledger, STOCK, self.poison)
+        found = settle(evidence, seconds=seconds, still_seconds=still_seconds) + violations(evidence)
         if found:
             self._tell(found)
         return found
