@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from local.enclosure import ENVIRONMENT, enclosed, family_memory_bytes, inner_pid, own
+from local.enclosure import ENVIRONMENT, enclosed, inner_pid, own
 from local.ports import Ports
 from local.processes import ProcessSpec, Supervisor
 from local.roots import user_of
@@ -90,10 +90,6 @@ class EnclosedServer(abc.ABC):
     def pid(self) -> int:
         """The host's pid of the server itself."""
         return inner_pid(self._supervisor.pid(self.name))
-
-    def memory_bytes(self) -> int:
-        """Memory of the server with all its processes, now."""
-        return family_memory_bytes(self._supervisor.pid(self.name))
 
     @abc.abstractmethod
     def is_ready(self) -> bool:

@@ -62,20 +62,6 @@ def inner_pid(outer: int) -> int:
     return int(children[0])
 
 
-def family_memory_bytes(outer: int) -> int:
-    """Proportional memory (PSS) of a process and all below it, now."""
-    total, waiting = 0, [outer]
-    while waiting:
-        pid = waiting.pop()
-        try:
-            waiting += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total
-
-
 def own(folder: Path, user: User) -> None:
     """Make ``folder`` when it is absent, and give it and its present content to ``user`` alone."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ from orderflow.kinds import KINDS
 from orderflow.messaging.errors import SettingsError
 from orderflow.operations import dead_letters_command, payment_simulator, reconciler, topology
 from orderflow.services import SERVICES
+from orderflow.version import version
 
 EXIT_SETTINGS = 2
 Arguments = Callable[[argparse.ArgumentParser], None]
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Message-driven order processing on RabbitMQ that can be seen and proven.",
         epilog="Settings are environment variables that begin with ORDERFLOW_; docs/reference/settings.md lists them.",
     )
+    parser.add_argument("--version", action="version", version=f"orderflow {version()}")
     commands = parser.add_subparsers(title="commands", metavar="command", required=True)
     for name, (meaning, arguments, entry) in COMMANDS.items():
         command = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")

@@ -85,7 +85,7 @@ def watching(*, traced: bool) -> tuple[Hooks, Callable[[], None]]:
     recorder = Recorder(Instruments(CollectorRegistry()), SystemClock())
     if not traced:
         return Watching(recorder, Tracing()), lambda: None
-    pipeline = Pipeline(BoundedProcessor(Thrown()), resource=Resource.get_empty(), environ={})
+    pipeline = Pipeline(BoundedProcessor(Thrown(), environ={}), resource=Resource.get_empty(), environ={})
     return Watching(recorder, Tracing(Spans(pipeline.inner))), lambda: pipeline.shutdown(timeout_seconds=10)
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from opentelemetry.sdk import environment_variables
 
 from orderflow.__main__ import COMMANDS
 from orderflow.kinds import KINDS
@@ -17,6 +18,7 @@ from orderflow.messaging import service
 from orderflow.operations.integrity import Integrity, Stock
 from orderflow.reference import outdated
 from orderflow.services import SERVICES
+from orderflow.telemetry.variables import VARIABLES
 from orderflow.topology import definitions, mistakes
 
 ROOT = Path(__file__).parents[2]
@@ -48,6 +50,13 @@ def test_every_process_stands_in_the_readme_and_in_its_services_declaration() ->
 
 def test_every_event_is_published_by_somebody_and_handled_by_somebody() -> None:
     assert mistakes(SERVICES) == []
+
+
+def test_the_standard_variables_that_are_read_are_those_that_are_documented() -> None:
+    sources = (path for path in (ROOT / "app").rglob("*.py") if path.name != "variables.py")
+    read = {name for path in sources for name in re.findall(r'"(OTEL_[A-Z_]+)"', path.read_text())}
+    by_the_exporter = {name for name in vars(environment_variables) if name.startswith("OTEL_EXPORTER_OTLP_")}
+    assert read <= set(VARIABLES) <= read | by_the_exporter
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "3", "70"])

@@ -15,16 +15,18 @@ MODULES = sorted(path.relative_to(APP).with_suffix("").as_posix().replace("/", "
 # What each area may import of ours. Longest prefix wins; a prefix stands for everything under it.
 MAY_IMPORT = {
     "orderflow.messages": (),
+    "orderflow.version": (),
     "orderflow.settings": ("orderflow.messaging.errors", "orderflow.http.keys"),
     "orderflow.messaging": ("orderflow.messaging", "orderflow.messages"),
     "orderflow.services": ("orderflow.messaging", "orderflow.messages", "orderflow.services", "orderflow.http"),
-    "orderflow.http": ("orderflow.http", "orderflow.messaging", "orderflow.services.moments"),
+    "orderflow.http": ("orderflow.http", "orderflow.messaging", "orderflow.services.moments", "orderflow.version"),
     "orderflow.telemetry": (
         "orderflow.telemetry",
         "orderflow.messaging",
         "orderflow.messages",
         "orderflow.services.moments",
         "orderflow.settings",
+        "orderflow.version",
     ),
     "orderflow.definitions": (),
     "orderflow.topology": (

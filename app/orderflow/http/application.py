@@ -2,7 +2,6 @@
 """A Litestar application with the house rules: keys, problems, limits, and a page of documentation at /docs."""
 
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
@@ -14,6 +13,7 @@ from orderflow.http.keys import ApiKeys
 from orderflow.http.page import PlainPage
 from orderflow.http.problems import HANDLERS
 from orderflow.services.moments import Moments
+from orderflow.version import version
 
 MOST_BODY_BYTES = 64 * 1024
 
@@ -30,16 +30,9 @@ def application(
         logging_config=None,
         openapi_config=OpenAPIConfig(
             title=title,
-            version=_version(),
+            version=version(),
             description=description,
             path="/docs",
             render_plugins=[PlainPage(), JsonRenderPlugin()],
         ),
     )
-
-
-def _version() -> str:
-    try:
-        return version("orderflow")
-    except PackageNotFoundError:
-        return "source"

@@ -20,7 +20,7 @@ from orderflow.settings import Settings
 from orderflow.telemetry.export import pipeline
 from orderflow.telemetry.logging import configure
 from orderflow.telemetry.pika_adapter import TracedChannel
-from orderflow.telemetry.start import our_version
+from orderflow.version import version
 
 DONE, NOT_ALL, FAILED = 0, 1, 2
 
@@ -49,7 +49,7 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Do it with the settings of an environment, traced when it says so; logs go to standard error."""
     settings = Settings.from_env(environ, frozenset({"amqp"}))
     configure("dead-letters", level=settings.log_level, stream=sys.stderr)
-    lines = pipeline("dead-letters", our_version(), environ)
+    lines = pipeline("dead-letters", version(), environ)
     try:
         return run(options, settings, traced=partial(TracedChannel, provider=lines.provider if lines else None))
     finally:

@@ -2,8 +2,10 @@
 """The reference of the settings."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from orderflow.settings import Settings, variable
+from orderflow.telemetry.variables import VARIABLES
 
 
 def settings() -> str:
@@ -21,4 +23,16 @@ def settings() -> str:
         default = "" if field.default == "" else f"`{field.default}`"
         secret = " Secret." if field.metadata["secret"] else ""
         lines.append(f"| `{variable(field.name)}` | {default} | {field.metadata['meaning']}{secret} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_standard()])
+
+
+def _standard() -> Iterator[str]:
+    yield from (
+        "",
+        "## The standard variables of OpenTelemetry",
+        "",
+        "| Variable | Default | Meaning |",
+        "|---|---|---|",
+    )
+    for name, (default, meaning) in VARIABLES.items():
+        yield f"| `{name}` | {default and f'`{default}`'} | {meaning} |"

@@ -27,6 +27,7 @@ SERVER_PORT = "server.port"
 ERROR_TYPE = "error.type"
 
 HTTP_METHOD = "http.request.method"
+HTTP_METHOD_ORIGINAL = "http.request.method_original"
 HTTP_ROUTE = "http.route"
 HTTP_STATUS = "http.response.status_code"
 URL_PATH = "url.path"

@@ -16,13 +16,10 @@ from orderflow.telemetry import metrics
 from orderflow.telemetry.conventions import SCHEMA_URL, SCOPE, SERVICE_NAME, SERVICE_VERSION
 from orderflow.telemetry.instruments import Instruments
 from orderflow.telemetry.sampling import EVERYTHING_BELOW, edge_sampler
+from orderflow.telemetry.variables import number
 
 log = logging.getLogger(__name__)
 
-QUEUE_SPANS = 32_768
-"""Six seconds of a flash sale with every order traced (250 orders/s, 20 spans each)."""
-_EXPORT_SPANS = 1024
-_EVERY_MILLISECONDS = 1000.0
 LIMITS = SpanLimits(max_links=1024, max_span_attribute_length=1024)
 """The default of 128 links would cut a batch short."""
 
@@ -51,20 +48,24 @@ class CountingExporter(SpanExporter):
 
 
 class BoundedProcessor(SpanProcessor):
-    """Hands ended spans to a background thread; when more than ``capacity`` wait, new ones are dropped and counted."""
+    """Hands ended spans to a background thread; when too many wait, new ones are dropped and counted.
+
+    By default so many may wait as six seconds of a flash sale make with every order traced (250 orders/s, 20 spans
+    each); the standard ``OTEL_BSP_*`` variables say otherwise.
+    """
 
     def __init__(
-        self, exporter: SpanExporter, *, instruments: Instruments | None = None, capacity: int = QUEUE_SPANS
+        self, exporter: SpanExporter, *, environ: Mapping[str, str], instruments: Instruments | None = None
     ) -> None:
-        self._capacity = capacity
+        self._capacity = number(environ, "OTEL_BSP_MAX_QUEUE_SIZE")
         self._waiting = 0
         self._lock = threading.Lock()
         self._dropped = instruments.counter(metrics.SPANS_DROPPED, "queue_full") if instruments else None
         self._inner = BatchSpanProcessor(
             CountingExporter(exporter, instruments, self._taken),
-            max_queue_size=capacity,
-            schedule_delay_millis=_EVERY_MILLISECONDS,
-            max_export_batch_size=min(_EXPORT_SPANS, capacity),
+            max_queue_size=self._capacity,
+            schedule_delay_millis=number(environ, "OTEL_BSP_SCHEDULE_DELAY"),
+            max_export_batch_size=min(number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"), self._capacity),
         )
 
     def on_end(self, span: ReadableSpan) -> None:
@@ -125,7 +126,7 @@ def pipeline(
 ) -> Pipeline | None:
     """The pipeline that the standard ``OTEL_*`` variables ask for, or None when tracing is off.
 
-    Headers, compression, time-out and certificates the exporter reads itself, from the environment of the process.
+    Headers, compression, time-out and certificate the exporter reads itself, from the environment of the process.
     """
     url = endpoint(environ)
     if url is None:
@@ -133,7 +134,7 @@ def pipeline(
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     if protocol not in {None, "", "http/protobuf"}:
         log.warning("spans.protocol_unknown", extra={"protocol": protocol, "used": "http/protobuf"})
-    processor = BoundedProcessor(OTLPSpanExporter(endpoint=url), instruments=instruments)
+    processor = BoundedProcessor(OTLPSpanExporter(endpoint=url), environ=environ, instruments=instruments)
     return Pipeline(processor, resource=resource(process_name, version, environ), environ=environ)
 
 

@@ -24,7 +24,7 @@ TRACE = "orderflow.trace"
 ROUTE = "path_template"
 """Where the framework leaves the template of the route that matched."""
 _WANTED = {TRACEPARENT.encode(): TRACEPARENT, TRACESTATE.encode(): TRACESTATE}
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"})
+_METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
 class TracedHttp:
@@ -50,11 +50,11 @@ class TracedHttp:
             return
         opened = OpenSpan(
             self._edge.start_span(
-                _method(scope),
+                _named(scope),
                 context=in_context(incoming),
                 kind=SpanKind.SERVER,
                 attributes={
-                    names.HTTP_METHOD: _method(scope),
+                    **_method(scope),
                     names.URL_PATH: scope["path"],
                     names.URL_SCHEME: scope.get("scheme", "http"),
                 },
@@ -96,7 +96,7 @@ def _finish(opened: OpenSpan, scope: Scope, status: int) -> None:
     span = opened.span
     route = scope.get(ROUTE) or ""
     if route:
-        span.update_name(f"{_method(scope)} {route}")
+        span.update_name(f"{_named(scope)} {route}")
         span.set_attribute(names.HTTP_ROUTE, route)
     span.set_attribute(names.HTTP_STATUS, status)
     if status >= 500:
@@ -104,9 +104,19 @@ def _finish(opened: OpenSpan, scope: Scope, status: int) -> None:
         span.set_status(Status(StatusCode.ERROR))
 
 
-def _method(scope: Scope) -> str:
+def _named(scope: Scope) -> str:
+    """The name of a span before its route is known: a caller must not be able to invent names."""
+    return scope["method"] if scope["method"] in _METHODS else "HTTP"
+
+
+def _method(scope: Scope) -> dict[str, str]:
+    """The attributes for the method; what is no method of HTTP is told apart from those that are."""
     method = str(scope["method"])
-    return method if method in _METHODS else "HTTP"
+    return (
+        {names.HTTP_METHOD: method}
+        if method in _METHODS
+        else {names.HTTP_METHOD: "_OTHER", names.HTTP_METHOD_ORIGINAL: method}
+    )
 
 
 def _trace_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, object]:

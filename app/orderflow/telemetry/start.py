@@ -3,7 +3,6 @@
 
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -27,6 +26,7 @@ from orderflow.telemetry.shop import ShopRecorder
 from orderflow.telemetry.spans import Attributes, Spans
 from orderflow.telemetry.tracing import Tracing
 from orderflow.telemetry.watching import Watching
+from orderflow.version import version
 
 IdleSeconds = Callable[[], Mapping[str, float]]
 
@@ -54,7 +54,7 @@ class Telemetry:
         self.moments: Moments = ShopRecorder(instruments, tracing)
         self._spans = spans
         self._loops = instruments.scraped(metrics.LOOP_IDLE)
-        instruments.gauge(metrics.BUILD, process_name, our_version(), platform.python_version()).set(1)
+        instruments.gauge(metrics.BUILD, process_name, version(), platform.python_version()).set(1)
         instruments.gauge(metrics.READY).set_function(lambda: float(not server.not_ready()))
 
     @classmethod
@@ -77,7 +77,7 @@ class Telemetry:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         instruments = Instruments(registry, given={"queue": queues, "role": _roles(areas)})
-        lines = pipeline(process_name, our_version(), environ, instruments=instruments)
+        lines = pipeline(process_name, version(), environ, instruments=instruments)
         spans = Spans(lines.inner) if lines else None
         recorder = Recorder(instruments, clock or SystemClock())
         recorder.watch(queues)
@@ -109,14 +109,6 @@ class Telemetry:
         if self.pipeline is not None:
             self.pipeline.shutdown(timeout_seconds=timeout_seconds)
         self.server.stop()
-
-
-def our_version() -> str:
-    """The installed version of orderflow; ``source`` when it runs from a checkout."""
-    try:
-        return version("orderflow")
-    except PackageNotFoundError:
-        return "source"
 
 
 def broker_attributes(amqp_url: str) -> Attributes:

@@ -110,7 +110,7 @@ class Stuck(SpanExporter):
 
 def test_a_receiver_that_is_too_slow_costs_spans_and_nothing_else(instruments: Instruments, value: Value) -> None:
     exporter = Stuck()
-    processor = BoundedProcessor(exporter, instruments=instruments, capacity=10)
+    processor = BoundedProcessor(exporter, environ={"OTEL_BSP_MAX_QUEUE_SIZE": "10"}, instruments=instruments)
     lines = Pipeline(processor, resource=Resource.get_empty(), environ={})
     for _ in range(10):
         lines.inner.start_span("x").end()

@@ -129,4 +129,6 @@ def test_the_span_of_an_accepted_order_bears_its_id(traces: Traces) -> None:
     assert attributes(span)["orderflow.order_id"] == "order-1"
     assert attributes(span)["http.response.status_code"] == 202
     assert span.name == "HTTP"
+    assert attributes(span)["http.request.method"] == "_OTHER"
+    assert attributes(span)["http.request.method_original"] == "PURGE"
     assert traces.spans.find(scope["orderflow.trace"]) is None  # type: ignore[arg-type]
