@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from local import processes
 from local.processes import Backoff, ProcessFailed, ProcessSpec, Supervisor
 
 QUICK = Backoff(first_seconds=0.02, most_seconds=0.05)
@@ -24,7 +25,8 @@ def reports() -> list[str]:
 
 
 @pytest.fixture
-def supervisor(reports: list[str]) -> Iterator[Supervisor]:
+def supervisor(reports: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    monkeypatch.setattr(processes, "_TICK_SECONDS", 0.002)
     with Supervisor(backoff=QUICK, report=reports.append) as running:
         yield running
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from prometheus_client import CollectorRegistry
 
+from orderflow.telemetry import server
 from orderflow.telemetry.export import Pipeline
 from orderflow.telemetry.instruments import Instruments
 from tests.traces import Traces
@@ -49,3 +50,9 @@ def make_traces() -> Iterator[Callable[..., Traces]]:
 @pytest.fixture
 def traces(make_traces: Callable[..., Traces]) -> Traces:
     return make_traces()
+
+
+@pytest.fixture(autouse=True)
+def stopping_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers look more often whether they were stopped."""
+    monkeypatch.setattr(server, "_STOP_SECONDS", 0.002)
