@@ -2,6 +2,7 @@
 """Messages that no service can handle, of every kind we know, published as a foreign system might."""
 
 import gzip
+import struct
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import pika
 import zstandard
 
 from orderflow.messages import OrderCreated, OrderLine, StockChanged, encode
+
+JSON = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,46 @@ def every_kind() -> Iterator[Poison]:
     compressed = zstandard.ZstdCompressor(level=1).compress(bomb)
     yield Poison("a zstd bomb", "too_large", compressed, _properties(content_encoding="zstd"))
     yield Poison("a gzip bomb", "too_large", gzip.compress(bomb, 1), _properties(content_encoding="gzip"))
+    for kind, (reason, properties) in _on_the_wire().items():
+        yield Poison(kind, reason, b"<order/>", properties)
+
+
+class _Wire(pika.BasicProperties):
+    """Properties as bytes on the wire: what pika would not write and the broker passes on."""
+
+    def __init__(self, *, table: bytes = b"", message_id: bytes | None = None, content_type: bytes = JSON) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        flags = self.FLAG_CONTENT_TYPE | self.FLAG_HEADERS | self.FLAG_DELIVERY_MODE | self.FLAG_MESSAGE_ID
+        name = str(uuid.uuid4()).encode() if message_id is None else message_id
+        values = _short(content_type), struct.pack(">I", len(table)), table, b"\x02", _short(name)
+        self._encoded = struct.pack(">H", flags) + b"".join(values)
+
+    def encode(self) -> list[bytes]:
+        """What pika puts into the header frame."""
+        return [self._encoded]
+
+
+def _short(value: bytes) -> bytes:
+    return bytes([len(value)]) + value
+
+
+def _on_the_wire() -> dict[str, tuple[str, pika.BasicProperties]]:
+    milliseconds = struct.pack(">Q", 1_700_000_000_000)
+    deep_table = deep_list = b"V"
+    for _ in range(2000):
+        inside = _short(b"a") + deep_table
+        deep_table = b"F" + struct.pack(">I", len(inside)) + inside
+        deep_list = b"A" + struct.pack(">I", len(deep_list)) + deep_list
+    large = b"S" + struct.pack(">I", 130_900) + b"x" * 130_900
+    return {
+        "milliseconds in a header of seconds": ("not_json", _Wire(table=_short(b"sent") + b"T" + milliseconds)),
+        "tables 2,000 deep": ("not_json", _Wire(table=_short(b"deep") + deep_table)),
+        "lists 2,000 deep": ("not_json", _Wire(table=_short(b"deep") + deep_list)),
+        "a header name that is no text": ("not_json", _Wire(table=_short(b"\xff") + b"V")),
+        "headers that fill a frame": ("not_json", _Wire(table=_short(b"large") + large)),
+        "a message id that is no text": ("invalid_message_id", _Wire(message_id=b"\xff" * 255)),
+        "a content type that is no text": ("unknown_content_type", _Wire(content_type=b"\xff" * 255)),
+    }
 
 
 def _properties(**changes: object) -> pika.BasicProperties:

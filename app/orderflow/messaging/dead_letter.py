@@ -3,8 +3,9 @@
 
 from datetime import datetime
 
-from orderflow.messaging.broker import Delivery, Publication
-from orderflow.messaging.retry import FIRST_FAILURE, ORIGINAL_ROUTING_KEY, REASON, copy, first_failure
+from orderflow.messaging.broker import Delivery, Headers, Publication
+from orderflow.messaging.copies import ORIGINAL_ROUTING_KEY, copy, original_routing_key
+from orderflow.messaging.retry import FIRST_FAILURE, REASON, first_failure
 
 DEAD_LETTER_EXCHANGE = "dlx"
 DEAD_LETTER_QUEUE = "dead_letter_queue"
@@ -19,13 +20,12 @@ def dead_letter(delivery: Delivery, *, queue: str, reason: str, detail: str, now
     ``detail`` says more in a short sentence and must not contain personal data.
     """
     headers = delivery.properties.headers
-    changed = {
-        **headers,
+    added: Headers = {
         REASON: reason,
         FAILED_QUEUE: queue,
         FIRST_FAILURE: first_failure(headers, now).isoformat(),
         DEAD_LETTERED_AT: now.isoformat(),
-        ORIGINAL_ROUTING_KEY: headers.get(ORIGINAL_ROUTING_KEY, delivery.routing_key),
+        ORIGINAL_ROUTING_KEY: original_routing_key(delivery),
         DETAIL: detail[:200],
     }
-    return copy(delivery, exchange=DEAD_LETTER_EXCHANGE, routing_key=queue, headers=changed)
+    return copy(delivery, exchange=DEAD_LETTER_EXCHANGE, routing_key=queue, added=added)

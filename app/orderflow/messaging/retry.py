@@ -12,13 +12,12 @@ from datetime import datetime
 
 from orderflow.messaging.broker import Delivery, Headers, Properties, Publication
 from orderflow.messaging.codec import RETRY_COUNT
-from orderflow.messaging.identity import message_id
+from orderflow.messaging.copies import ORIGINAL_ROUTING_KEY, copy, original_routing_key
 
 RETRY_EXCHANGE = "retry"
 DELAYS_SECONDS = (1, 5, 30, 300)
 FIRST_FAILURE = "x-first-failure-at"
 REASON = "x-reason"
-ORIGINAL_ROUTING_KEY = "x-original-routing-key"
 
 
 def retry_queue(queue: str, delay_seconds: int) -> str:
@@ -47,30 +46,13 @@ class RetryPolicy:
 def retry_copy(delivery: Delivery, *, queue: str, reason: str, delay_seconds: int, now: datetime) -> Publication:
     """The copy of a delivery that comes back to its queue after the delay: same message id, same trace."""
     headers = delivery.properties.headers
-    changed = {
-        **headers,
+    added: Headers = {
         RETRY_COUNT: _count(headers) + 1,
         REASON: reason,
         FIRST_FAILURE: first_failure(headers, now).isoformat(),
-        ORIGINAL_ROUTING_KEY: headers.get(ORIGINAL_ROUTING_KEY, delivery.routing_key),
+        ORIGINAL_ROUTING_KEY: original_routing_key(delivery),
     }
-    return copy(delivery, exchange=RETRY_EXCHANGE, routing_key=retry_queue(queue, delay_seconds), headers=changed)
-
-
-def copy(delivery: Delivery, *, exchange: str, routing_key: str, headers: Headers) -> Publication:
-    """A publication of the same body and properties to another place, with other headers."""
-    old = delivery.properties
-    properties = Properties(
-        message_id=old.message_id,
-        correlation_id=old.correlation_id,
-        type=old.type,
-        timestamp=old.timestamp,
-        app_id=old.app_id,
-        content_type=old.content_type,
-        content_encoding=old.content_encoding,
-        headers=headers,
-    )
-    return Publication(message_id(), exchange, routing_key, properties, delivery.body)
+    return copy(delivery, exchange=RETRY_EXCHANGE, routing_key=retry_queue(queue, delay_seconds), added=added)
 
 
 def first_failure(headers: Headers, now: datetime) -> datetime:

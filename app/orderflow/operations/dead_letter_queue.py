@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, NackError, UnroutableError
 
-from orderflow.messaging.broker import Properties
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.dead_letter import DEAD_LETTER_QUEUE
 from orderflow.messaging.errors import BrokerUnavailable
-from orderflow.messaging.rabbitmq.properties import to_pika
+from orderflow.messaging.rabbitmq.properties import from_pika, text, to_pika
+from orderflow.messaging.rabbitmq.tables import read_all_tables
 from orderflow.operations.dead_letters import DeadLetter, Selection, dead_letter, replay_headers
 from orderflow.telemetry.pika_adapter import TracedChannel
 from orderflow.topology import REPLAY_EXCHANGE
@@ -144,6 +144,7 @@ class DeadLetterQueue:
     @contextmanager
     def _connected(self) -> Iterator[pika.BlockingConnection]:
         """A connection; closing it gives back what was not acknowledged."""
+        read_all_tables()
         try:
             connection = pika.BlockingConnection(pika.URLParameters(self._url))
             try:
@@ -184,7 +185,7 @@ class DeadLetterQueue:
                 return
             total = total if seen else method.message_count + 1
             seen += 1
-            letter = dead_letter(method.routing_key, _properties(properties), properties.headers or {}, body)
+            letter = dead_letter(text(method.routing_key) or "", from_pika(properties), properties.headers or {}, body)
             yield method.delivery_tag, letter, total
 
     def _publish(self, copies: Publishing, letter: DeadLetter, operator: str) -> None:
@@ -228,19 +229,4 @@ def _audit(event: str, letter: DeadLetter, operator: str) -> None:
             "queue": letter.queue,
             "trace_id": letter.trace_id,
         },
-    )
-
-
-def _properties(sent: Any) -> Properties:
-    """Our properties out of pika's; headers that are neither text nor number are the broker's own."""
-    headers = sent.headers or {}
-    return Properties(
-        message_id=sent.message_id,
-        correlation_id=sent.correlation_id,
-        type=sent.type,
-        timestamp=sent.timestamp,
-        app_id=sent.app_id,
-        content_type=sent.content_type,
-        content_encoding=sent.content_encoding,
-        headers={name: value for name, value in headers.items() if isinstance(value, str | int)},
     )

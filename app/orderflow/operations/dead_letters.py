@@ -17,8 +17,9 @@ from msgspec.structs import fields
 from orderflow.messages import EVENTS, MalformedMessage, OrderLine
 from orderflow.messaging.broker import Properties
 from orderflow.messaging.codec import RETRY_COUNT, Codec
+from orderflow.messaging.copies import ORIGINAL_ROUTING_KEY, bounded
 from orderflow.messaging.dead_letter import DEAD_LETTERED_AT, DETAIL, FAILED_QUEUE
-from orderflow.messaging.retry import FIRST_FAILURE, ORIGINAL_ROUTING_KEY, REASON
+from orderflow.messaging.retry import FIRST_FAILURE, REASON
 
 PERSONAL = frozenset({"user_id", "payment_token"})
 """Fields of a body that an operator does not get to see, besides those that no event has."""
@@ -126,7 +127,8 @@ def dead_letter(routing_key: str, properties: Properties, headers: Mapping[str, 
 def replay_headers(letter: DeadLetter, *, operator: str, now: datetime) -> dict[str, str | int]:
     """The headers of the copy that is replayed: those of the event, none of its failure, and who sent it back.
 
-    So retries count from nothing again. The trace context stays: the replay is part of the order's trace.
+    So retries count from nothing again. The trace context stays: the replay is part of the order's trace. Headers that
+    leave no room in the frame are left out, as in every copy.
     """
     kept = {
         name: value
@@ -134,7 +136,7 @@ def replay_headers(letter: DeadLetter, *, operator: str, now: datetime) -> dict[
         if name not in _OF_THE_FAILURE and not name.startswith(_OF_THE_BROKER)
     }
     return {
-        **kept,
+        **bounded(kept),
         ORIGINAL_ROUTING_KEY: letter.original_routing_key,
         "x-replayed-at": now.isoformat(),
         "x-replayed-by": operator,

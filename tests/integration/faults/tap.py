@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pika
 
 from orderflow.messages import EVENTS, EXCHANGE
+from orderflow.messaging.rabbitmq.tables import read_all_tables
 
 QUEUE = "tap"
 _ACKED_AT_ONCE = 500
@@ -16,6 +17,7 @@ _ACKED_AT_ONCE = 500
 @contextmanager
 def channel(url: str) -> Iterator["pika.adapters.blocking_connection.BlockingChannel"]:
     """A channel on a connection of its own."""
+    read_all_tables()
     connection = pika.BlockingConnection(pika.URLParameters(url))
     try:
         yield connection.channel()

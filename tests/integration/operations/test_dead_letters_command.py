@@ -8,6 +8,7 @@ from typing import Any
 import pika
 import pytest
 
+from local.poison import every_kind
 from orderflow.operations import dead_letters_command
 from orderflow.operations.dead_letter_queue import DeadLetterQueue
 from orderflow.operations.dead_letters_view import terminal
@@ -89,6 +90,20 @@ def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Shop, channels:
     code, text = command(shop, "discard", "--all", "--yes")
     assert code == 0
     assert "\x1b" not in text
+
+
+def test_poison_of_every_kind_can_be_looked_at_and_sent_back(shop: Shop, channels: Channels) -> None:
+    poison = list(every_kind())
+    channel = channels.open(shop.url("payments"))
+    for one in poison:
+        channel.basic_publish("dlx", "payment_requests", one.body, one.properties, mandatory=True)
+    code, text = command(shop, "list", "--json")
+    assert (code, len(json.loads(text)["dead_letters"])) == (0, len(poison))
+    ids = {letter["message_id"] for letter in json.loads(text)["dead_letters"]} - {""}
+    assert command(shop, "inspect", *ids)[0] == command(shop, "inspect", "--json", *ids)[0] == 0
+    code, text = command(shop, "replay", "--all", "--rate", "1000", "--json")
+    assert (code, len(json.loads(text)["replayed"])) == (0, len(poison))
+    assert len(taken(shop, channels)) == len(poison)
 
 
 def test_without_the_right_the_broker_says_no(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from orderflow.messaging.hooks import Hooks
 from orderflow.messaging.rabbitmq.consumer import RabbitConsumer
 from orderflow.messaging.rabbitmq.link import Link
 from orderflow.messaging.rabbitmq.publisher import RabbitPublisher
+from orderflow.messaging.rabbitmq.tables import read_all_tables
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,7 @@ class RabbitMQ:
     """A ``Broker`` on RabbitMQ. ``window`` is the most unconfirmed publishes on the wire, at most 2000."""
 
     def __init__(self, url: str, *, window: int, hooks: Hooks, clock: Clock, connection_name: str) -> None:
+        read_all_tables()
         self.last_tick = clock.monotonic()
         self._clock = clock
         self._loop = IOLoop()

@@ -24,14 +24,23 @@ def to_pika(properties: Properties) -> pika.BasicProperties:
 def from_pika(properties: pika.BasicProperties) -> Properties:
     """Our properties. Headers that are neither text nor a whole number (the broker's x-death tables) are left out."""
     given = properties.headers
-    headers: Headers = {name: value for name, value in given.items() if isinstance(value, str | int)} if given else {}
+    headers: Headers = {name: value for name, value in given.items() if _is_ours(name, value)} if given else {}
     return Properties(
-        message_id=properties.message_id,
-        correlation_id=properties.correlation_id,
-        type=properties.type,
+        message_id=text(properties.message_id),
+        correlation_id=text(properties.correlation_id),
+        type=text(properties.type),
         timestamp=properties.timestamp,
-        app_id=properties.app_id,
-        content_type=properties.content_type,
-        content_encoding=properties.content_encoding,
+        app_id=text(properties.app_id),
+        content_type=text(properties.content_type),
+        content_encoding=text(properties.content_encoding),
         headers=headers,
     )
+
+
+def text(short: str | bytes | None) -> str | None:
+    """A short string as text: pika leaves bytes that are no UTF-8 as they are. Never longer than it was on the wire."""
+    return short.decode(errors="replace").replace("\ufffd", "?") if isinstance(short, bytes) else short
+
+
+def _is_ours(name: object, value: object) -> bool:
+    return isinstance(name, str) and isinstance(value, str | int)

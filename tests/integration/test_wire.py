@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the broker passes on, whoever wrote it, is received, can be parked, and ends no connection."""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+import pika
+import pytest
+
+from local.poison import every_kind
+from local.system import eventually
+from orderflow.messages import MalformedMessage, OrderCreated
+from orderflow.messaging.broker import Delivery
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.codec import Codec
+from orderflow.messaging.dead_letter import DEAD_LETTER_EXCHANGE, dead_letter
+from orderflow.messaging.hooks import Hooks
+from orderflow.messaging.rabbitmq import RabbitMQ
+from orderflow.messaging.retry import RETRY_EXCHANGE, retry_copy
+
+pytestmark = pytest.mark.integration
+
+
+class Connections(Hooks):
+    """Counts how often a connection ended."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def connected(self, role: str, *, connected: bool) -> None:
+        self.lost += not connected
+
+
+def reason(delivery: Delivery) -> str:
+    """Why an order's consumer refuses a delivery."""
+    with pytest.raises(MalformedMessage) as refusal:
+        Codec(app_id="test").incoming(delivery, (OrderCreated,), {})
+    return refusal.value.reason
+
+
+def test_poison_of_every_kind_is_received_and_copied_over_the_same_connections(vhost: str) -> None:
+    poison, hooks = list(every_kind()), Connections()
+    with pika.BlockingConnection(pika.URLParameters(vhost)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare("work", durable=True, arguments={"x-queue-type": "quorum"})
+        for exchange in (DEAD_LETTER_EXCHANGE, RETRY_EXCHANGE):
+            channel.exchange_declare(exchange, "fanout", durable=True)
+            channel.queue_declare(exchange, durable=True, arguments={"x-queue-type": "quorum"})
+            channel.queue_bind(exchange, exchange)
+        for one in poison:
+            channel.basic_publish("", "work", one.body, one.properties, mandatory=True)
+    broker = RabbitMQ(vhost, window=100, hooks=hooks, clock=SystemClock(), connection_name=f"test {uuid4()}")
+    consumer, publisher, now = broker.consumer("work", prefetch=1000), broker.publisher(), datetime.now(UTC)
+    broker.start()
+    try:
+        eventually(lambda: broker.ready, seconds=10, what="the broker is connected")
+        came: list[Delivery] = []
+        while len(came) < len(poison):
+            batch = consumer.receive(limit=500, limit_bytes=1 << 30, linger_seconds=0.1, timeout_seconds=10)
+            assert batch is not None
+            came += batch.deliveries
+        assert [reason(one) for one in came] == [one.reason for one in poison]
+        copies = [dead_letter(one, queue="work", reason="r", detail="d" * 300, now=now) for one in came]
+        copies += [retry_copy(one, queue="work", reason="r", delay_seconds=1, now=now) for one in came]
+        receipt = publisher.publish(copies)
+        assert receipt.wait(20)
+        assert receipt.failures == {}
+        assert not any(one.redelivered for one in came)
+        assert hooks.lost == 0
+    finally:
+        broker.close(timeout_seconds=5)
