@@ -125,6 +125,10 @@ def _on_the_wire() -> dict[str, tuple[str, pika.BasicProperties]]:
     large = b"S" + struct.pack(">I", 130_900) + b"x" * 130_900
     return {
         "milliseconds in a header of seconds": ("not_json", _Wire(table=_short(b"sent") + b"T" + milliseconds)),
+        "a number beyond 64 bits in a header": (
+            "not_json",
+            _Wire(table=_short(b"large") + b"d" + struct.pack(">d", 1e19)),
+        ),
         "tables 2,000 deep": ("not_json", _Wire(table=_short(b"deep") + deep_table)),
         "lists 2,000 deep": ("not_json", _Wire(table=_short(b"deep") + deep_list)),
         "a header name that is no text": ("not_json", _Wire(table=_short(b"\xff") + b"V")),

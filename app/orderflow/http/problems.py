@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from orderflow.messaging.errors import BadData
@@ -14,6 +14,8 @@ from orderflow.messaging.errors import BadData
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+_CLIENT_IS_GONE = "client disconnected prematurely"
+"""Litestar's words for it."""
 _TITLES = {
     400: "bad-request",
     401: "unauthorized",
@@ -73,6 +75,13 @@ def _invalid(_: Request[Any, Any, Any], error: ValidationException) -> Response[
     )
 
 
+def _unanswered(request: Request[Any, Any, Any], error: InternalServerException) -> Response[bytes]:
+    """A client that goes away in the middle of its body is no fault of ours; nobody reads the answer."""
+    if error.detail != _CLIENT_IS_GONE:
+        return _http(request, error)
+    return answer(ProblemDocument(type="client-gone", title="client gone", status=499))
+
+
 def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     kind = _TITLES.get(error.status_code, "error")
     headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-type"}
@@ -99,6 +108,7 @@ def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[b
 HANDLERS: ExceptionHandlersMap = {
     Problem: _ours,
     ValidationException: _invalid,
+    InternalServerException: _unanswered,
     HTTPException: _http,
     RecursionError: _unreadable,
     BadData: _refused_by_the_database,

@@ -79,20 +79,22 @@ class Window:
     def returned(self, exchange: str, routing_key: str, properties: Properties, body: bytes) -> bool:
         """The broker gave a publication back; its confirm follows. False when nothing like it is on the wire.
 
-        Two publications may share their message id, so the whole message is compared; of two that are alike in all
-        it does not matter which one is meant.
+        Two publications may share their message id, so the way and the body are compared too; of two that are alike in
+        all it does not matter which one is meant. Other properties may have changed on the way: the broker's message
+        interceptors add headers and times before they return a message. When nothing fits, everything on the wire
+        that goes the same way counts as returned: to send again what was routed is harmless, to forget is not.
         """
+        same_way = []
         for entry in self._wire.values():
             publication = entry.publication
-            if (
-                not entry.returned
-                and publication.properties == properties
-                and publication.routing_key == routing_key
-                and publication.exchange == exchange
-                and publication.body == body
-            ):
+            if entry.returned or publication.routing_key != routing_key or publication.exchange != exchange:
+                continue
+            if publication.properties.message_id == properties.message_id and publication.body == body:
                 entry.returned = True
                 return True
+            same_way.append(entry)
+        for entry in same_way:
+            entry.returned = True
         return False
 
     def settle(self, tag: int, *, multiple: bool, acked: bool) -> None:

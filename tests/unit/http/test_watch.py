@@ -6,7 +6,10 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import pytest
+from litestar import post
+from litestar.params import JSONBody
 
+from orderflow.http.application import application
 from orderflow.http.watch import Application, Send, Watched
 from orderflow.services.moments import Moments
 
@@ -69,3 +72,25 @@ def test_what_is_not_http_is_passed_on_untouched(*, leaving: bool) -> None:
     heard, sent = call(created, leaving=leaving, kind="websocket")
     assert heard.requests == []
     assert sent[0]["headers"] == [(b"a", b"b")]
+
+
+def test_a_client_that_goes_away_in_its_body_is_no_fault_of_ours() -> None:
+    @post("/v1/orders")
+    async def order(data: JSONBody[dict[str, str]]) -> None:
+        """Never comes to this."""
+
+    messages = [{"type": "http.request", "body": b'{"a":', "more_body": True}, {"type": "http.disconnect"}]
+    heard, sent = Heard(), list[Any]()
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message)
+
+    shop = application([order], keys=None, moments=heard, title="shop", description="a shop")
+    headers = [(b"host", b"shop"), (b"content-type", b"application/json"), (b"content-length", b"99")]
+    scope = {"type": "http", "method": "POST", "path": "/v1/orders", "headers": headers, "query_string": b""}
+    asyncio.run(Watched(shop, heard)({**scope, "raw_path": b"/v1/orders", "root_path": ""}, receive, send))
+    assert heard.requests == [("/v1/orders", "POST", 499)]
+    assert sent[0]["status"] == 499

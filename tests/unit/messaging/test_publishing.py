@@ -2,6 +2,7 @@
 from collections import Counter
 from uuid import uuid4
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -116,11 +117,25 @@ def test_two_returns_of_messages_alike_hit_both() -> None:
     assert receipt.failures == dict.fromkeys((one.key, other.key), Failure.RETURNED)
 
 
-def test_a_return_that_fits_nothing_is_told() -> None:
+def test_a_return_that_the_broker_has_changed_on_its_way_still_hits() -> None:
     window = Window(10, Told())
-    hand_over(window, [publication("a")])
+    one, other = publication("a"), publication("b")
+    receipt = hand_over(window, [one, other])
     write(window)
-    assert not returned(window, publication("b"))
+    changed = msgspec.structs.replace(one.properties, timestamp=1, headers={"x-routed-by": "rabbit@a"})
+    assert window.returned(one.exchange, one.routing_key, changed, one.body)
+    window.settle(2, multiple=True, acked=True)
+    assert receipt.failures == {one.key: Failure.RETURNED}
+
+
+def test_a_return_that_fits_nothing_is_told_and_whatever_goes_the_same_way_is_not_taken_for_confirmed() -> None:
+    window = Window(10, Told())
+    one, other = publication("a"), msgspec.structs.replace(publication("b"), routing_key="elsewhere")
+    receipt = hand_over(window, [one, other])
+    write(window)
+    assert not returned(window, msgspec.structs.replace(one, body=b"changed"))
+    window.settle(2, multiple=True, acked=True)
+    assert receipt.failures == {one.key: Failure.RETURNED}
 
 
 def test_losing_fails_what_is_on_the_wire_and_what_waits_and_tags_begin_again() -> None:

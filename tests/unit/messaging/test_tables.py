@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import math
 import struct
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -65,6 +66,13 @@ def test_what_is_nested_too_deep_is_left_out_whatever_its_depth(kind: bytes, emp
             value, levels = (value["x"] if isinstance(value, dict) else value[0]), levels + 1  # type: ignore[index]
         assert levels == min(depth, 16)
     assert read(nested(kind, 1)) == empty
+
+
+@pytest.mark.parametrize("number", [0.5, -2.75, 1e19, float("inf"), float("-inf")])
+@pytest.mark.parametrize("kind", ["f", "d"])
+def test_a_fraction_stays_one(number: float, kind: str) -> None:
+    assert read(kind.encode() + struct.pack(f">{kind}", number)) == pytest.approx(number)
+    assert math.isnan(read(kind.encode() + struct.pack(f">{kind}", math.nan)))  # type: ignore[arg-type]
 
 
 def test_what_pika_reads_it_still_reads() -> None:
