@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from orderflow.http.keys import ApiKeys
-from orderflow.http.reader import Reader
 from orderflow.http.server import Application, HttpServer
 from orderflow.http.watch import Watched
 from orderflow.messaging.effects import Effecting
@@ -53,7 +52,7 @@ def _orders_api(parts: Parts) -> None:
     settings, moments = parts.settings, parts.telemetry.moments
     intake = Intake(hold_seconds=settings.hold_seconds, moments=moments)
     writer = GroupCommit(parts.unit_of_work(), intake, clock=parts.clock, name="write orders")
-    relay, reader = parts.relay(), Reader(parts.database)
+    relay, reader = parts.relay(), parts.reader()
     api = OrdersApi(
         writer=writer,
         reader=reader,
@@ -87,7 +86,7 @@ def _inventory_api(parts: Parts) -> None:
         clock=parts.clock,
         name="write stock",
     )
-    api = StockApi(writer=writer, reader=Reader(parts.database), keys=_keys(settings), moments=moments)
+    api = StockApi(writer=writer, reader=parts.reader(), keys=_keys(settings), moments=moments)
     _serve_http(parts, api.app())
     parts.process.add(writer)
     parts.process.add(parts.relay())

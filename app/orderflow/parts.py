@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from importlib.resources import files
 
+from orderflow.http.reader import ANSWER_SECONDS, Reader
 from orderflow.messaging import inbox
 from orderflow.messaging.attempt import Attempt
 from orderflow.messaging.backoff import Backoff
@@ -42,6 +43,7 @@ class Parts:
         self.telemetry = telemetry
         self.clock: Clock = SystemClock()
         self._databases: list[Database] = []
+        self._readers: list[Reader] = []
         self.process = Process(name, clock=self.clock, drain_timeout_seconds=settings.drain_timeout_seconds)
         self.codec = Codec(
             app_id=service.name,
@@ -57,9 +59,13 @@ class Parts:
             connection_name=f"orderflow {name}",
         )
 
-    def database(self) -> Database:
+    def database(self, *, statement_timeout_seconds: float = 30) -> Database:
         """A database connection for one thread."""
-        database = Database(self.settings.database_url, application_name=f"orderflow {self.name}")
+        database = Database(
+            self.settings.database_url,
+            application_name=f"orderflow {self.name}",
+            statement_timeout_seconds=statement_timeout_seconds,
+        )
         self._databases.append(database)
         return database
 
@@ -70,6 +76,18 @@ class Parts:
         """
         failed = max((database.failed_at for database in self._databases), default=0.0)
         return failed > max((database.committed_at for database in self._databases), default=0.0)
+
+    def reader(self) -> Reader:
+        """The reads of an API. None takes longer than its client waits, or a few would hold up all others."""
+        reader = Reader(partial(self.database, statement_timeout_seconds=ANSWER_SECONDS))
+        self._readers.append(reader)
+        return reader
+
+    def close(self) -> None:
+        """End what no loop ends: reads that nobody waits for, and the connections to the broker."""
+        for reader in self._readers:
+            reader.close()
+        self.broker.close(timeout_seconds=5)
 
     def unit_of_work(self) -> UnitOfWork:
         """A unit of work for one thread."""

@@ -4,9 +4,9 @@
 import gc
 import logging
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterable
-from types import FrameType
 from typing import Protocol
 
 from orderflow.messaging.clock import Clock
@@ -63,9 +63,17 @@ class Process:
         self._before_stop.append(action)
 
     def catch_signals(self) -> None:
-        """SIGTERM and SIGINT stop the process from now on; a second one shortens the stop."""
+        """SIGTERM and SIGINT stop the process from now on; a second one shortens the stop.
+
+        The interpreter runs handlers between any two steps of the main thread, which may just then hold the lock that
+        an event needs. So the handler does nothing, and a thread of its own reads which signal came.
+        """
+        incoming, outgoing = socket.socketpair()
+        outgoing.setblocking(False)
+        signal.set_wakeup_fd(outgoing.detach())
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._signalled)
+            signal.signal(number, lambda *_: None)
+        threading.Thread(target=self._listen, args=(incoming,), name="signals", daemon=True).start()
 
     def run(self) -> int:
         """Run until told to stop, or a failure; the exit code: 0, 1 a loop failed, 3 not all could be finished."""
@@ -100,7 +108,12 @@ class Process:
     def _threads(self) -> Iterable[tuple[Loop, threading.Thread]]:
         return (pair for stage in self._stages for pair in stage)
 
-    def _signalled(self, number: int, _frame: FrameType | None) -> None:
+    def _listen(self, incoming: socket.socket) -> None:
+        while True:
+            for number in incoming.recv(16):
+                self._signalled(number)
+
+    def _signalled(self, number: int) -> None:
         if self.stopping.is_set():
             self.impatient.set()
             return
@@ -108,9 +121,9 @@ class Process:
         self.stopping.set()
 
     def _stop(self) -> bool:
-        deadline = self._clock.monotonic() + self._drain_timeout
         for action in self._before_stop:
             action()
+        deadline = self._clock.monotonic() + self._drain_timeout
         for stage in self._stages:
             for loop, _ in stage:
                 loop.stop()

@@ -91,7 +91,7 @@ def _run(parts: Parts, kind: Kind) -> int:
         )
         return process.run()
     finally:
-        parts.broker.close(timeout_seconds=5)
+        parts.close()
 
 
 def _idle_seconds(parts: Parts) -> dict[str, float]:

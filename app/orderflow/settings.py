@@ -124,7 +124,9 @@ class Settings:
         30, _number(float, 1, 3600), "Age of the oldest unpublished row at which the API refuses orders (503)."
     )
     inbox_retention_days: int = _setting(30, _number(int, 1, 3650), "Days for which duplicates are recognised by id.")
-    drain_timeout_seconds: float = _setting(20, _number(float, 0, 600), "Longest orderly stop after SIGTERM.")
+    drain_timeout_seconds: float = _setting(
+        20, _number(float, 0, 600), "Longest orderly stop, after the lame-duck time."
+    )
     lame_duck_seconds: float = _setting(
         3, _number(float, 0, 120), "How long an API goes on serving after it said that it is not ready any more."
     )

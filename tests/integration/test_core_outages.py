@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from orderflow.messaging.errors import DatabaseUnavailable, TransactionAborted
-from orderflow.messaging.service import Incoming, Outcome, Transaction
+from orderflow.messaging.service import Emitting, Incoming, Outcome, Transaction
 from tests.fakes import eventually
 from tests.proxy import COMMITTED, Proxy
 from tests.rig import Rig, cancelled, effects, handle, one, order, prepare
@@ -86,6 +86,42 @@ def test_without_a_database_nothing_leaves_and_when_it_is_there_work_goes_on(url
         eventually(lambda: rig.consumer.acknowledged == [message, never, malformed])
     assert effects(url) == {order(message): 1}
     assert len(rig.publisher.to("dlx")) == 2
+
+
+def test_what_was_committed_before_an_outage_is_not_taken_for_duplicates(url: str) -> None:
+    sent = [cancelled(), cancelled(), cancelled(), cancelled()]
+    calls = list[int]()
+
+    def handler(messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+        calls.append(len(messages))
+        if len(calls) == 1:
+            raise ZeroDivisionError  # so that the batch is halved
+        if len(calls) == 3:
+            raise DatabaseUnavailable("gone")
+        return handle(messages, transaction)
+
+    with Rig(url, *sent, handler=handler) as rig:
+        eventually(lambda: rig.consumer.acknowledged)
+        assert calls == [4, 2, 2, 2]
+        assert (rig.total.done, rig.total.duplicates) == (4, 0)
+    assert effects(url) == {order(message): 1 for message in sent}
+
+
+def test_a_batch_full_of_culprits_shows_that_it_moves_and_ends_when_told_to(url: str) -> None:
+    looks = list[float]()
+
+    def handler(messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+        looks.append(rig.loop.last_progress)
+        rig.loop.last_progress = float("-inf")
+        if len(looks) == 9:
+            rig.loop.give_up()
+        raise ZeroDivisionError
+
+    with Rig(url, *[cancelled() for _ in range(8)], handler=handler) as rig:
+        rig.join()
+    assert len(looks) == 9, "fifteen without the order to end"
+    assert float("-inf") not in looks
+    assert rig.consumer.acknowledged == []
 
 
 def test_a_commit_whose_answer_is_lost_happened_once(url: str, proxy: Proxy) -> None:

@@ -251,7 +251,9 @@ def test_an_idempotency_key_that_is_none_is_refused(shop: Shop, name: str) -> No
 
 def test_without_an_idempotency_key_nothing_is_ordered(shop: Shop) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
-    assert_problem(shop.client.post("/v1/orders", json=ORDER, headers=headers), 422, "invalid")
+    answer = shop.client.post("/v1/orders", json=ORDER, headers=headers)
+    assert_problem(answer, 422, "invalid")
+    assert "idempotency-key" in answer.json()["detail"].lower()
 
 
 def test_another_media_type_is_refused(shop: Shop) -> None:

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """A process: starts its loops, stops them in stages, and fails loudly."""
 
+import signal
+import subprocess
+import sys
 import threading
+import time
 
 import pytest
 
-from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.clock import ManualClock, SystemClock
 from orderflow.process import EXIT_FAILED, EXIT_UNFINISHED, Process
 
 
@@ -74,6 +78,47 @@ def test_a_loop_that_does_not_finish_in_time_is_given_up() -> None:
     subject.stopping.set()
     assert subject.run() in {EXIT_UNFINISHED, 0}
     assert loop.given_up.is_set()
+
+
+def test_the_time_to_finish_begins_when_the_process_is_no_longer_sent_anything() -> None:
+    ended: list[str] = []
+    subject = process(drain_timeout_seconds=5)
+    clock = ManualClock()
+    subject._clock = clock
+    subject.before_stop(lambda: clock.advance(60))
+    loop = FakeLoop("http", ended)
+    subject.add(loop)
+    subject.stopping.set()
+    assert subject.run() == 0
+    assert (ended, loop.given_up.is_set()) == (["http"], False)
+
+
+SIGNALLED = """
+import threading
+from orderflow.messaging.clock import SystemClock
+from orderflow.process import Process
+
+process = Process("test", clock=SystemClock(), drain_timeout_seconds=5)
+process.catch_signals()
+process.before_stop(lambda: print("stopping", process.impatient.wait(60), flush=True))
+threading.Thread(target=lambda: print("up", flush=True)).start()
+raise SystemExit(process.run())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_process_and_a_second_one_hurries_it(number: signal.Signals) -> None:
+    # A shell that starts something in the background has it ignore SIGINT; an order to stop counts all the same.
+    with subprocess.Popen([sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        running.send_signal(number)
+        time.sleep(0.01)
+        while running.poll() is None:
+            running.send_signal(number)
+            time.sleep(0.01)
+        assert running.stdout.read() == "stopping True\n"
+        assert running.returncode == 0
 
 
 def test_idle_seconds_are_told_for_each_running_loop() -> None:

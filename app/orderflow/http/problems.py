@@ -70,9 +70,8 @@ def _invalid(_: Request[Any, Any, Any], error: ValidationException) -> Response[
         for item in (error.extra or [])
         if isinstance(item, dict)
     ]
-    return answer(
-        ProblemDocument(type="invalid", title="invalid", status=422, detail="the request does not fit", errors=errors)
-    )
+    detail = "the request does not fit" if errors else str(error.detail)
+    return answer(ProblemDocument(type="invalid", title="invalid", status=422, detail=detail, errors=errors))
 
 
 def _unanswered(request: Request[Any, Any, Any], error: InternalServerException) -> Response[bytes]:

@@ -12,6 +12,8 @@ from orderflow.messaging.service import Transaction
 from orderflow.messaging.unit_of_work import Work
 
 Result = TypeVar("Result")
+ANSWER_SECONDS = 2.0
+"""Longest wait for what an answer needs; then the client is told to try again."""
 
 
 class Reader:
@@ -28,7 +30,7 @@ class Reader:
 
     def close(self) -> None:
         """Finish what was begun."""
-        self._pool.shutdown()
+        self._pool.shutdown(cancel_futures=True)
 
     def _read(self, query: Callable[[Transaction], Result]) -> Result:
         if not hasattr(self._local, "database"):

@@ -2,7 +2,7 @@
 """One batch through its handler: decode, drop duplicates, apply in one transaction, collect what must be copied."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -30,6 +30,18 @@ class Verdicts:
     retries: list[tuple[int, str]] = field(default_factory=list)
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
     """(position, reason, detail)"""
+    settled: set[int] = field(default_factory=set)
+    """Whose fate is known: they are left alone when the batch is applied again."""
+
+    def reject(self, position: int, reason: str, detail: str) -> None:
+        """Add a message that is given up."""
+        self.rejects.append((position, reason, detail))
+        self.settled.add(position)
+
+    def retry(self, position: int, reason: str) -> None:
+        """Add a message that is to come again."""
+        self.retries.append((position, reason))
+        self.settled.add(position)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,39 +54,52 @@ class Attempt:
     inbox: Inbox
     unit_of_work: UnitOfWork
 
-    def __call__(self, deliveries: Sequence[Delivery], span: BatchSpan) -> Verdicts:
+    def __call__(
+        self,
+        deliveries: Sequence[Delivery],
+        span: BatchSpan,
+        verdicts: Verdicts | None = None,
+        *,
+        moving: Callable[[], None] = lambda: None,
+    ) -> Verdicts:
         """Apply a batch; on return everything that is neither a retry nor a reject is committed.
 
-        Raises InfrastructureError when the surroundings failed: the batch may be applied again as it is.
+        Raises InfrastructureError when the surroundings failed: the batch may be applied again, with the same
+        ``verdicts``, which tell what was committed before. ``moving`` is called before each transaction; a batch full
+        of culprits needs two for each of them.
         """
-        verdicts = Verdicts()
+        verdicts = Verdicts() if verdicts is None else verdicts
         items = self._decoded(deliveries, span, verdicts)
 
         def apply(part: Sequence[Item]) -> None:
+            moving()
             self._apply(part, verdicts)
 
         def blame(item: Item, error: Exception) -> None:
             if isinstance(error, BadData):
-                verdicts.rejects.append((item[0], "bad_data", "the database refused a value"))
+                verdicts.reject(item[0], "bad_data", "the database refused a value")
             else:
-                verdicts.retries.append((item[0], "handler_error"))
+                verdicts.retry(item[0], "handler_error")
             log.warning("message.isolated", exc_info=error, extra={"message_id": str(item[1].message_id)})
 
         isolate(items, apply, blame)
         return verdicts
 
     def _decoded(self, deliveries: Sequence[Delivery], span: BatchSpan, verdicts: Verdicts) -> list[Item]:
-        """The messages that can be read, each id once."""
+        """The messages that can be read, each id once, without those that are settled."""
         items: list[Item] = []
         seen: set[UUID] = set()
         for position, delivery in enumerate(deliveries):
+            if position in verdicts.settled:
+                continue
             try:
                 incoming = self.codec.incoming(delivery, self.accepted, span.headers(position))
             except MalformedMessage as error:
-                verdicts.rejects.append((position, error.reason, error.detail))
+                verdicts.reject(position, error.reason, error.detail)
                 continue
             if incoming.message_id in seen:
                 verdicts.outcomes.duplicates += 1
+                verdicts.settled.add(position)
                 continue
             seen.add(incoming.message_id)
             items.append((position, incoming))
@@ -89,6 +114,7 @@ class Attempt:
             again = {retry[0] for retry in retries} | {reject[0] for reject in rejects}
             if again:
                 self.inbox.forget(work, [incoming.message_id for position, incoming in new if position in again])
+        verdicts.settled.update(position for position, _ in items)
         verdicts.retries += retries
         verdicts.rejects += rejects
         verdicts.outcomes.done += len(new) - len(again)

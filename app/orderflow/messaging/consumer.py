@@ -10,7 +10,7 @@ from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.broker import Batch, Consumer, Publication, Publisher
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.dead_letter import dead_letter
-from orderflow.messaging.errors import InfrastructureError, TransactionAborted
+from orderflow.messaging.errors import GivenUp, InfrastructureError, TransactionAborted
 from orderflow.messaging.hooks import Hooks
 from orderflow.messaging.parking import Parking
 from orderflow.messaging.retry import RetryPolicy, retry_copy
@@ -96,13 +96,14 @@ class ConsumerLoop:
     def _settle(self, batch: Batch) -> None:
         """Bring one batch to its end. While the surroundings fail nothing leaves: pause, then the same batch again."""
         span = self._hooks.batch_received(batch.queue, batch.deliveries)
+        verdicts = Verdicts()
         parking: Parking | None = None
         aborts = 0
         while not self._given_up.is_set():
             self.last_progress = self._clock.monotonic()
             try:
                 if parking is None:
-                    verdicts = self._attempt(batch.deliveries, span)
+                    self._attempt(batch.deliveries, span, verdicts, moving=self._moving)
                     parking = Parking(self._publisher, self._copies(batch, verdicts))
                 parking.finish(seconds=self._confirm_timeout, given_up=self._given_up)
             except InfrastructureError as error:
@@ -118,6 +119,12 @@ class ConsumerLoop:
                 self._backoff.reset()
                 span.handled(verdicts.outcomes)
                 return
+
+    def _moving(self) -> None:
+        """Show that the loop moves; raises GivenUp when it is no longer to."""
+        self.last_progress = self._clock.monotonic()
+        if self._given_up.is_set():
+            raise GivenUp("the process was told to end at once")
 
     def _copies(self, batch: Batch, verdicts: Verdicts) -> list[Publication]:
         """What is retried or dead-lettered, as it is to be published; the outcomes tell what that is."""

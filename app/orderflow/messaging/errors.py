@@ -7,7 +7,8 @@
     ├── InfrastructureError     nothing is wrong with the message: it stays, the consumer pauses and tries again
     │   ├── BrokerUnavailable       no connection, or it went away
     │   ├── DatabaseUnavailable     no connection, or it went away, or the server is shutting down
-    │   └── TransactionAborted      deadlock or serialization failure: the same work can succeed at once
+    │   ├── TransactionAborted      deadlock or serialization failure: the same work can succeed at once
+    │   └── GivenUp                 the process ends and finishes nothing more
     ├── BadData                 the database refused a value: the message leaves to the dead letters
     └── SettingsError           the program cannot run like this: exit code 2
 """
@@ -31,6 +32,10 @@ class DatabaseUnavailable(InfrastructureError):
 
 class TransactionAborted(InfrastructureError):
     """The database chose this transaction as a victim; the same work can succeed at once."""
+
+
+class GivenUp(InfrastructureError):
+    """The process was told to end without finishing."""
 
 
 class BadData(MessagingError):

@@ -24,12 +24,15 @@ def is_sampled(headers: Mapping[str, object]) -> bool:
 
 
 def forwarded(headers: Mapping[str, object]) -> dict[str, str]:
-    """The trace headers, as they are; empty when there is none that could be valid."""
+    """The trace headers, as they are; empty when there is none that could be valid.
+
+    They end up in headers of HTTP and in JSON of the database, which refuse control characters.
+    """
     parent = headers.get(TRACEPARENT)
-    if not isinstance(parent, str) or len(parent) != _LENGTH:
+    if not isinstance(parent, str) or not _FORM.fullmatch(parent):
         return {}
     state = headers.get(TRACESTATE)
-    if isinstance(state, str) and 0 < len(state) <= _MOST_STATE:
+    if isinstance(state, str) and 0 < len(state) <= _MOST_STATE and state.isascii() and state.isprintable():
         return {TRACEPARENT: parent, TRACESTATE: state}
     return {TRACEPARENT: parent}
 

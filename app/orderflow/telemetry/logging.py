@@ -20,6 +20,8 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 _LONGEST = 500
 _QUIET = dict.fromkeys(("pika", "aiohttp", "urllib3", "asyncio", "uvicorn", "opentelemetry"), logging.WARNING)
 """These write prose, and much of it."""
+_SILENT = {"opentelemetry.trace.span": logging.ERROR}
+"""It warns of a trace state that is none, and quotes whatever a stranger wrote into it."""
 
 
 class JsonLines(logging.Formatter):
@@ -59,7 +61,7 @@ def configure(process_name: str, *, level: str = "info", stream: TextIO | None =
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for name, least in _QUIET.items():
+    for name, least in (_QUIET | _SILENT).items():
         logging.getLogger(name).setLevel(max(least, root.level))
 
 

@@ -73,8 +73,9 @@ class Watching(Hooks):
     def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchSpan:
         """Ask both for their view of the batch."""
         try:
-            counted = self._recorder.batch_received(queue, deliveries)
-            return WatchedBatch(counted, self._tracing.batch_received(queue, deliveries))
+            traced = self._tracing.batch_received(queue, deliveries)
+            # Last: a batch that is counted as open is open until somebody says that it was handled.
+            return WatchedBatch(self._recorder.batch_received(queue, deliveries), traced)
         except Exception:
             log.exception("telemetry.failed", extra={"hook": "batch_received"})
             return BatchSpan()

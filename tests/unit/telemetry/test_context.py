@@ -62,3 +62,13 @@ def test_a_state_of_any_length_is_not_carried_along() -> None:
     assert forwarded({"traceparent": TRACE + "00", "tracestate": long}) == {"traceparent": TRACE + "00"}
     context = parsed({"traceparent": TRACE + "01", "tracestate": long})
     assert context is not None and not context.trace_state
+
+
+@pytest.mark.parametrize("text", [TRACE + "0\n", TRACE[:-3] + "\r\nx01", "x" * 55, TRACE + "01\n"])
+def test_what_could_not_be_sent_on_is_not_carried_along(text: str) -> None:
+    assert forwarded({"traceparent": text}) == {}
+
+
+@pytest.mark.parametrize("state", ["a=1\r\nx: y", "a=\x00", "a=é", "a=1\n"])
+def test_a_state_that_could_not_be_sent_on_is_left_behind(state: str) -> None:
+    assert forwarded({"traceparent": TRACE + "01", "tracestate": state}) == {"traceparent": TRACE + "01"}

@@ -12,6 +12,7 @@ import pytest
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import SpanKind, set_span_in_context
 
+from orderflow.telemetry.context import parsed
 from orderflow.telemetry.logging import configure
 from tests.traces import Traces
 
@@ -107,3 +108,9 @@ def test_warnings_are_lines_too(output: Output) -> None:
         logging.captureWarnings(capture=True)
         warnings.warn("old", DeprecationWarning, stacklevel=1)
     assert output.lines[0]["logger"] == "py.warnings"
+
+
+def test_a_stranger_cannot_write_into_the_log_with_a_trace_state(output: Output) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    assert parsed({"traceparent": parent, "tracestate": "jane.doe@example.org 4111111111111111"}) is not None
+    assert output.lines == []

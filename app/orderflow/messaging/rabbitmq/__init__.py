@@ -96,6 +96,7 @@ class RabbitMQ:
             self._loop.start()
         except Exception:
             log.exception("broker.io_failed")
+            self.last_tick = float("-inf")  # the watchdog ends the process at its next look
         finally:
             self._publisher.end()
             self._each_consumer(RabbitConsumer.end)

@@ -13,7 +13,7 @@ from orderflow.messaging.broker import Batch, Delivery
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.delivery_buffer import DeliveryBuffer
 from orderflow.messaging.rabbitmq.link import Link
-from orderflow.messaging.rabbitmq.properties import from_pika
+from orderflow.messaging.rabbitmq.properties import from_pika, text
 
 log = logging.getLogger(__name__)
 
@@ -129,8 +129,8 @@ class RabbitConsumer:
         self._buffer.append(
             Delivery(
                 method.delivery_tag,
-                method.exchange,
-                method.routing_key,
+                text(method.exchange) or "",
+                text(method.routing_key) or "",
                 method.redelivered,
                 from_pika(properties),
                 body,

@@ -2,6 +2,7 @@
 """One connection of pika that comes back by itself. Everything here lives in the I/O thread."""
 
 import logging
+import time
 from collections.abc import Callable
 
 import pika
@@ -11,6 +12,9 @@ from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.hooks import Hooks
 
 log = logging.getLogger(__name__)
+
+_PROVEN_SECONDS = 10
+"""A connection that ends sooner is like one that failed: each costs a delivery count of all that was prefetched."""
 
 
 class Link:
@@ -26,6 +30,7 @@ class Link:
         self._hooks = hooks
         self._backoff = Backoff(first=0.2, most=10)
         self._closing = False
+        self._opened_at = 0.0
 
     def connect(self) -> None:
         """Begin to connect; ``opened`` is called when it is done."""
@@ -50,7 +55,7 @@ class Link:
         return self._closing and self.connection is None
 
     def _on_open(self, connection: SelectConnection) -> None:
-        self._backoff.reset()
+        self._opened_at = time.monotonic()
         self.connection = connection
         log.info("broker.connected", extra={"role": self.role})
         self._hooks.connected(self.role, connected=True)
@@ -60,6 +65,8 @@ class Link:
 
     def _on_closed(self, _connection: SelectConnection, reason: BaseException) -> None:
         was_open, self.connection = self.connection is not None, None
+        if was_open and time.monotonic() - self._opened_at >= _PROVEN_SECONDS:
+            self._backoff.reset()
         if was_open:
             self._hooks.connected(self.role, connected=False)
             self.lost()

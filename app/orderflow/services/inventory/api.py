@@ -14,7 +14,7 @@ from orderflow.http.application import application
 from orderflow.http.guard import trace_of
 from orderflow.http.keys import ApiKeys
 from orderflow.http.problems import Problem
-from orderflow.http.reader import Reader
+from orderflow.http.reader import ANSWER_SECONDS, Reader
 from orderflow.messages import SKU_PATTERN, Amount, Currency, Units
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
@@ -24,7 +24,6 @@ from orderflow.services.inventory.handlers import stock_event
 from orderflow.services.inventory.store import Stock
 from orderflow.services.moments import Moments
 
-_ANSWER_SECONDS = 2.0
 _SkuInPath = Annotated[str, PathParameter(pattern=SKU_PATTERN, description="Stock keeping unit.")]
 
 
@@ -128,7 +127,7 @@ class StockApi:
 
     async def _put(self, put: Put) -> Stock | None:
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self.writer.submit(put)), _ANSWER_SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(self.writer.submit(put)), ANSWER_SECONDS)
         except Overloaded:
             raise Problem(429, "overloaded", "too many requests at the same time", retry_after=1) from None
         except (InfrastructureError, TimeoutError):
@@ -136,7 +135,7 @@ class StockApi:
 
     async def _read(self, query: Callable[[Any], Stock | None]) -> Stock | None:
         try:
-            return await asyncio.wait_for(self.reader.read(query), _ANSWER_SECONDS)
+            return await asyncio.wait_for(self.reader.read(query), ANSWER_SECONDS)
         except (InfrastructureError, TimeoutError):
             raise _unavailable() from None
 

@@ -16,7 +16,7 @@ from orderflow.http.application import application
 from orderflow.http.guard import client_of, trace_of
 from orderflow.http.keys import ApiKeys
 from orderflow.http.problems import Problem
-from orderflow.http.reader import Reader
+from orderflow.http.reader import ANSWER_SECONDS, Reader
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
 from orderflow.services.moments import Moments
@@ -31,7 +31,6 @@ _REFUSALS = {
     "invalid": 422,
     "sold_out": 409,
 }
-_ANSWER_SECONDS = 2.0
 _IdempotencyKey = Annotated[
     str,
     HeaderParameter(
@@ -125,7 +124,7 @@ class OrdersApi:
             raise self._refusal(503, "outbox_too_old", "orders cannot be passed on at the moment", 5)
         try:
             future = asyncio.wrap_future(self.writer.submit(submission))
-            result = await asyncio.wait_for(asyncio.shield(future), _ANSWER_SECONDS)
+            result = await asyncio.wait_for(asyncio.shield(future), ANSWER_SECONDS)
         except Overloaded:
             raise self._refusal(429, "overloaded", "too many requests at the same time", 1) from None
         except (InfrastructureError, TimeoutError):
@@ -142,7 +141,7 @@ class OrdersApi:
 
     async def _read(self, query: Callable[[Any], Any]) -> Any:
         try:
-            return await asyncio.wait_for(self.reader.read(query), _ANSWER_SECONDS)
+            return await asyncio.wait_for(self.reader.read(query), ANSWER_SECONDS)
         except (InfrastructureError, TimeoutError):
             raise Problem(503, "database-unavailable", "try again", retry_after=1) from None
 
