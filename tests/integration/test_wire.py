@@ -6,8 +6,11 @@ from uuid import uuid4
 
 import pika
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 
 from local.poison import every_kind
+from local.rabbitmq import RabbitMQ as RabbitMQServer
+from local.servers import Stack
 from local.system import eventually
 from orderflow.messages import MalformedMessage, OrderCreated
 from orderflow.messaging.broker import Delivery
@@ -19,6 +22,18 @@ from orderflow.messaging.rabbitmq import RabbitMQ
 from orderflow.messaging.retry import RETRY_EXCHANGE, retry_copy
 
 pytestmark = pytest.mark.integration
+
+
+def test_a_message_that_is_too_large_for_a_consumers_memory_is_refused_by_the_broker(stack: Stack) -> None:
+    if not isinstance(stack.rabbitmq, RabbitMQServer):
+        pytest.skip("the broker was given by URL; its limits are not ours to set")
+    with pika.BlockingConnection(pika.URLParameters(stack.rabbitmq.amqp_url)) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.queue_declare("large", exclusive=True)
+        channel.basic_publish("", "large", b"x" * 2 * 1024 * 1024, mandatory=True)
+        with pytest.raises(ChannelClosedByBroker, match="larger than"):
+            channel.basic_publish("", "large", b"x" * (2 * 1024 * 1024 + 1), mandatory=True)
 
 
 class Connections(Hooks):
