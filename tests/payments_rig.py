@@ -22,6 +22,7 @@ from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.database import Database, migrate
 from orderflow.messaging.hooks import Hooks
 from orderflow.messaging.service import Incoming
+from orderflow.operations.payment_simulator import slow_seconds
 from orderflow.services.moments import Moments
 from orderflow.services.payments import PAYMENTS
 from orderflow.services.payments.charging import Charging, count_unknown
@@ -33,6 +34,11 @@ from tests.effects_rig import EffectsRig
 from tests.fakes import eventually
 
 ROOT = Path(__file__).parents[1]
+
+
+def quickly_slow() -> UUID:
+    """An order whose slow charge takes little more than 2 s."""
+    return next(order for order in iter(uuid4, None) if slow_seconds(str(order)) < 2.3)
 
 
 def prepare_service(url: str, name: str) -> None:
@@ -104,6 +110,14 @@ class Simulator(ProcessGroup):
             Counter(UUID(row["reference"]) for row in captured),
             Counter(UUID(row["reference"]) for row in content["refunds"]),
         )
+
+    def charged(self, order_id: UUID) -> int:
+        """How often an order was charged."""
+        return self.ledger()[0][order_id]
+
+    def refunded(self, order_id: UUID) -> int:
+        """How often an order was refunded."""
+        return self.ledger()[1][order_id]
 
     def execute(self, event: InventoryReserved) -> None:
         """Charge an order as if a call of ours had reached the provider only now."""

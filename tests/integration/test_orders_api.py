@@ -2,118 +2,25 @@
 """The orders API on a real database: one key, one order; every refusal is a problem document."""
 
 import json
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from litestar.testing import TestClient
 
-from orderflow.http.keys import ApiKeys, make_key
-from orderflow.http.reader import Reader
-from orderflow.messages import OrderCreated, StockChanged, decode
-from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec
-from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.group_commit import GroupCommit
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.unit_of_work import UnitOfWork, Work
-from orderflow.services.moments import Moments
+from orderflow.messages import OrderCreated, decode
+from orderflow.messaging.unit_of_work import Work
 from orderflow.services.orders import store
-from orderflow.services.orders.api import OrdersApi
-from orderflow.services.orders.intake import Intake
-from tests.fakes import ScriptedPublisher
+from tests.orders_rig import KEY, ORDER, OTHER, READER, Shop, opened, prepare_offers
 from tests.proxy import Proxy
 
 pytestmark = pytest.mark.integration
 
-KEY, ENTRY = make_key("shop", frozenset({"orders:write", "orders:read"}))
-OTHER, OTHER_ENTRY = make_key("partner", frozenset({"orders:write", "orders:read"}))
-READER, READER_ENTRY = make_key("auditor", frozenset({"orders:read"}))
-KEYS = ApiKeys.parse(",".join((ENTRY, OTHER_ENTRY, READER_ENTRY)))
-ORDER: dict[str, Any] = {"user_id": "u", "items": [{"sku": "a", "quantity": 2}], "payment_token": "ok"}
-PRICES = {"a": (100, 50, "EUR"), "b": (7, 50, "EUR"), "gone": (5, 0, "EUR"), "dollar": (5, 50, "USD")}
-
-
-@dataclass(slots=True)
-class Shop:
-    """The application with everything around it that it needs."""
-
-    client: TestClient[Any]
-    database: Database
-    publisher: ScriptedPublisher
-    age: list[float] = field(default_factory=lambda: [0.0])
-
-    def post(self, body: Any = None, *, key: str = KEY, name: str | None = None, **headers: str) -> Any:
-        """Place an order under an idempotency key (a new one, unless named)."""
-        known = {"Authorization": f"Bearer {key}", "Idempotency-Key": name or str(uuid4()), **headers}
-        content = body if isinstance(body, bytes) else json.dumps(ORDER if body is None else body).encode()
-        return self.client.post("/v1/orders", content=content, headers={"Content-Type": "application/json", **known})
-
-    def get(self, path: str, key: str = KEY) -> Any:
-        return self.client.get(path, headers={"Authorization": f"Bearer {key}"})
-
-    def count(self, table: str) -> int:
-        with self.database.transaction() as transaction:
-            ((rows,),) = transaction.execute(f"select count(*) from {table}")
-        return int(rows)
-
-
-@contextmanager
-def opened(url: str, *, most_waiting: int = 2000) -> Iterator[Shop]:
-    """The application on a database."""
-    publisher, clock, moments = ScriptedPublisher(), SystemClock(), Moments()
-    outbox = Outbox(publisher, Codec(app_id="orders"), lease_seconds=10)
-    intake = Intake(hold_seconds=60, moments=moments)
-    writer = GroupCommit(UnitOfWork(Database(url), outbox), intake, clock=clock, most_waiting=most_waiting)
-    reader = Reader(lambda: Database(url))
-    age = [0.0]
-    api = OrdersApi(
-        writer=writer,
-        reader=reader,
-        keys=KEYS,
-        moments=moments,
-        outbox_age=lambda: age[0],
-        outbox_max_age_seconds=30,
-    )
-    thread = threading.Thread(target=writer.run)
-    thread.start()
-    try:
-        with TestClient(api.app()) as client:
-            yield Shop(client, Database(url), publisher, age)
-    finally:
-        writer.stop()
-        thread.join()
-        reader.close()
-
 
 @pytest.fixture
 def prepared(database: str) -> str:
-    """A database with tables and offers."""
-    setup = Database(database)
-    names = ("orderflow.messaging", "orderflow.services.orders")
-    migrate(setup, [(name, files(name).joinpath("schema.sql").read_text()) for name in names])
-    news = [
-        StockChanged(
-            timestamp=datetime.now(UTC),
-            sku=sku,
-            on_hand=50,
-            available=available,
-            unit_price=price,
-            currency=currency,
-            stock_version=1,
-        )
-        for sku, (price, available, currency) in PRICES.items()
-    ]
-    with setup.transaction() as transaction:
-        store.note_stock(Work(transaction), news)
-    setup.close()
+    prepare_offers(database)
     return database
 
 
