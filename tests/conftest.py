@@ -2,6 +2,7 @@
 """Servers and fresh places on them, for every test that needs a real one."""
 
 import base64
+import gc
 import logging
 import os
 import secrets
@@ -14,6 +15,9 @@ import pytest
 from hypothesis import settings
 
 from local.servers import Stack
+
+# What pytest has collected lives to the end; to look through it again and again costs a tenth of the fast tests.
+gc.set_threshold(50_000, 20, 20)
 
 # No deadline: a busy machine is no bug. Thirty examples keep the unit suite in seconds; runs differ, so they add up.
 settings.register_profile("quick", max_examples=30, deadline=None)
