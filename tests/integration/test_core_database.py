@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from threading import Barrier, Thread
 from typing import Any
 from uuid import UUID, uuid4
@@ -51,6 +51,30 @@ def test_statements_are_counted_with_begin_and_commit(db: Database) -> None:
         transaction.execute("select 1")
         transaction.execute("select 1")
     assert transaction.statements == 4
+
+
+@pytest.mark.parametrize("hours", [-3, 3])
+def test_the_time_of_a_transaction_is_the_servers_whatever_our_clock_says(
+    database: str, hours: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Wrong(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=hours)
+
+    monkeypatch.setattr("orderflow.messaging.database.datetime", Wrong)
+    wrong = Database(database)
+    with wrong.transaction() as transaction:
+        ((server,),) = transaction.execute("select clock_timestamp()")
+    wrong.close()
+    assert abs(server - transaction.now) < timedelta(seconds=2)
+    assert "database.clock_differs" in caplog.messages
+
+
+def test_a_clock_that_is_right_is_left_alone(db: Database, caplog: pytest.LogCaptureFixture) -> None:
+    assert run(db, "select 1") == [(1,)]
+    assert db._ahead == timedelta()
+    assert "database.clock_differs" not in caplog.messages
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,11 @@
 The only module that imports psycopg.
 """
 
+import logging
 import time
 from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import psycopg
@@ -19,6 +20,9 @@ from psycopg.types.array import ListDumper
 from orderflow.messaging.arrays import Packer, packer
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 
+log = logging.getLogger(__name__)
+
+_SAME_CLOCK = timedelta(seconds=0.5)
 _BAD_DATA = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded)
 _ABORTED = (errors.SerializationFailure, errors.DeadlockDetected)
 
@@ -56,10 +60,11 @@ class _List(Dumper):
 class SqlTransaction:
     """An open transaction; counts its statements, begin and commit included."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], ahead: timedelta) -> None:
         self._cursor = connection.cursor(binary=True)
         self.statements = 2
-        self.now = datetime.now(UTC)
+        self.now = datetime.now(UTC) + ahead
+        """The server's time at the beginning: leases and holds are seen by processes whose clocks may differ."""
 
     def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement with ``%(name)s`` parameters; the rows that it returns, if it returns any."""
@@ -80,6 +85,7 @@ class Database:
         self._name = application_name
         self._timeout_ms = round(statement_timeout_seconds * 1000)
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._ahead = timedelta()
         self.failed_at = self.committed_at = float("-inf")
         """Monotonic times of the last DatabaseUnavailable and of the last commit."""
 
@@ -93,7 +99,7 @@ class Database:
         connection = self._connected()
         try:
             with connection.transaction():
-                yield SqlTransaction(connection)
+                yield SqlTransaction(connection, self._ahead)
         except psycopg.Error as error:
             raise self._sorted(error) from error
         self.committed_at = time.monotonic()
@@ -124,7 +130,9 @@ class Database:
                 keepalives_count=3,
                 tcp_user_timeout=20_000,
             )
+            self._ahead = _ahead(self._connection)
         except psycopg.Error as error:
+            self.close()
             self.failed_at = time.monotonic()
             raise DatabaseUnavailable(_first_line(error)) from error
         self._connection.adapters.register_dumper(list, _List)
@@ -141,6 +149,19 @@ class Database:
             self.close()
         self.failed_at = time.monotonic()
         return DatabaseUnavailable(text)
+
+
+def _ahead(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
+    """How far the server's clock is ahead of ours; nothing when the way there and back may explain the difference."""
+    before = datetime.now(UTC)
+    row = connection.execute("select clock_timestamp()").fetchone()
+    after = datetime.now(UTC)
+    assert row is not None
+    ahead: timedelta = row[0] - (before + (after - before) / 2)
+    if abs(ahead) <= max(_SAME_CLOCK, after - before):
+        return timedelta()
+    log.warning("database.clock_differs", extra={"ahead_seconds": round(ahead.total_seconds(), 1)})
+    return ahead
 
 
 def _first_line(error: psycopg.Error) -> str:
