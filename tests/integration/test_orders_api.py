@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The orders API on a real database: one key, one order; every refusal is a problem document."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -109,6 +110,8 @@ def test_two_api_processes_with_one_key_make_one_order(shop: Shop, prepared: str
         ([{"sku": "a", "quantity": 1, "gift": True}], 422, "invalid"),
         ([{"sku": "../a", "quantity": 1}], 422, "invalid"),
         ([{"sku": "a", "quantity": 1.5}], 422, "invalid"),
+        ([{"sku": "a", "quantity": "1"}], 422, "invalid"),
+        ([{"sku": "a", "quantity": True}], 422, "invalid"),
         ("a", 422, "invalid"),
     ],
 )
@@ -136,11 +139,21 @@ def test_a_body_that_does_not_fit_is_refused(shop: Shop, body: Any) -> None:
     assert_problem(shop.post(json.dumps(body).encode()), 422, "invalid")
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"NaN", b"[" * 20_000])
+def test_what_does_not_fit_is_named(shop: Shop) -> None:
+    errors = shop.post({**ORDER, "items": [{"sku": "a", "quantity": 0}]}).json()["errors"]
+    assert errors == [{"field": "items[0].quantity", "message": "Expected `int` >= 1"}]
+    errors = shop.post({**ORDER, "gift": True}).json()["errors"]
+    assert errors == [{"field": "body", "message": "Object contains unknown field `gift`"}]
+
+
+@pytest.mark.parametrize("start", [b"", b'{"gift": ', b'{"items": ', b'{"user_id": '])
+def test_a_body_thousands_deep_does_not_fit(shop: Shop, start: bytes) -> None:
+    assert_problem(shop.post(start + b"[" * 60_000), 422, "invalid")
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"user_id": "\xff"}', b'{"user_id": "\\ud800"}', b"NaN"])
 def test_what_is_not_json_is_refused(shop: Shop, body: bytes) -> None:
-    answer = shop.post(body)
-    assert answer.status_code in {400, 422}
-    assert answer.headers["content-type"] == "application/problem+json"
+    assert_problem(shop.post(body), 400, "bad-request")
 
 
 def test_a_large_body_is_refused_also_when_it_does_not_tell_its_size(shop: Shop) -> None:
@@ -165,6 +178,8 @@ def test_without_an_idempotency_key_nothing_is_ordered(shop: Shop) -> None:
 
 def test_another_media_type_is_refused(shop: Shop) -> None:
     answer = shop.post(b"user_id=u", **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert_problem(answer, 415, "unsupported-media-type")
+    answer = shop.post(gzip.compress(json.dumps(ORDER).encode()), **{"Content-Encoding": "gzip"})
     assert_problem(answer, 415, "unsupported-media-type")
 
 

@@ -8,14 +8,13 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
 
+from orderflow.http.body import MOST_BODY_BYTES, JsonRequest
 from orderflow.http.guard import Guard
 from orderflow.http.keys import ApiKeys
 from orderflow.http.page import PlainPage
 from orderflow.http.problems import HANDLERS
 from orderflow.services.moments import Moments
 from orderflow.version import version
-
-MOST_BODY_BYTES = 64 * 1024
 
 
 def application(
@@ -26,6 +25,7 @@ def application(
         route_handlers=list(handlers),
         guards=[Guard(keys, moments)],
         exception_handlers=HANDLERS,
+        request_class=JsonRequest,
         request_max_body_size=MOST_BODY_BYTES,
         logging_config=None,
         openapi_config=OpenAPIConfig(

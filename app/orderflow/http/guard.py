@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may call, and in which media type; checked before a body is read."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from litestar.connection import ASGIConnection
@@ -24,7 +25,7 @@ class Guard:
         self._moments = moments
 
     def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Raises Problem: 401 without a known key, 403 without the scope, 415 for a body that is not JSON."""
+        """Raises Problem: 401 without a known key, 403 without the scope, 415 for a body that is not plain JSON."""
         wanted = handler.opt.get("scope")
         if wanted is None:
             return
@@ -33,7 +34,7 @@ class Guard:
             self._refused(wanted, "forbidden")
             raise Problem(403, "forbidden", f"this key does not have the scope {wanted}")
         if connection.scope.get("method") in {"POST", "PUT"}:
-            _must_be_json(connection.headers.get("content-type", ""))
+            _must_be_json(connection.headers)
         connection.scope[_CLIENT] = client  # type: ignore[literal-required]
 
     def _refused(self, wanted: str, why: str) -> None:
@@ -64,6 +65,8 @@ def trace_of(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, str]:
     return trace
 
 
-def _must_be_json(content_type: str) -> None:
-    if content_type.partition(";")[0].strip().lower() != "application/json":
+def _must_be_json(headers: Mapping[str, str]) -> None:
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
         raise Problem(415, "unsupported-media-type", "send application/json")
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise Problem(415, "unsupported-media-type", "send the body without Content-Encoding")

@@ -90,10 +90,6 @@ def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     return answer(document, headers)
 
 
-def _unreadable(_: Request[Any, Any, Any], _error: RecursionError) -> Response[bytes]:
-    return answer(ProblemDocument(type="bad-request", title="bad request", status=400, detail="nested too deeply"))
-
-
 def _refused_by_the_database(request: Request[Any, Any, Any], error: BadData) -> Response[bytes]:
     log.error("http.bad_data", extra={"path": request.url.path, "error": str(error)})
     return answer(ProblemDocument(type="invalid", title="invalid", status=422, detail="a value cannot be stored"))
@@ -109,7 +105,6 @@ HANDLERS: ExceptionHandlersMap = {
     ValidationException: _invalid,
     InternalServerException: _unanswered,
     HTTPException: _http,
-    RecursionError: _unreadable,
     BadData: _refused_by_the_database,
     Exception: _unexpected,
 }
