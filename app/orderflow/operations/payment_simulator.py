@@ -160,7 +160,7 @@ class Simulator:
             status, content = await self._answer(scope, receive)
         except Refused as refused:
             status, content = refused.status, {"error": refused.error}
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             status, content = 400, {"error": "invalid_body"}
         except NoAnswer:
             while (await receive())["type"] != "http.disconnect":

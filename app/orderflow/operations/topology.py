@@ -200,5 +200,5 @@ def _passwords(path: Path | None) -> Mapping[str, str] | None:
         return None
     try:
         return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a JSON object of user and password: {error}") from None

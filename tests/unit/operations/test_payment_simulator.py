@@ -148,6 +148,7 @@ def test_a_declined_or_unknown_charge_cannot_be_refunded() -> None:
         (BODY, None, 400),
         (BODY, "", 400),
         (b"{", "k", 400),
+        (b'{"currency":"\xff"}', "k", 400),
         ({**BODY, "amount": -1}, "k", 400),
         (b"x" * 20_000, "k", 413),
     ],

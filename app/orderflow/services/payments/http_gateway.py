@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import aiohttp
 import msgspec
@@ -35,7 +35,7 @@ class _Body(msgspec.Struct, frozen=True):
     """The part of the provider's answers that matters here."""
 
     status: Literal["captured", "declined", "not_known", "refunded"]
-    charge_id: str = ""
+    charge_id: Annotated[str, msgspec.Meta(max_length=255, pattern="^[^\\x00]*$")] = ""  # no database stores a NUL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +139,7 @@ class HttpGateway:
             return Unclear("timeout")
         except aiohttp.ClientError:
             return Unclear("connection_lost")
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Unclear("unreadable_answer")
 
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
+import asyncio
 from uuid import UUID
 
-import msgspec
 import pytest
 
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.hooks import Hooks
+from orderflow.services.moments import Moments
 from orderflow.services.payments.gateway import (
     Answer,
     Captured,
@@ -14,7 +17,7 @@ from orderflow.services.payments.gateway import (
     Refunded,
     Unclear,
 )
-from orderflow.services.payments.http_gateway import _charged, _looked_up, _refunded
+from orderflow.services.payments.http_gateway import HttpGateway, _charged, _looked_up, _refunded
 
 CAPTURED, DECLINED = b'{"status":"captured","charge_id":"ch_1","other":1}', b'{"status":"declined"}'
 PAYMENT = Payment(order_id=UUID(int=7), amount=1, currency="EUR", payment_token="4111")
@@ -52,9 +55,30 @@ def test_a_look_up_tells_what_became_of_a_charge(status: int, body: bytes, answe
     assert _looked_up(status, body) == answer
 
 
-def test_a_404_that_is_not_the_providers_says_nothing_about_a_charge() -> None:
-    with pytest.raises(msgspec.DecodeError):
-        _looked_up(404, b"<html>no such page</html>")
+UNREADABLE = {
+    "another page": b"<html>no such page</html>",
+    "no utf-8": b'{"status":"captured","charge_id":"\xff"}',
+    "thousands deep": b'{"more":' + b"[" * 100_000,
+    "a charge id that no database stores": b'{"status":"captured","charge_id":"\\u0000"}',
+    "an endless charge id": b'{"status":"captured","charge_id":"' + b"9" * 256 + b'"}',
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_an_answer_that_cannot_be_read_says_nothing_about_a_charge(body: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    async def ask() -> Answer:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            gateway = HttpGateway(url, timeout_seconds=5, hooks=Hooks(), moments=Moments(), clock=SystemClock())
+            async with gateway.connections():
+                return await gateway.look_up(PAYMENT)
+
+    assert asyncio.run(ask()) == Unclear("unreadable_answer")
 
 
 def test_a_refund_is_done_when_the_provider_says_so() -> None:
