@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One JSON object per line on standard output: an event name and its fields, with the trace it belongs to.
 
-Bodies, secrets and personal data are never fields. Of an exception, and of a field, only the first line is kept: a
-database puts the row into the lines below.
+Bodies, secrets and personal data are never fields. Of an exception, and of a field, only the first line is kept, and of
+that no more than 500 characters: a database puts the row into the lines below, and a stranger's text may be long.
 """
 
 import json
@@ -18,6 +18,7 @@ from opentelemetry.trace import get_current_span
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _LONGEST = 500
+_MOST_FRAMES = 20
 _QUIET = dict.fromkeys(("pika", "aiohttp", "urllib3", "asyncio", "uvicorn", "opentelemetry"), logging.WARNING)
 """These write prose, and much of it."""
 _SILENT = {"opentelemetry.trace.span": logging.ERROR}
@@ -70,8 +71,8 @@ def _rfc3339(seconds: float) -> str:
 
 
 def _short(value: object) -> object:
-    """A text without what follows its first line."""
-    return value.partition("\n")[0] if isinstance(value, str) else value
+    """A text without what follows its first line, and not too long."""
+    return value.partition("\n")[0][:_LONGEST] if isinstance(value, str) else value
 
 
 def _text(value: object) -> str:
@@ -87,7 +88,7 @@ def _exception(error: BaseException) -> dict[str, object]:
         "stack": [
             f"{frame.filename}:{frame.lineno} {frame.name}"
             for cause in reversed(chain)
-            for frame in traceback.extract_tb(cause.__traceback__)
+            for frame in traceback.extract_tb(cause.__traceback__, limit=-_MOST_FRAMES)
         ],
     }
 

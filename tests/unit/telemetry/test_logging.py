@@ -95,6 +95,20 @@ def test_a_newline_cannot_forge_a_line(output: Output) -> None:
     assert len(output.lines) == 1
 
 
+def test_a_line_is_never_long_whatever_is_logged(output: Output) -> None:
+    def deeper() -> None:
+        deeper()
+
+    try:
+        deeper()
+    except RecursionError:
+        log.exception("process.failed", extra={"told": "x" * 2_000_000})
+    (line,) = output.lines
+    assert len(output.getvalue()) < 5000
+    assert line["told"] == "x" * 500
+    assert line["stack"][-1].endswith("deeper")
+
+
 def test_levels_below_the_least_are_left_out_and_prose_of_libraries_is_kept_down(output: Output) -> None:
     log.debug("hidden")
     logging.getLogger("pika.connection").info("hidden")
