@@ -4,7 +4,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from local.system import System
@@ -33,7 +33,8 @@ def kept_current(system: System, path: Path) -> Iterator[None]:
 def _follow(system: System, path: Path, ended: threading.Event) -> None:
     last = ""
     while not ended.wait(_LOOK_SECONDS):
-        last = _write(system, path, last)
+        with suppress(OSError):  # a full disk: the next look may find room
+            last = _write(system, path, last)
 
 
 def _write(system: System, path: Path, last: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.tree import Tree
 
-from local.system import http_json
+from local.http_json import http_json
 
 Span = Mapping[str, Any]
 

@@ -14,8 +14,10 @@ import psycopg
 from psycopg import sql
 
 from local.enclosed_server import EnclosedServer, NotOurServer, Place, kept_password
+from local.roots import ServersUnavailable
 
 _ADMIN = "postgres"
+_CONNECT_SECONDS = 10
 _MAKE_THEN_RUN = """
 set -e
 bin=$1
@@ -92,6 +94,13 @@ class GivenPostgreSQL:
 
     admin_url: str
 
+    def check(self) -> None:
+        """Raises ServersUnavailable, naming the variable, when it cannot be used."""
+        try:
+            psycopg.connect(self.admin_url, connect_timeout=_CONNECT_SECONDS).close()
+        except psycopg.Error as error:
+            raise ServersUnavailable(f"ORDERFLOW_DATABASE_URL does not work: {error}") from error
+
     def url(self, database: str = "postgres") -> str:
         """The given login's URL of a database."""
         return urlunsplit(urlsplit(self.admin_url)._replace(path=f"/{database}"))
@@ -127,7 +136,7 @@ def create_database(admin_url: str, name: str) -> str:
             connection.execute(sql.SQL("create database {} owner {}").format(login, login))
         connection.execute(sql.SQL("revoke all on database {} from public").format(login))
     parts = urlsplit(admin_url)
-    netloc = f"{name}:{password}@{parts.hostname}:{parts.port or 5432}"
+    netloc = f"{name}:{password}@{parts.netloc.rpartition('@')[2]}"
     return urlunsplit(parts._replace(netloc=netloc, path=f"/{name}"))
 
 

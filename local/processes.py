@@ -13,7 +13,7 @@ from typing import Self
 
 from local.child import ProcessSpec, bury, has_ended, last_lines, launch, signal_group
 
-__all__ = ["Backoff", "ProcessFailed", "ProcessSpec", "Supervisor", "stop_on_terminate"]
+__all__ = ["Backoff", "ProcessFailed", "ProcessSpec", "Supervisor"]
 
 _TICK_SECONDS = 0.02
 _EXITS_BEFORE_GIVING_UP = 3
@@ -293,12 +293,3 @@ class _Wait:
     def __init__(self, process: _Process) -> None:
         self.deadline = time.monotonic() + process.spec.ready_seconds
         self.exits_before = len(process.exits)
-
-
-def stop_on_terminate() -> None:
-    """Make SIGTERM end this program as Ctrl-C does, so that its supervisors stop what they run.
-
-    SIGINT too: a shell starts programs in the background with SIGINT ignored.
-    """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)

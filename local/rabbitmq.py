@@ -5,7 +5,13 @@ import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import pika
+from pika.exceptions import AMQPError
+
 from local.enclosed_server import EnclosedServer, NotOurServer, Place, answers, kept_password
+from local.roots import ServersUnavailable
+from orderflow.messaging.errors import BrokerUnavailable
+from orderflow.operations.management import Management, ManagementRefused
 
 PLUGINS = ("rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_consistent_hash_exchange")
 _MOST_MESSAGE_BYTES = 2 * 1024 * 1024
@@ -118,6 +124,17 @@ class GivenRabbitMQ:
     amqp_url: str
     management_url: str
     metrics_url: str = ""
+
+    def check(self) -> None:
+        """Raises ServersUnavailable, naming the variable, when it cannot be used."""
+        try:
+            Management(self.management_url).get("overview")
+        except (BrokerUnavailable, ManagementRefused, ValueError) as error:
+            raise ServersUnavailable(f"ORDERFLOW_MANAGEMENT_URL does not work: {error}") from error
+        try:
+            pika.BlockingConnection(pika.URLParameters(self.amqp_url)).close()
+        except (AMQPError, OSError, ValueError) as error:
+            raise ServersUnavailable(f"ORDERFLOW_AMQP_URL does not work: {error!r}") from error
 
     def kill(self) -> None:
         """Refused: raises NotOurServer."""

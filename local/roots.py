@@ -36,6 +36,9 @@ _HOOKS = (
     f'--essential-hook=mkdir -p "$1/etc/postgresql-common" && echo create_main_cluster=false > "$1/{_CLUSTER_CONFIG}"',
     '--customize-hook=mkdir "$1/data" && printf "127.0.0.1 localhost\\n" > "$1/etc/hosts"',
 )
+_ENCLOSED = ("unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child")
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
+_SERVERS_OF_YOURS = "set ORDERFLOW_AMQP_URL, ORDERFLOW_MANAGEMENT_URL and ORDERFLOW_DATABASE_URL to servers of yours."
 
 
 class ServersUnavailable(Exception):
@@ -96,7 +99,12 @@ def _check_host(*, building: bool) -> None:
     if os.geteuid() != 0 or (building and shutil.which("mmdebstrap") is None):
         raise ServersUnavailable(
             "Starting the servers needs root and mmdebstrap (Debian or Ubuntu: run `make setup` as root);"
-            " or set ORDERFLOW_AMQP_URL, ORDERFLOW_MANAGEMENT_URL and ORDERFLOW_DATABASE_URL to servers of yours."
+            f" or {_SERVERS_OF_YOURS}"
+        )
+    if subprocess.run((*_ENCLOSED, "true"), capture_output=True, check=False).returncode:
+        raise ServersUnavailable(
+            "This root may not make namespaces, as in a container without `--privileged`: give the container that;"
+            f" or {_SERVERS_OF_YOURS}"
         )
 
 
@@ -113,7 +121,8 @@ def _build(suite: str, root: Path, progress: Callable[[str], None]) -> None:
     command = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"]
     command += [*_SLIM, *_HOOKS, *SUITES[suite], suite, str(unfinished)]
     # Mounts of an interrupted build end with its namespace, so that the next build's rmtree cannot reach into them.
-    enclosed = ["unshare", "--mount", "--pid", "--fork", "--kill-child", *command]
+    # It ends with us, so that it cannot write into what the next build has begun.
+    enclosed = [*_DIES_WITH_US, *_ENCLOSED, *command]
     with subprocess.Popen(enclosed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as builder:
         try:
             lines = _follow(builder, progress)

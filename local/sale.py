@@ -5,11 +5,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import Self
 
 import pika
+from pika.exceptions import AMQPError
 
 from local.driver import Crowd, Ledger, Plan
 from local.poison import every_kind
@@ -19,6 +21,8 @@ from orderflow.messaging.database import Database
 from orderflow.messaging.errors import DatabaseUnavailable
 
 TOKENS = {"ok": 0.86, "decline": 0.06, "slow": 0.03, "error_once": 0.02, "timeout_executed": 0.02, "never": 0.01}
+_BLOCKED_SECONDS = 30
+"""Longest wait for a broker that takes nothing, because its disk or memory is full."""
 FINAL = ("confirmed", "rejected", "cancelled")
 
 _STATE = """
@@ -62,7 +66,10 @@ class Sale:
     """Ends a running sale before its time; may be called from any thread."""
 
     def run(self, show: Callable[[Moment], None] = lambda _moment: None) -> None:
-        """Place every order of the plan; ``show`` is called about once a second."""
+        """Place every order of the plan; ``show`` is called about once a second.
+
+        Raises what watching raised, once the crowd is gone: without it poison or numbers would be missing.
+        """
         crowd = Crowd(self.plan, url=self.system.orders_api, key=self.system.orders_key, ledger=self.ledger)
         finished = threading.Event()
 
@@ -75,13 +82,13 @@ class Sale:
             self.end = end
             await crowd.run()
 
-        watcher = threading.Thread(target=self._watch, args=(finished, show), name="watch the sale")
-        watcher.start()
-        try:
-            asyncio.run(order())
-        finally:
-            finished.set()
-            watcher.join()
+        with ThreadPoolExecutor(1, thread_name_prefix="watch the sale") as pool:
+            watching = pool.submit(self._watch, finished, show)
+            try:
+                asyncio.run(order())
+            finally:
+                finished.set()
+        watching.result()
 
     def drain(self, *, seconds: float, show: Callable[[Moment], None] = lambda _moment: None) -> bool:
         """Wait until every order is final; false when some are not after that many seconds."""
@@ -136,23 +143,29 @@ class _Poisoner:
         self._kinds = list(every_kind())
 
     def __enter__(self) -> Self:
-        self._connection = pika.BlockingConnection(pika.URLParameters(self._url))
+        parameters = pika.URLParameters(self._url)
+        parameters.blocked_connection_timeout = _BLOCKED_SECONDS
+        self._connection = pika.BlockingConnection(parameters)
         self._channel = self._connection.channel()
         self._channel.confirm_delivery()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        if self._connection.is_open:
+            self._connection.close()
 
     def plant(self, count: int) -> None:
-        """Publish that many, and serve the connection's heartbeat."""
-        for _ in range(count):
-            poison = self._kinds[len(self._planted) % len(self._kinds)]
-            self._channel.basic_publish(
-                EXCHANGE, OrderCreated.routing_key, poison.body, poison.properties, mandatory=True
-            )
-            self._planted.append(poison.reason)
-        self._connection.process_data_events(0)
+        """Publish that many, and serve the connection's heartbeat; raises RuntimeError when the broker takes none."""
+        try:
+            for _ in range(count):
+                poison = self._kinds[len(self._planted) % len(self._kinds)]
+                self._channel.basic_publish(
+                    EXCHANGE, OrderCreated.routing_key, poison.body, poison.properties, mandatory=True
+                )
+                self._planted.append(poison.reason)
+            self._connection.process_data_events(0)
+        except AMQPError as error:
+            raise RuntimeError(f"the broker takes no messages (is its disk full?): {error!r}") from error
 
 
 def shelf(system: System, stock: Mapping[str, int]) -> None:

@@ -5,22 +5,24 @@
 """
 
 import argparse
+import fcntl
 import os
 import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NoReturn, Self
 from urllib.parse import urlsplit
 
 from local.enclosed_server import EnclosedServer, Place
+from local.interrupts import stop_on_terminate
 from local.ports import Ports
 from local.postgresql import GivenPostgreSQL, PostgreSQL
-from local.processes import ProcessFailed, Supervisor, stop_on_terminate
+from local.processes import ProcessFailed, Supervisor
 from local.prometheus import BROKER_JOB, Alertmanager, Prometheus
 from local.rabbitmq import GivenRabbitMQ, RabbitMQ
 from local.roots import SUITES, ServersUnavailable, ensure_root
@@ -36,6 +38,7 @@ class Stack:
     def __init__(self, *, directory: Path | None = None, report: Callable[[str], None] | None = None) -> None:
         self._closing = ExitStack()
         self.directory = directory or self._temporary_directory()
+        self._closing.enter_context(_taken(self.directory))
         self._report = report or (lambda _line: None)
         self._ports = Ports()
         self._closing.callback(self._ports.release)
@@ -82,6 +85,9 @@ class Stack:
                 stack._alertmanager = Alertmanager(place(), webhook=webhook)
             if prometheus:
                 stack._make_prometheus(place(), targets or {}, rule_files)
+            for given in (stack._rabbitmq, stack._postgresql):
+                if isinstance(given, GivenRabbitMQ | GivenPostgreSQL):
+                    given.check()
             stack.supervisor.start(*(server.prepare() for server in stack._own()))
         except BaseException:
             stack.close()
@@ -153,6 +159,20 @@ class Stack:
         directory = Path(tempfile.mkdtemp(prefix="orderflow-"))
         self._closing.callback(shutil.rmtree, directory, ignore_errors=True)
         return directory
+
+
+@contextmanager
+def _taken(directory: Path) -> Iterator[None]:
+    """Servers in namespaces cannot see that others work on the same data; raises ServersUnavailable when they do."""
+    directory.mkdir(parents=True, exist_ok=True)
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise ServersUnavailable(f"Servers run on {directory} already; stop them, or name another folder.") from None
+    finally:
+        os.close(held)
 
 
 def given_rabbitmq(environ: Mapping[str, str]) -> GivenRabbitMQ | None:

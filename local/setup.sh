@@ -4,7 +4,7 @@
 # The last line of stdout is the virtualenv's path; progress goes to stderr. Exit 2: this machine lacks something, and what.
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-cache=${ORDERFLOW_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/orderflow}
+cache=${ORDERFLOW_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or ORDERFLOW_CACHE}/.cache}/orderflow}
 servers_given=${ORDERFLOW_AMQP_URL:+${ORDERFLOW_DATABASE_URL:+yes}}
 
 say() { echo "setup: $*" >&2; }
@@ -81,6 +81,9 @@ if [ ! -e "$venv/.complete" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
     fill "$venv" "${files[@]}" || refuse "the virtualenv could not be made; the lines above say why."
   fi
   exec 9>&-
+fi
+if [ -e "$checkout/.venv" ] && [ ! -L "$checkout/.venv" ]; then
+  refuse ".venv is a folder that this did not make; move it away, then run this again."
 fi
 ln -sfn "$venv" "$checkout/.venv.$$" && mv -T "$checkout/.venv.$$" "$checkout/.venv"
 echo "$venv"

@@ -2,14 +2,11 @@
 """The whole of orderflow on given servers: topology, databases, keys, and every process of it, supervised."""
 
 import contextlib
-import json
 import os
 import secrets
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,10 +14,14 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import quote, urlsplit, urlunsplit
 
+import psycopg
+
 from local.enclosed_server import answers
+from local.http_json import http_json
 from local.ports import Ports
 from local.processes import ProcessFailed, ProcessSpec, Supervisor
 from local.servers import Stack
+from orderflow.messaging.errors import MessagingError
 from orderflow.operations.management import Management
 from orderflow.operations.topology import apply
 from orderflow.services import SERVICES
@@ -36,23 +37,6 @@ PROCESSES = {
     "notifications": "notifications",
 }
 """Process name to the service whose database and broker user it has."""
-
-
-def http_json(
-    method: str, url: str, *, key: str = "", body: Mapping[str, Any] | None = None, timeout_seconds: float = 10
-) -> tuple[int, Any]:
-    """One JSON request; the status and the decoded answer, also for an error status."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data=data, method=method, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
-            return answer.status, json.loads(answer.read() or b"null")
-    except urllib.error.HTTPError as error:
-        content = error.read()
-        with contextlib.suppress(ValueError):
-            return error.code, json.loads(content)
-        return error.code, content.decode(errors="replace")
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float, what: str, pause: float = 0.1) -> None:
@@ -100,6 +84,7 @@ class System:
         self.ports = Ports()
         processes = (*PROCESSES, "payment-simulator", "reconciler", "trace-store")
         self.places = {process: Place(self.ports.take(), self.ports.take()) for process in processes}
+        self._report = report or (lambda _line: None)
         self.supervisor = Supervisor(report=report)
         self._extra = dict(environ or {})
         self._commands = dict(commands or {})
@@ -111,20 +96,19 @@ class System:
         """A system with everything running and ready; everything is stopped at the end, also after a failure.
 
         Raises ProcessFailed at the end when a process had ended by itself, although it was started again. What a
-        system with a name made on the servers is removed when all went well.
+        system with a name made on the servers is removed, however it ends.
         """
         system = cls(stack, directory, **options)
-        try:
-            with system.supervisor:
-                system.prepare()
-                system.start()
-                yield system
+        with contextlib.ExitStack() as closing:
+            closing.callback(system.ports.release)
             if system.prefix:
-                system.remove()
-            if failures := system.failures():
-                raise ProcessFailed(f"processes ended by themselves: {failures}; see {directory}")
-        finally:
-            system.ports.release()
+                closing.callback(system.remove)
+            closing.enter_context(system.supervisor)
+            system.prepare()
+            system.start()
+            yield system
+        if failures := system.failures():
+            raise ProcessFailed(f"processes ended by themselves: {failures}; see {directory}")
 
     @property
     def orders_api(self) -> str:
@@ -154,13 +138,22 @@ class System:
         apply(Management(self.stack.rabbitmq.management_url), document)
 
     def remove(self) -> None:
-        """Delete what ``prepare`` made."""
-        management = Management(self.stack.rabbitmq.management_url)
-        management.delete("vhosts", self.vhost)
-        for user in self.passwords:
-            management.delete("users", f"{self.prefix}{user}")
-        for service in self.databases:
-            self.stack.postgresql.drop_database(f"{self.prefix}{service}")
+        """Delete what ``prepare`` made, as far as it came; tells of what it could not delete, and goes on."""
+        management, drop = Management(self.stack.rabbitmq.management_url), self.stack.postgresql.drop_database
+        with self._telling(f"the vhost {self.vhost} and its users"):
+            management.delete("vhosts", self.vhost)
+            for user in self.passwords:
+                management.delete("users", f"{self.prefix}{user}")
+        with self._telling(f"the databases {self.prefix}*"):
+            for service in SERVICES:
+                drop(f"{self.prefix}{service.name}")
+
+    @contextlib.contextmanager
+    def _telling(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (MessagingError, psycopg.Error) as error:
+            self._report(f"could not remove {what} from your servers: {error}")
 
     def start(self) -> None:
         """Start every process and wait until each says that it is ready."""
@@ -222,7 +215,8 @@ class System:
     def amqp_url(self, user: str) -> str:
         """The broker's URL for one of the users of the topology."""
         parts = urlsplit(self.stack.rabbitmq.amqp_url)
-        netloc = f"{self.prefix}{user}:{self.passwords[user]}@{parts.hostname}:{parts.port}"
+        host = parts.netloc.rpartition("@")[2]  # as it was written: a port may be missing, brackets may be needed
+        netloc = f"{self.prefix}{user}:{self.passwords[user]}@{host}"
         return urlunsplit(parts._replace(netloc=netloc, path=f"/{quote(self.vhost, safe='')}"))
 
     @property

@@ -24,7 +24,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from local.processes import stop_on_terminate
+from local.interrupts import stop_on_terminate
 from local.span_store import SpanStore
 
 MOST_BODY_BYTES = 32 * 1024**2
@@ -91,7 +91,11 @@ class _Handler(BaseHTTPRequestHandler):
         return "application/x-protobuf", ExportTraceServiceResponse().SerializeToString()
 
     def _body(self) -> bytes:
-        length = int(self.headers.get("Content-Length") or 0)
+        text = self.headers.get("Content-Length") or "0"
+        if not (text.isascii() and text.isdecimal()):
+            self.close_connection = True
+            raise _Refused(400, "Content-Length is no number")
+        length = int(text)
         if length > MOST_BODY_BYTES:
             self.close_connection = True
             raise _Refused(413, f"at most {MOST_BODY_BYTES} bytes")

@@ -24,6 +24,8 @@ from local.postgresql import PostgreSQL
 from local.rabbitmq import RabbitMQ
 from local.roots import ServersUnavailable
 from local.servers import ServerNotStarted, Stack
+from local.system import System
+from orderflow.operations.management import Management
 
 pytestmark = pytest.mark.integration
 CHECKOUT = Path(__file__).parents[2]
@@ -199,7 +201,9 @@ def healths(stack: Stack) -> Mapping[str, str]:
     return {target["labels"]["job"]: target["health"] for target in targets}
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0)])
+@pytest.mark.parametrize(
+    ("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0)]
+)
 def test_nothing_is_left_when_the_program_itself_ends(signum: int, code: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "local.servers", "--suite", SUITE, "--directory", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=OURS) as program:
@@ -236,3 +240,48 @@ def test_given_servers_are_used_and_never_killed(own: Stack) -> None:
             _ = stack.prometheus
     with pytest.raises(ServersUnavailable, match="ORDERFLOW_MANAGEMENT_URL"):
         Stack.start(environ={"ORDERFLOW_AMQP_URL": own.rabbitmq.amqp_url})
+
+
+def test_two_stacks_never_work_on_the_same_data(own: Stack) -> None:
+    with pytest.raises(ServersUnavailable, match="already"):
+        Stack.start(suite=SUITE, directory=own.directory, environ=OURS)
+    with psycopg.connect(own.postgresql.url()) as connection:
+        assert connection.execute("select 1").fetchone() == (1,)
+
+
+@pytest.mark.parametrize("variable", ["ORDERFLOW_AMQP_URL", "ORDERFLOW_MANAGEMENT_URL", "ORDERFLOW_DATABASE_URL"])
+@pytest.mark.parametrize("wrong", ["nobody is there", "the password is wrong"])
+def test_a_given_server_that_cannot_be_used_is_named(own: Stack, variable: str, wrong: str) -> None:
+    given = {
+        "ORDERFLOW_AMQP_URL": own.rabbitmq.amqp_url,
+        "ORDERFLOW_MANAGEMENT_URL": own.rabbitmq.management_url,
+        "ORDERFLOW_DATABASE_URL": own.postgresql.url(),
+    }
+    parts = urlsplit(given[variable])
+    address = f"{parts.username}:wrong@127.0.0.1:{9 if wrong == 'nobody is there' else parts.port}"
+    with pytest.raises(ServersUnavailable, match=variable):
+        Stack.start(environ={**given, variable: parts._replace(netloc=address).geturl()})
+
+
+def test_what_a_system_makes_on_servers_is_removed_however_it_ends(
+    own: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[set[str]] = []
+
+    def names() -> set[str]:
+        management = Management(own.rabbitmq.management_url)
+        found = {entry["name"] for kind in ("vhosts", "users") for entry in json.loads(management.get(kind))}
+        with psycopg.connect(own.postgresql.url()) as connection:
+            found |= {name for (name,) in connection.execute("select datname from pg_database")}
+            found |= {name for (name,) in connection.execute("select rolname from pg_roles")}
+        return {name for name in found if name.startswith("short-lived")}
+
+    def interrupted(_system: System) -> None:
+        made.append(names())
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(System, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt), System.started(own, tmp_path, name="short-lived"):
+        pass
+    assert {"short-lived", "short-lived-orders"} <= made[0]
+    assert names() == set()

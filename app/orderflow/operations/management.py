@@ -32,8 +32,8 @@ class Management:
 
     def __init__(self, url: str, *, timeout_seconds: float = 30) -> None:
         parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-        self._base = f"{parts.scheme}://{parts.hostname}{port}{parts.path.rstrip('/')}/api/"
+        host = parts.netloc.rpartition("@")[2]
+        self._base = f"{parts.scheme}://{host}{parts.path.rstrip('/')}/api/"
         login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
         self._authorization = "Basic " + base64.b64encode(login.encode()).decode()
         self._timeout = timeout_seconds
