@@ -118,6 +118,7 @@ def _with_servers(stack: Stack, options: argparse.Namespace, console: Console, *
 
 
 def _keep(stack: Stack, system: System, console: Console) -> None:
+    system.forgiving = True
     console.print("\n[bold]kept running until Ctrl-C[/bold]")
     console.print(f"API pages   {system.orders_api}/docs  {system.inventory_api}/docs")
     if not system.prefix:

@@ -18,7 +18,7 @@ from local.poison import every_kind
 from local.system import System
 from orderflow.messages import EXCHANGE, OrderCreated
 from orderflow.messaging.database import Database
-from orderflow.messaging.errors import DatabaseUnavailable
+from orderflow.messaging.errors import InfrastructureError
 
 TOKENS = {"ok": 0.86, "decline": 0.06, "slow": 0.03, "error_once": 0.02, "timeout_executed": 0.02, "never": 0.01}
 _BLOCKED_SECONDS = 30
@@ -115,7 +115,7 @@ class Sale:
             while not finished.wait(1):
                 if poisoner is not None:
                     poisoner.plant(round(self.ledger.sent * self.poison_share) - len(self.planted))
-                with suppress(DatabaseUnavailable):  # whoever breaks the database wants to see the sale go on
+                with suppress(InfrastructureError):  # whoever breaks the database wants to see the sale go on
                     show(self._moment(database, start))
 
     def _moment(self, database: Database, start: float) -> Moment:
