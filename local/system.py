@@ -16,16 +16,16 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import psycopg
 
-from local.enclosed_server import answers
 from local.http_json import http_json
-from local.ports import Ports
-from local.processes import ProcessFailed, ProcessSpec, Supervisor
-from local.servers import Stack
+from local.servers.enclosed_server import answers
+from local.servers.ports import Ports
+from local.servers.stack import Stack
+from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
+from orderflow.broker_topology import definitions, user_names
 from orderflow.messaging.errors import MessagingError
-from orderflow.operations.management import Management
-from orderflow.operations.topology import apply
+from orderflow.operations.management_api import Management
+from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
-from orderflow.topology import definitions, user_names
 
 ROOT = Path(__file__).parents[1]
 PROCESSES = {

@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Events with sensible values, of which a test changes those that matter to it."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 from uuid import uuid4
 
-from orderflow.messages import Event, OrderLine
+from orderflow.events import EXCHANGE, OrderLine, decode
+from orderflow.messaging.codec import Codec
+from orderflow.messaging.event import Event
+from orderflow.messaging.service import Incoming, Outcome
 
+Handling = Callable[[Sequence[Incoming], Any], Sequence[Outcome]]
 AnEvent = TypeVar("AnEvent", bound=Event)
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -32,3 +38,16 @@ def an_event(kind: type[AnEvent], **changes: object) -> AnEvent:
     }
     fields: dict[str, Any] = {name: values[name] for name in kind.__struct_fields__ if name in values}
     return kind(**fields)
+
+
+def a_codec(app_id: str = "test", **changes: Any) -> Codec:
+    """A codec of the domain's events, with the product's defaults."""
+    values = {"compression": "zstd", "threshold_bytes": 8 * 1024, "limit_bytes": 1024 * 1024, **changes}
+    return Codec(app_id=app_id, exchange=EXCHANGE, decode=decode, **values)
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionHandler:
+    """A function as a handler."""
+
+    handle: Handling

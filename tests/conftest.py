@@ -14,7 +14,7 @@ import psycopg
 import pytest
 from hypothesis import settings
 
-from local.servers import Stack
+from local.servers.stack import Stack
 
 # What pytest has collected lives to the end; to look through it again and again costs a tenth of the fast tests.
 gc.set_threshold(50_000, 20, 20)

@@ -7,36 +7,36 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, Self
 
-from orderflow.messages import Event
-from orderflow.messaging.attempt import Attempt, Verdicts
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec
-from orderflow.messaging.database import Database
-from orderflow.messaging.effects import Effecting, Effects
-from orderflow.messaging.hooks import BatchSpan
-from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.outbox import Outbox
+from orderflow.messaging.consume.batch_processor import BatchProcessor, BatchProgress
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.effects import Effect, EffectRunner
+from orderflow.messaging.event import Event
+from orderflow.messaging.instrumentation import BatchObserver
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.messaging.service import Handler, Service
-from orderflow.messaging.unit_of_work import UnitOfWork, Work
+from tests.builders import a_codec
 from tests.fakes import ScriptedPublisher, deliver
 from tests.rig import query
 
 TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
 
-class CountingUnitOfWork(UnitOfWork):
+class CountingUnitOfWorkFactory(UnitOfWorkFactory):
     """Adds up the statements of all transactions, begin and commit included."""
 
     statements = 0
 
     @contextmanager
-    def transaction(self) -> Generator[Work]:
+    def transaction(self) -> Generator[SqlUnitOfWork]:
         with super().transaction() as work:
             yield work
         self.statements += work.statements
 
 
-class Traced(BatchSpan):
+class Traced(BatchObserver):
     """A batch whose messages all belong to one trace."""
 
     def headers(self, position: int) -> dict[str, str]:
@@ -50,7 +50,7 @@ class EffectsRig:
         self,
         service: Service,
         url: str,
-        effects: Effects[Any, Any],
+        effects: Effect[Any, Any],
         handler: Callable[[Callable[[], None]], Handler],
         *,
         concurrency: int,
@@ -58,12 +58,12 @@ class EffectsRig:
     ) -> None:
         """``handler`` makes the consumer's handler from what wakes the calls."""
         (queue,) = service.queues
-        codec = Codec(app_id=service.name)
+        codec = a_codec(service.name)
         self.url = url
         self.publisher = ScriptedPublisher()
         outbox = Outbox(self.publisher, codec, lease_seconds=60)
-        self.work = CountingUnitOfWork(Database(url, application_name=f"{service.name} calls"), outbox)
-        self.effecting = Effecting[Any, Any](
+        self.work = CountingUnitOfWorkFactory(Database(url, application_name=f"{service.name} calls"), outbox)
+        self.effecting = EffectRunner[Any, Any](
             service.name,
             effects,
             self.work,
@@ -72,13 +72,13 @@ class EffectsRig:
             lease_seconds=lease_seconds,
         )
         self.handler = handler(self.effecting.wake)
-        self.consuming = UnitOfWork(Database(url), Outbox(self.publisher, codec, lease_seconds=60))
-        self._attempt = Attempt(
+        self.consuming = UnitOfWorkFactory(Database(url), Outbox(self.publisher, codec, lease_seconds=60))
+        self._attempt = BatchProcessor(
             handler=self.handler,
             accepted=queue.events,
             codec=codec,
             inbox=Inbox(queue.name),
-            unit_of_work=self.consuming,
+            units_of_work=self.consuming,
         )
         self._thread = threading.Thread(target=self.effecting.run, name=f"{service.name} effects")
 
@@ -97,7 +97,7 @@ class EffectsRig:
         self.work.close()
         self.consuming.close()
 
-    def receive(self, *events: Event) -> Verdicts:
+    def receive(self, *events: Event) -> BatchProgress:
         """Take one batch of messages, as the consumer would."""
         return self._attempt([deliver(event) for event in events], Traced())
 

@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from uuid import UUID, uuid4
 
-from orderflow.messages import Event, OrderCancelled, event_type
-from orderflow.messages import encode as encode_event
+from orderflow.events import OrderCancelled
 from orderflow.messaging.broker import Batch, Delivery, Failure, Properties, Publication, Receipt
+from orderflow.messaging.event import Event, event_type
+from orderflow.messaging.event import encode as encode_event
 from tests.builders import NOW, an_event
 
 Fate = Callable[[Publication], Failure | None]

@@ -9,27 +9,27 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from orderflow.messaging.hooks import CallSpan, Hooks
-from orderflow.services.moments import Moments
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.instrumentation import CallObserver, MessagingInstrumentation
 from orderflow.services.notifications import NOTIFICATIONS
+from orderflow.services.notifications.effects import MOST_ATTEMPTS, NotificationEffect
 from orderflow.services.notifications.handlers import NotificationRequests
-from orderflow.services.notifications.sender import Sender
-from orderflow.services.notifications.sending import MOST_ATTEMPTS, Notifying
+from orderflow.services.notifications.senders import Sender
 from tests.effects_rig import EffectsRig
 
 
-class Passing(Hooks):
+class Passing(MessagingInstrumentation):
     """Sends the stored trace headers along."""
 
-    def calling(self, operation: str, trace: Any) -> CallSpan:
-        class Span(CallSpan):
+    def calling(self, operation: str, trace: Any) -> CallObserver:
+        class Span(CallObserver):
             def headers(self) -> Any:
                 return trace
 
         return Span()
 
 
-class Watch(Moments):
+class Watch(Instrumentation):
     """Counts notifications by kind and outcome."""
 
     def __init__(self) -> None:
@@ -44,7 +44,7 @@ class Notifications(EffectsRig):
 
     def __init__(self, url: str, sender: Sender, *, most_attempts: int = MOST_ATTEMPTS, concurrency: int = 32) -> None:
         self.watch = Watch()
-        sending = Notifying(sender, hooks=Passing(), moments=self.watch, most_attempts=most_attempts)
+        sending = NotificationEffect(sender, instrumentation=self.watch, most_attempts=most_attempts)
         super().__init__(NOTIFICATIONS, url, sending, NotificationRequests, concurrency=concurrency, lease_seconds=30)
 
 

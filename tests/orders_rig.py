@@ -13,19 +13,19 @@ from uuid import uuid4
 
 from litestar.testing import TestClient
 
-from orderflow.http.keys import ApiKeys, make_key
+from orderflow.events import StockChanged
+from orderflow.http.api_keys import ApiKeys, make_key
 from orderflow.http.reader import Reader
-from orderflow.messages import StockChanged
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec
-from orderflow.messaging.database import Database, migrate
 from orderflow.messaging.group_commit import GroupCommit
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.unit_of_work import UnitOfWork, Work
-from orderflow.services.moments import Moments
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.services.orders import store
 from orderflow.services.orders.api import OrdersApi
-from orderflow.services.orders.intake import Intake
+from orderflow.services.orders.place_orders import PlaceOrders
+from tests.builders import a_codec
 from tests.fakes import ScriptedPublisher
 
 KEY, ENTRY = make_key("shop", frozenset({"orders:write", "orders:read"}))
@@ -63,17 +63,17 @@ class Shop:
 @contextmanager
 def opened(url: str, *, most_waiting: int = 2000) -> Iterator[Shop]:
     """The application on a database."""
-    publisher, clock, moments = ScriptedPublisher(), SystemClock(), Moments()
-    outbox = Outbox(publisher, Codec(app_id="orders"), lease_seconds=10)
-    intake = Intake(hold_seconds=60, moments=moments)
-    writer = GroupCommit(UnitOfWork(Database(url), outbox), intake, clock=clock, most_waiting=most_waiting)
+    publisher, clock, instrumentation = ScriptedPublisher(), SystemClock(), Instrumentation()
+    outbox = Outbox(publisher, a_codec("orders"), lease_seconds=10)
+    intake = PlaceOrders(hold_seconds=60, instrumentation=instrumentation)
+    writer = GroupCommit(UnitOfWorkFactory(Database(url), outbox), intake, clock=clock, most_waiting=most_waiting)
     reader = Reader(lambda: Database(url))
     age = [0.0]
     api = OrdersApi(
         writer=writer,
         reader=reader,
         keys=KEYS,
-        moments=moments,
+        instrumentation=instrumentation,
         outbox_age=lambda: age[0],
         outbox_max_age_seconds=30,
     )
@@ -106,5 +106,5 @@ def prepare_offers(url: str) -> None:
         for sku, (price, available, currency) in PRICES.items()
     ]
     with setup.transaction() as transaction:
-        store.note_stock(Work(transaction), news)
+        store.note_stock(SqlUnitOfWork(transaction), news)
     setup.close()

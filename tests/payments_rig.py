@@ -17,18 +17,18 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from orderflow.messages import AnyEvent, InventoryReserved, OrderCancelled, decode
+from orderflow.events import InventoryReserved, OrderCancelled, decode
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.hooks import Hooks
+from orderflow.messaging.event import Event
+from orderflow.messaging.postgres.database import Database, migrate
 from orderflow.messaging.service import Incoming
-from orderflow.operations.payment_simulator import slow_seconds
-from orderflow.services.moments import Moments
+from orderflow.payment_simulator.app import slow_seconds
 from orderflow.services.payments import PAYMENTS
-from orderflow.services.payments.charging import Charging, count_unknown
-from orderflow.services.payments.gateway import Payment
+from orderflow.services.payments.effects import ChargeEffect, count_unknown
 from orderflow.services.payments.handlers import PaymentRequests
-from orderflow.services.payments.http_gateway import HttpGateway
+from orderflow.services.payments.http_provider import HttpPaymentProvider
+from orderflow.services.payments.provider import Payment
 from tests.builders import an_event
 from tests.effects_rig import EffectsRig
 from tests.fakes import eventually
@@ -149,7 +149,7 @@ class Simulator(ProcessGroup):
             return False
 
 
-class Watch(Moments):
+class Watch(Instrumentation):
     """Counts calls to the provider by operation and outcome."""
 
     def __init__(self) -> None:
@@ -177,10 +177,13 @@ class Payments(EffectsRig):
         settled_after_seconds: float = 60,
     ) -> None:
         self.watch = Watch()
-        gateway = HttpGateway(
-            provider_url, timeout_seconds=timeout_seconds, hooks=Hooks(), moments=self.watch, clock=SystemClock()
+        gateway = HttpPaymentProvider(
+            provider_url,
+            timeout_seconds=timeout_seconds,
+            instrumentation=self.watch,
+            clock=SystemClock(),
         )
-        self.effects = Charging(gateway, settled_after_seconds=settled_after_seconds)
+        self.effects = ChargeEffect(gateway, settled_after_seconds=settled_after_seconds)
         super().__init__(
             PAYMENTS, database_url, self.effects, PaymentRequests, concurrency=concurrency, lease_seconds=lease_seconds
         )
@@ -190,7 +193,7 @@ class Payments(EffectsRig):
         """A cancellation that is handled, and committed when the context is left."""
         message = Incoming(uuid4(), cancelled(order_id), 0)
         with self.consuming.transaction() as work:
-            self.handler([message], work)
+            self.handler.handle([message], work)
             yield
 
     def count_unknown(self) -> None:
@@ -202,7 +205,7 @@ class Payments(EffectsRig):
         """How often each event type was published for each order."""
         return Counter((type(event).__name__, getattr(event, "order_id", None)) for event in self.events())  # type: ignore[misc]
 
-    def events(self) -> Sequence[AnyEvent]:
+    def events(self) -> Sequence[Event]:
         return [decode(publication.body) for publication in self.publisher.published]
 
 

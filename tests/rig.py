@@ -10,24 +10,24 @@ from typing import Any, Self
 
 import psycopg
 
-from orderflow.messages import Event, OrderCancelled, OrderRejected
-from orderflow.messaging.attempt import Attempt
+from orderflow.events import OrderCancelled, OrderRejected
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec
-from orderflow.messaging.consumer import BatchLimits, ConsumerLoop
-from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.hooks import BatchSpan, Hooks, Outcomes
-from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.retry import RetryPolicy
-from orderflow.messaging.service import Done, Handler, Incoming, Outcome, Reject, Retry, Transaction
-from orderflow.messaging.unit_of_work import UnitOfWork
-from tests.builders import an_event
+from orderflow.messaging.consume.batch_processor import BatchProcessor
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
+from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.event import Event
+from orderflow.messaging.instrumentation import BatchObserver, BatchResult, MessagingInstrumentation
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.service import Done, Incoming, Outcome, Reject, Retry, Transaction
+from tests.builders import FunctionHandler, Handling, a_codec, an_event
 from tests.fakes import ScriptedConsumer, ScriptedPublisher, deliver
 
 EFFECTS = "create table effects (order_id uuid not null, amount bigint not null check (amount <> 13));"
-CODEC = Codec(app_id="test")
+CODEC = a_codec("test")
 
 
 def prepare(url: str) -> None:
@@ -87,19 +87,19 @@ def handle(messages: Sequence[Incoming], transaction: Transaction) -> Sequence[O
     return outcomes
 
 
-class Watch(Hooks):
+class Watch(MessagingInstrumentation):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
-        self.batches: list[Outcomes] = []
+        self.batches: list[BatchResult] = []
         self.pauses: list[BaseException] = []
         self.relayed_rows = 0
 
-    def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchSpan:
+    def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchObserver:
         watch = self
 
-        class Span(BatchSpan):
-            def handled(self, outcomes: Outcomes) -> None:
+        class Span(BatchObserver):
+            def handled(self, outcomes: BatchResult) -> None:
                 watch.batches.append(outcomes)
 
         return Span()
@@ -118,7 +118,7 @@ class Rig:
         self,
         url: str,
         *deliveries: Delivery,
-        handler: Handler = handle,
+        handler: Handling = handle,
         accepted: tuple[type[Event], ...] = (OrderCancelled,),
         policy: RetryPolicy | None = None,
         batch_size: int = 250,
@@ -132,15 +132,15 @@ class Rig:
         self.loop = ConsumerLoop(
             consumer=self.consumer,
             publisher=self.publisher,
-            attempt=Attempt(
-                handler=handler,
+            processor=BatchProcessor(
+                handler=FunctionHandler(handler),
                 accepted=accepted,
                 codec=CODEC,
                 inbox=Inbox("work"),
-                unit_of_work=UnitOfWork(Database(url, application_name="rig"), self.outbox),
+                units_of_work=UnitOfWorkFactory(Database(url, application_name="rig"), self.outbox),
             ),
             policy=policy or RetryPolicy(),
-            hooks=self.watch,
+            instrumentation=self.watch,
             clock=SystemClock(),
             limits=BatchLimits(messages=batch_size),
             confirm_timeout_seconds=confirm_timeout_seconds,
@@ -166,9 +166,9 @@ class Rig:
         return self._thread.is_alive()
 
     @property
-    def total(self) -> Outcomes:
+    def total(self) -> BatchResult:
         """All batches that were settled, summed up."""
-        total = Outcomes()
+        total = BatchResult()
         for batch in self.watch.batches:
             total.done += batch.done
             total.duplicates += batch.duplicates

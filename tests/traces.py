@@ -11,9 +11,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.util.types import AttributeValue
 
-from orderflow.telemetry.export import Pipeline
-from orderflow.telemetry.spans import Spans
-from orderflow.telemetry.tracing import Tracing
+from orderflow.telemetry.tracing.sdk import Pipeline
+from orderflow.telemetry.tracing.spans import Spans
+from orderflow.telemetry.tracing.tracer import Tracing
 
 
 @dataclass

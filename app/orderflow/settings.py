@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from orderflow.http.keys import ApiKeys
+from orderflow.http.api_keys import ApiKeys
 from orderflow.messaging.errors import SettingsError
 
 Need = Literal["amqp", "management", "database", "payment", "reconciler"]

@@ -14,11 +14,11 @@ import tempfile
 from importlib.resources import files
 from pathlib import Path
 
-from local.driver import Plan
-from local.sale import Sale, shelf
-from local.servers import Stack
+from local.demo.load_generator import Plan
+from local.demo.sale import Sale, shelf
+from local.servers.stack import Stack
 from local.system import ROOT, System
-from orderflow.messaging.database import Database, migrate
+from orderflow.messaging.postgres.database import Database, migrate
 from tests.bench import job
 
 SCHEMA = files("orderflow.messaging").joinpath("schema.sql").read_text()

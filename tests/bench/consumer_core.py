@@ -15,20 +15,19 @@ import time
 from collections.abc import Sequence
 from importlib import resources
 
-from orderflow.messages import InventoryReserved, PaymentCaptured
-from orderflow.messaging.attempt import Attempt
+from orderflow.events import InventoryReserved, PaymentCaptured
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec
-from orderflow.messaging.consumer import BatchLimits, ConsumerLoop
-from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.hooks import Hooks
-from orderflow.messaging.identity import message_id
-from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.retry import RetryPolicy
+from orderflow.messaging.consume.batch_processor import BatchProcessor
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
+from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
-from orderflow.messaging.unit_of_work import UnitOfWork
-from tests.builders import NOW, an_event
+from orderflow.messaging.uuid7 import message_id
+from tests.builders import NOW, FunctionHandler, a_codec, an_event
 from tests.fakes import ScriptedConsumer, ScriptedPublisher, deliver
 
 _STATE = """
@@ -71,20 +70,20 @@ def main(database_url: str, messages: int, profile: str | None = None) -> None:
         transaction.execute("truncate inbox, outbox")
     deliveries = [deliver(an_event(InventoryReserved, timestamp=NOW), message_id=message_id()) for _ in range(messages)]
     publisher, consumer = ScriptedPublisher(), ScriptedConsumer("bench", deliveries)
-    codec = Codec(app_id="bench")
-    attempt = Attempt(
-        handler=charge,
+    codec = a_codec("bench")
+    processor = BatchProcessor(
+        handler=FunctionHandler(charge),
         accepted=(InventoryReserved,),
         codec=codec,
         inbox=Inbox("bench"),
-        unit_of_work=UnitOfWork(database, Outbox(publisher, codec, lease_seconds=10)),
+        units_of_work=UnitOfWorkFactory(database, Outbox(publisher, codec, lease_seconds=10)),
     )
     loop = ConsumerLoop(
         consumer=consumer,
         publisher=publisher,
-        attempt=attempt,
+        processor=processor,
         policy=RetryPolicy(),
-        hooks=Hooks(),
+        instrumentation=MessagingInstrumentation(),
         clock=SystemClock(),
         limits=BatchLimits(messages=250),
     )

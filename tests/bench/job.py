@@ -12,7 +12,8 @@ from urllib.parse import urlsplit
 import pika
 import psycopg
 
-from orderflow.messages import InventoryReserved, OrderLine, encode
+from orderflow.events import InventoryReserved, OrderLine
+from orderflow.messaging.event import encode
 
 INPUT = "bench_in"
 OUTPUT = "bench_out"

@@ -12,20 +12,20 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from orderflow.messages import InventoryReserved, PaymentCaptured
-from orderflow.messaging.attempt import Attempt
+from orderflow.events import InventoryReserved, PaymentCaptured
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec
-from orderflow.messaging.consumer import BatchLimits, ConsumerLoop
-from orderflow.messaging.database import Database
-from orderflow.messaging.hooks import BatchSpan, Hooks, Outcomes
-from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.rabbitmq import RabbitMQ
-from orderflow.messaging.retry import RetryPolicy
+from orderflow.messaging.consume.batch_processor import BatchProcessor
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
+from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.instrumentation import BatchObserver, BatchResult, MessagingInstrumentation, PublishObserver
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
-from orderflow.messaging.unit_of_work import UnitOfWork
 from tests.bench.job import INPUT
+from tests.builders import FunctionHandler, a_codec
 
 
 def capture(messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
@@ -54,7 +54,7 @@ def _captured(event: InventoryReserved, now: datetime) -> PaymentCaptured:
     )
 
 
-class Counting(Hooks):
+class Counting(MessagingInstrumentation):
     """Sets ``done`` when all messages are handled and all their events confirmed."""
 
     def __init__(self, messages: int) -> None:
@@ -62,20 +62,26 @@ class Counting(Hooks):
         self.handled = self.confirmed = self.statements = 0
         self.done = threading.Event()
 
-    def batch_received(self, queue: str, deliveries: Sequence[object]) -> BatchSpan:
+    def batch_received(self, queue: str, deliveries: Sequence[object]) -> BatchObserver:
         counting = self
 
-        class Span(BatchSpan):
-            def handled(self, outcomes: Outcomes) -> None:
+        class Span(BatchObserver):
+            def handled(self, outcomes: BatchResult) -> None:
                 counting.handled += outcomes.done
                 counting.statements += outcomes.statements
                 counting.check()
 
         return Span()
 
-    def settled(self, token: object, *, confirmed: int, failures: object, seconds: float) -> None:
-        self.confirmed += confirmed
-        self.check()
+    def publishing(self, publications: Sequence[object]) -> PublishObserver:
+        counting = self
+
+        class Group(PublishObserver):
+            def settled(self, *, confirmed: int, failures: object, seconds: float) -> None:
+                counting.confirmed += confirmed
+                counting.check()
+
+        return Group()
 
     def check(self) -> None:
         if self.handled >= self.messages and self.confirmed >= self.messages:
@@ -83,21 +89,25 @@ class Counting(Hooks):
 
 
 def main(amqp_url: str, database_url: str, messages: int) -> None:
-    clock, hooks = SystemClock(), Counting(messages)
-    broker = RabbitMQ(amqp_url, window=1000, hooks=hooks, clock=clock, connection_name="bench")
-    codec = Codec(app_id="bench")
+    clock, instrumentation = SystemClock(), Counting(messages)
+    broker = RabbitMQBroker(
+        amqp_url, window=1000, instrumentation=instrumentation, clock=clock, connection_name="bench"
+    )
+    codec = a_codec("bench")
     loop = ConsumerLoop(
         consumer=broker.consumer(INPUT, prefetch=1000),
         publisher=broker.publisher(),
-        attempt=Attempt(
-            handler=capture,
+        processor=BatchProcessor(
+            handler=FunctionHandler(capture),
             accepted=(InventoryReserved,),
             codec=codec,
             inbox=Inbox(INPUT),
-            unit_of_work=UnitOfWork(Database(database_url), Outbox(broker.publisher(), codec, lease_seconds=10)),
+            units_of_work=UnitOfWorkFactory(
+                Database(database_url), Outbox(broker.publisher(), codec, lease_seconds=10)
+            ),
         ),
         policy=RetryPolicy(),
-        hooks=hooks,
+        instrumentation=instrumentation,
         clock=clock,
         limits=BatchLimits(),
     )
@@ -105,14 +115,14 @@ def main(amqp_url: str, database_url: str, messages: int) -> None:
     started = time.monotonic()
     broker.start()
     thread.start()
-    assert hooks.done.wait(300), "not done within five minutes"
+    assert instrumentation.done.wait(300), "not done within five minutes"
     seconds = time.monotonic() - started
     loop.stop()
     thread.join()
     broker.close(timeout_seconds=5)
     usage = resource.getrusage(resource.RUSAGE_SELF)
     cpu = usage.ru_utime + usage.ru_stime
-    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "statements": hooks.statements}))
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "statements": instrumentation.statements}))
 
 
 if __name__ == "__main__":

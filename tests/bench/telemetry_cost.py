@@ -17,15 +17,16 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from prometheus_client import CollectorRegistry
 
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.broker import Delivery, Properties, Publication
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.hooks import Hooks, Outcomes
-from orderflow.telemetry.export import BoundedProcessor, Pipeline
-from orderflow.telemetry.instruments import Instruments
-from orderflow.telemetry.recorder import Recorder
-from orderflow.telemetry.spans import Spans
-from orderflow.telemetry.tracing import Tracing
-from orderflow.telemetry.watching import Watching
+from orderflow.messaging.instrumentation import BatchResult, MessagingInstrumentation
+from orderflow.telemetry.fanout import fan_out
+from orderflow.telemetry.metrics.recorder import Recorder
+from orderflow.telemetry.metrics.registry import MetricRegistry
+from orderflow.telemetry.tracing.sdk import BoundedProcessor, Pipeline
+from orderflow.telemetry.tracing.spans import Spans
+from orderflow.telemetry.tracing.tracer import Tracing
 
 BATCH, BATCHES, ROUNDS = 250, 40, 7
 OCCURRED = "2026-01-01T12:00:00.123456+00:00"
@@ -66,40 +67,42 @@ def deliveries(ratio: float) -> list[Delivery]:
     ]
 
 
-def batch(hooks: Hooks, received: Sequence[Delivery]) -> None:
+def batch(instrumentation: MessagingInstrumentation, received: Sequence[Delivery]) -> None:
     """What the core asks of the hooks for one batch and for the events that it causes."""
-    span = hooks.batch_received("inventory_updates", received)
+    span = instrumentation.batch_received("inventory_updates", received)
     publications = [
         Publication(_KEY, "order_events", "inventory.reserved", Properties(headers=dict(span.headers(position))), b"x")
         for position in range(len(received))
     ]
-    token = hooks.publishing(publications)
-    span.handled(Outcomes(done=len(received), published=len(received), statements=6))
-    hooks.settled(token, confirmed=len(received), failures={}, seconds=0.01)
+    group = instrumentation.publishing(publications)
+    span.handled(BatchResult(done=len(received), published=len(received), statements=6))
+    group.settled(confirmed=len(received), failures={}, seconds=0.01)
 
 
 _KEY = uuid4()
 
 
-def watching(*, traced: bool) -> tuple[Hooks, Callable[[], None]]:
-    recorder = Recorder(Instruments(CollectorRegistry()), SystemClock())
+def watching(*, traced: bool) -> tuple[MessagingInstrumentation, Callable[[], None]]:
+    recorder = Recorder(MetricRegistry(CollectorRegistry()), SystemClock())
     if not traced:
-        return Watching(recorder, Tracing()), lambda: None
+        return fan_out(Instrumentation, (Tracing(), recorder)), lambda: None
     pipeline = Pipeline(BoundedProcessor(Thrown(), environ={}), resource=Resource.get_empty(), environ={})
-    return Watching(recorder, Tracing(Spans(pipeline.inner))), lambda: pipeline.shutdown(timeout_seconds=10)
+    return fan_out(Instrumentation, (Tracing(Spans(pipeline.inner)), recorder)), lambda: pipeline.shutdown(
+        timeout_seconds=10
+    )
 
 
-def microseconds(hooks: Hooks, received: Sequence[Delivery]) -> float:
+def microseconds(instrumentation: MessagingInstrumentation, received: Sequence[Delivery]) -> float:
     begun = time.process_time()
     for _ in range(BATCHES):
-        batch(hooks, received)
+        batch(instrumentation, received)
     return (time.process_time() - begun) / (BATCHES * BATCH) * 1e6
 
 
 def main() -> None:
     nothing = lambda: None  # noqa: E731
-    cases: dict[str, tuple[tuple[Hooks, Callable[[], None]], Sequence[Delivery]]] = {
-        "no hooks": ((Hooks(), nothing), deliveries(0)),
+    cases: dict[str, tuple[tuple[MessagingInstrumentation, Callable[[], None]], Sequence[Delivery]]] = {
+        "no hooks": ((MessagingInstrumentation(), nothing), deliveries(0)),
         "metrics, tracing off": (watching(traced=False), deliveries(0)),
         "metrics, traces 0 %": (watching(traced=True), deliveries(0)),
         "metrics, traces 1 %": (watching(traced=True), deliveries(0.01)),
@@ -108,8 +111,8 @@ def main() -> None:
     }
     found: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(ROUNDS):
-        for name, ((hooks, _), received) in cases.items():
-            found[name].append(microseconds(hooks, received))
+        for name, ((instrumentation, _), received) in cases.items():
+            found[name].append(microseconds(instrumentation, received))
     floor = statistics.median(found["no hooks"])
     for name, values in found.items():
         print(f"{name:<24} {statistics.median(values) - floor:7.2f} us per message (min {min(values) - floor:.2f})")

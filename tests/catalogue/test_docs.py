@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -12,14 +13,14 @@ import pytest
 from opentelemetry.sdk import environment_variables
 
 from orderflow.__main__ import COMMANDS
-from orderflow.kinds import KINDS
-from orderflow.messages import OrderConfirmed
+from orderflow.bootstrap.serve import MEANINGS, find_process
+from orderflow.broker_topology import definitions, mistakes
+from orderflow.events import OrderConfirmed
 from orderflow.messaging import service
-from orderflow.operations.integrity import Integrity, Stock
+from orderflow.operations.reconciler.integrity import Integrity, Stock
 from orderflow.reference import outdated
 from orderflow.services import SERVICES
-from orderflow.telemetry.variables import VARIABLES
-from orderflow.topology import definitions, mistakes
+from orderflow.telemetry.tracing.variables import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
@@ -43,9 +44,11 @@ def test_every_promise_that_is_checked_stands_in_the_readme() -> None:
 
 
 def test_every_process_stands_in_the_readme_and_in_its_services_declaration() -> None:
-    declared = {process for declaration in SERVICES for process in declaration.processes}
-    assert declared == set(KINDS)
-    assert [process for process in KINDS if process not in README] == []
+    assert [process for process in MEANINGS if process not in README] == []
+    for process in MEANINGS:
+        service, _ = find_process(process)
+        module = import_module(f"orderflow.services.{service.name}.process")
+        assert set(module.PROCESSES) == set(service.processes)
 
 
 def test_every_event_is_published_by_somebody_and_handled_by_somebody() -> None:
@@ -74,7 +77,7 @@ def test_every_make_target_says_what_it_does() -> None:
 def test_the_example_of_a_new_service_gets_its_place_on_the_broker() -> None:
     declaration, handler = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
     names: dict[str, Any] = {
-        name: getattr(service, name) for name in ("Queue", "Service", "Incoming", "Outcome", "Emitting", "DONE")
+        name: getattr(service, name) for name in ("Queue", "Service", "Incoming", "Outcome", "UnitOfWork", "DONE")
     }
     names |= {"OrderConfirmed": OrderConfirmed, "Sequence": Sequence, "store": SimpleNamespace(add_points=list)}
     exec(dedent(declaration) + dedent(handler), names)
@@ -83,7 +86,7 @@ def test_the_example_of_a_new_service_gets_its_place_on_the_broker() -> None:
     assert "loyalty" in {user.name for user in document.users}
     names["store"].add_points = lambda transaction, events: transaction.extend(events)
     points: list[object] = []
-    assert names["LoyaltyUpdates"]()([SimpleNamespace(event="e")], points) == [service.DONE]
+    assert names["LoyaltyUpdates"]().handle([SimpleNamespace(event="e")], points) == [service.DONE]
     assert points == ["e"]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports point one way: __main__ → run → {services, telemetry, operations} → messaging."""
+"""Imports point one way: __main__ → bootstrap → {services, telemetry, operations, http} → messaging."""
 
 import ast
 from collections.abc import Callable
@@ -12,40 +12,60 @@ APP = Path(__file__).parents[2] / "app"
 PACKAGE = APP / "orderflow"
 MODULES = sorted(path.relative_to(APP).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py"))
 
-# What each area may import of ours. Longest prefix wins; a prefix stands for everything under it.
-MAY_IMPORT = {
-    "orderflow.messages": (),
-    "orderflow.version": (),
-    "orderflow.settings": ("orderflow.messaging.errors", "orderflow.http.keys"),
-    "orderflow.messaging": ("orderflow.messaging", "orderflow.messages"),
-    "orderflow.services": ("orderflow.messaging", "orderflow.messages", "orderflow.services", "orderflow.http"),
-    "orderflow.http": ("orderflow.http", "orderflow.messaging", "orderflow.services.moments", "orderflow.version"),
-    "orderflow.telemetry": (
-        "orderflow.telemetry",
+# Rooms from the ground up. A module may import its own room and those below it, so there is no cycle between rooms.
+FLOORS = (
+    "orderflow.version",
+    "orderflow.messaging.errors",
+    "orderflow.messaging.clock",
+    "orderflow.messaging.uuid7",
+    "orderflow.messaging.backoff",
+    "orderflow.messaging.event",
+    "orderflow.messaging.broker",
+    "orderflow.messaging.instrumentation",
+    "orderflow.messaging.service",
+    "orderflow.messaging.codec",
+    "orderflow.messaging.postgres",
+    "orderflow.messaging.publish",
+    "orderflow.messaging.consume",
+    "orderflow.messaging.rabbitmq",
+    "orderflow.messaging",
+    "orderflow.events",
+    "orderflow.instrumentation",
+    "orderflow.http",
+    "orderflow.settings",
+    "orderflow.runtime",
+    "orderflow.services",
+    "orderflow.rabbitmq_definitions",
+    "orderflow.broker_topology",
+    "orderflow.telemetry",
+    "orderflow.payment_simulator",
+    "orderflow.operations",
+    "orderflow.reference",
+    "orderflow.bootstrap",
+    "orderflow",
+)
+# Rooms that see less than everything below them.
+SEES_ONLY = {
+    "orderflow.services": (
+        "orderflow.events",
+        "orderflow.http",
+        "orderflow.instrumentation",
         "orderflow.messaging",
-        "orderflow.messages",
-        "orderflow.services.moments",
-        "orderflow.settings",
-        "orderflow.version",
-    ),
-    "orderflow.definitions": (),
-    "orderflow.topology": (
-        "orderflow.definitions",
-        "orderflow.messages",
-        "orderflow.messaging",
+        "orderflow.runtime",
         "orderflow.services",
+        "orderflow.settings",
     ),
-    "orderflow.process": ("orderflow.messaging",),
-    "orderflow": ("orderflow",),
+    "orderflow.events": ("orderflow.messaging.event",),
+    "orderflow.instrumentation": ("orderflow.messaging.instrumentation",),
 }
 # Who may import these packages from outside; everybody else may not.
 ONLY_IN = {
-    "pika": ("orderflow.messaging.rabbitmq", "orderflow.operations", "orderflow.telemetry.pika_adapter"),
-    "psycopg": ("orderflow.messaging.database",),
+    "pika": ("orderflow.messaging.rabbitmq", "orderflow.operations", "orderflow.telemetry.tracing.pika_channel"),
+    "psycopg": ("orderflow.messaging.postgres",),
     "prometheus_client": ("orderflow.telemetry",),
     "opentelemetry": ("orderflow.telemetry",),
     "litestar": ("orderflow.http", "orderflow.services"),
-    "uvicorn": ("orderflow.http", "orderflow.operations.payment_simulator"),
+    "uvicorn": ("orderflow.http", "orderflow.payment_simulator"),
 }
 
 
@@ -66,10 +86,18 @@ def within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def beyond_its_area(module: str) -> list[str]:
-    area = max((prefix for prefix in MAY_IMPORT if within(module, prefix)), key=len)
+def room(module: str) -> int:
+    return FLOORS.index(max((prefix for prefix in FLOORS if within(module, prefix)), key=len))
+
+
+def upward(module: str) -> list[str]:
+    return [name for name in imports(module) if within(name, "orderflow") and room(name) > room(module)]
+
+
+def out_of_sight(module: str) -> list[str]:
+    seen = next((allowed for area, allowed in SEES_ONLY.items() if within(module, area)), ("orderflow",))
     ours = [name for name in imports(module) if within(name, "orderflow")]
-    return [name for name in ours if not any(within(name, allowed) for allowed in MAY_IMPORT[area])]
+    return [name for name in ours if not any(within(name, allowed) for allowed in seen)]
 
 
 def beyond_its_seam(module: str) -> list[str]:
@@ -86,7 +114,7 @@ def of_other_services(module: str) -> list[str]:
     if not within(module, "orderflow.services") or len(parts) < 4:
         return []
     others = [name for name in imports(module) if within(name, "orderflow.services") and name.count(".") > 1]
-    return [name for name in others if name.split(".")[2] not in {parts[2], "moments"}]
+    return [name for name in others if name.split(".")[2] != parts[2]]
 
 
 def of_the_environment(module: str) -> list[str]:
@@ -96,7 +124,7 @@ def of_the_environment(module: str) -> list[str]:
     return [name for name in ("os.environ", "getenv") if name in source]
 
 
-@pytest.mark.parametrize("rule", [beyond_its_area, beyond_its_seam, of_other_services, of_the_environment])
+@pytest.mark.parametrize("rule", [upward, out_of_sight, beyond_its_seam, of_other_services, of_the_environment])
 def test_no_module_takes_what_is_not_meant_for_it(rule: Callable[[str], list[str]]) -> None:
     assert len(MODULES) > 100
     assert {module: taken for module in MODULES if (taken := rule(module))} == {}

@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from orderflow.telemetry import metrics
-from orderflow.telemetry.instruments import Instruments
-from orderflow.telemetry.metric import PREFIX, Histogram, Metric
+from orderflow.telemetry.metrics import catalogue
+from orderflow.telemetry.metrics.registry import MetricRegistry
+from orderflow.telemetry.metrics.types import PREFIX, Histogram, Metric
 
 TELEMETRY = Path(__file__).parents[2] / "app/orderflow/telemetry"
 SUFFIXES = {"seconds": "_seconds", "timestamp_seconds": "_timestamp_seconds", "total": "_total", "info": "_info"}
-CONSTANTS = {value.name: name for name, value in vars(metrics).items() if isinstance(value, Metric)}
+CONSTANTS = {value.name: name for name, value in vars(catalogue).items() if isinstance(value, Metric)}
 
 
-@pytest.mark.parametrize("metric", metrics.CATALOGUE, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", catalogue.CATALOGUE, ids=lambda metric: metric.name)
 def test_a_metric_is_well_named_bounded_and_used(metric: Metric) -> None:
     has_our_prefix_and_its_unit(metric)
     says_what_it_means(metric)
     has_bounded_series(metric)
-    assert metric.area in {area.name for area in metrics.AREAS}
+    assert metric.area in {area.name for area in catalogue.AREAS}
     assert CONSTANTS[metric.name] in used()
 
 
@@ -57,39 +57,39 @@ def used() -> frozenset[str]:
     """Every constant of the catalogue that telemetry names."""
     return frozenset(
         node.attr
-        for path in TELEMETRY.glob("*.py")
+        for path in TELEMETRY.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "metrics"
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "catalogue"
     )
 
 
 def test_names_are_unique_also_as_series() -> None:
-    series = [name for metric in metrics.CATALOGUE for name in {metric.name, *metric.series}]
+    series = [name for metric in catalogue.CATALOGUE for name in {metric.name, *metric.series}]
     assert len(series) == len(set(series))
 
 
 def test_buckets_grow() -> None:
-    for metric in metrics.CATALOGUE:
+    for metric in catalogue.CATALOGUE:
         if isinstance(metric, Histogram):
             assert list(metric.buckets) == sorted(set(metric.buckets))
 
 
 def test_a_metric_is_found_by_the_name_of_its_samples() -> None:
-    assert metrics.metric("orderflow_order_completion_seconds_bucket") is metrics.ORDER_SECONDS
+    assert catalogue.metric("orderflow_order_completion_seconds_bucket") is catalogue.ORDER_SECONDS
     with pytest.raises(KeyError):
-        metrics.metric("orderflow_made_up_total")
+        catalogue.metric("orderflow_made_up_total")
 
 
 def test_what_is_exported_is_what_the_catalogue_says() -> None:
     registry = CollectorRegistry()
-    instruments = Instruments(registry)
-    instruments.scraped(metrics.LOOP_IDLE)
-    instruments.prepare({area.name for area in metrics.AREAS})
+    instruments = MetricRegistry(registry)
+    instruments.scraped(catalogue.LOOP_IDLE)
+    instruments.prepare({area.name for area in catalogue.AREAS})
     exported = {
         (family.name + "_total" if family.type == "counter" else family.name, family.type, family.documentation)
         for family in registry.collect()
     }
-    assert exported == {(metric.name, metric.kind, metric.meaning) for metric in metrics.CATALOGUE}
+    assert exported == {(metric.name, metric.kind, metric.meaning) for metric in catalogue.CATALOGUE}
 
 
 def test_nothing_else_makes_metrics() -> None:
@@ -97,19 +97,20 @@ def test_nothing_else_makes_metrics() -> None:
     makers = {"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
     offenders = [
         path.name
-        for path in TELEMETRY.glob("*.py")
+        for path in TELEMETRY.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if (isinstance(node, ast.ImportFrom) and node.module == "prometheus_client")
         and makers & {alias.name for alias in node.names}
     ]
     assert offenders == []
-    direct = [path.name for path in TELEMETRY.glob("*.py") if "prometheus_client.Counter" in path.read_text()]
-    assert direct == ["instruments.py"]
+    direct = [path.name for path in TELEMETRY.rglob("*.py") if "prometheus_client.Counter" in path.read_text()]
+    assert direct == ["registry.py"]
 
 
 def test_the_catalogue_needs_no_metrics_library() -> None:
     program = (
-        "import sys, orderflow.telemetry.metrics; assert not {'prometheus_client', 'opentelemetry'} & set(sys.modules)"
+        "import sys, orderflow.telemetry.metrics.catalogue; "
+        "assert not {'prometheus_client', 'opentelemetry'} & set(sys.modules)"
     )
     subprocess.run(
         [sys.executable, "-c", program], env={"PYTHONPATH": str(TELEMETRY.parents[1])}, check=True, timeout=20
@@ -117,5 +118,5 @@ def test_the_catalogue_needs_no_metrics_library() -> None:
 
 
 def test_the_reference_tells_every_metric() -> None:
-    text = metrics.reference()
-    assert all(f"`{metric.name}`" in text and metric.meaning in text for metric in metrics.CATALOGUE)
+    text = catalogue.reference()
+    assert all(f"`{metric.name}`" in text and metric.meaning in text for metric in catalogue.CATALOGUE)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from local.servers import Stack
+from local.servers.stack import Stack
 from tests.contract.grounds import Ground, MemoryGround, RabbitGround, rabbit_ground
 
 

@@ -4,7 +4,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -14,16 +14,16 @@ from uuid import uuid4
 import pika
 import pytest
 
-from local.enclosure import ENVIRONMENT
-from local.rabbitmq import RabbitMQ as Server
-from local.servers import Stack
-from orderflow.messaging.broker import Broker, Properties, Publication
+from local.servers.enclosure import ENVIRONMENT
+from local.servers.rabbitmq import RabbitMQ as Server
+from local.servers.stack import Stack
+from orderflow.messaging.broker import Broker, Failure, Properties, Publication
 from orderflow.messaging.clock import ManualClock, SystemClock
-from orderflow.messaging.hooks import Hooks
-from orderflow.messaging.memory import MemoryBroker, QueueSpec
-from orderflow.messaging.rabbitmq import RabbitMQ
+from orderflow.messaging.instrumentation import MessagingInstrumentation, PublishObserver
+from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from tests.conftest import management
 from tests.fakes import eventually
+from tests.memory_broker.broker import MemoryBroker, QueueSpec
 from tests.proxy import Proxy
 
 TOPOLOGY = {
@@ -57,7 +57,22 @@ def messages(count: int, *, first: int = 0, size_bytes: int = 0) -> list[Publica
     return [message(f"{number}".rjust(size_bytes)) for number in range(first, first + count)]
 
 
-class Watch(Hooks):
+class Group(PublishObserver):
+    """Writes down what became of publications that were written together."""
+
+    def __init__(self, watch: "Watch", number: int) -> None:
+        self._watch = watch
+        self._number = number
+
+    def settled(self, *, confirmed: int, failures: Mapping[Failure, int], seconds: float) -> None:
+        assert seconds >= 0
+        self._watch.tokens.append(self._number)
+        self._watch.confirmed += confirmed
+        for failure, count in failures.items():
+            self._watch.failures[failure.value] = self._watch.failures.get(failure.value, 0) + count
+
+
+class Watch(MessagingInstrumentation):
     """Writes down what the broker tells."""
 
     def __init__(self) -> None:
@@ -67,24 +82,17 @@ class Watch(Hooks):
         """Publications on the wire after each group."""
         self.confirmed = 0
         self.failures: dict[str, int] = {}
-        self.tokens: list[object] = []
+        self.tokens: list[int] = []
         self.connections: list[tuple[str, bool]] = []
         self.blocks: list[bool] = []
         self.broker: Broker | None = None
 
-    def publishing(self, publications: Sequence[Publication]) -> object:
+    def publishing(self, publications: Sequence[Publication]) -> PublishObserver:
         assert self.broker is not None
         window = self.broker.publisher()._window  # type: ignore[attr-defined]
         self.written.append(len(publications))
         self.on_wire.append(window.unconfirmed + len(publications))
-        return len(self.written)
-
-    def settled(self, token: object, *, confirmed: int, failures: object, seconds: float) -> None:
-        assert seconds >= 0
-        self.tokens.append(token)
-        self.confirmed += confirmed
-        for failure, count in dict(failures).items():  # type: ignore[call-overload]
-            self.failures[failure.value] = self.failures.get(failure.value, 0) + count
+        return Group(self, len(self.written))
 
     def connected(self, role: str, *, connected: bool) -> None:
         self.connections.append((role, connected))
@@ -138,7 +146,7 @@ class MemoryGround:
         return self._broker
 
     def broker(self, *, window: int = 1000) -> Broker:
-        self._broker = MemoryBroker(TOPOLOGY, window=window, hooks=self.watch, clock=self._clock)
+        self._broker = MemoryBroker(TOPOLOGY, window=window, instrumentation=self.watch, clock=self._clock)
         self.watch.broker = self._broker
         self._broker.start()
         return self._broker
@@ -174,7 +182,7 @@ class RabbitGround:
     vhost: str
     proxy: Proxy
     watch: Watch
-    brokers: list[RabbitMQ]
+    brokers: list[RabbitMQBroker]
 
     def broker(self, *, window: int = 1000) -> Broker:
         broker = self.unconnected(window=window)
@@ -182,11 +190,11 @@ class RabbitGround:
         eventually(lambda: broker.ready)
         return broker
 
-    def unconnected(self, *, window: int = 1000, url: str = "") -> RabbitMQ:
+    def unconnected(self, *, window: int = 1000, url: str = "") -> RabbitMQBroker:
         """A broker that was not started yet."""
         name = f"contract {uuid4().hex[:8]}"
-        broker = RabbitMQ(
-            url or self.proxy.url, window=window, hooks=self.watch, clock=SystemClock(), connection_name=name
+        broker = RabbitMQBroker(
+            url or self.proxy.url, window=window, instrumentation=self.watch, clock=SystemClock(), connection_name=name
         )
         self.watch.broker = broker
         self.brokers.append(broker)

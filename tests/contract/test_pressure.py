@@ -17,7 +17,7 @@ def test_the_window_is_never_exceeded_and_everything_goes_through_it(ground: Gro
     assert all(receipt.wait(SECONDS) and not receipt.failures for receipt in receipts)
     assert max(ground.watch.on_wire) == 16
     assert sum(ground.watch.written) == ground.watch.confirmed == 500
-    assert sorted(ground.watch.tokens) == list(range(1, len(ground.watch.written) + 1))  # type: ignore[type-var]
+    assert sorted(ground.watch.tokens) == list(range(1, len(ground.watch.written) + 1))
     eventually(lambda: broker.publisher().room == 16)
 
 

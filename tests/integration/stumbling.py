@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orderflow.__main__ import main
-from orderflow.messages import OrderCreated
-from orderflow.messaging.service import Emitting, Incoming, Outcome, Reject, Retry
+from orderflow.events import OrderCreated
+from orderflow.messaging.service import Incoming, Outcome, Reject, Retry, UnitOfWork
 from orderflow.services.inventory.handlers import InventoryUpdates
 
 HEALED = Path(sys.argv[1])
@@ -27,7 +27,7 @@ def stumble(message: Incoming) -> Outcome | None:
     return Reject("stumbled") if quantity == 9 and not HEALED.exists() else None
 
 
-def stumbling(self: InventoryUpdates, messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+def stumbling(self: InventoryUpdates, messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
     trouble = {message.message_id: stumble(message) for message in messages}
     good = [message for message in messages if trouble[message.message_id] is None]
     outcomes = iter(handle(self, good, transaction) if good else [])

@@ -6,9 +6,9 @@ from threading import Barrier, Thread
 import psycopg
 import pytest
 
-from orderflow.messages import OrderCancelled
+from orderflow.events import OrderCancelled
 from orderflow.messaging.broker import Failure, Publication
-from orderflow.messaging.retry import RetryPolicy
+from orderflow.messaging.consume.retry import RetryPolicy
 from tests.builders import an_event
 from tests.fakes import deliver, eventually
 from tests.rig import Rig, cancelled, effects, one, order, prepare, query, settled

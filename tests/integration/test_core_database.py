@@ -8,10 +8,10 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from orderflow.messaging.database import Database, migrate
+from orderflow.messaging.consume.inbox import Inbox, prune
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
-from orderflow.messaging.inbox import Inbox, prune
-from orderflow.messaging.unit_of_work import Work
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from tests.fakes import eventually
 from tests.rig import one, prepare, query
 
@@ -62,7 +62,7 @@ def test_the_time_of_a_transaction_is_the_servers_whatever_our_clock_says(
         def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
             return datetime.now(tz) + timedelta(hours=hours)
 
-    monkeypatch.setattr("orderflow.messaging.database.datetime", Wrong)
+    monkeypatch.setattr("orderflow.messaging.postgres.database.datetime", Wrong)
     wrong = Database(database)
     with wrong.transaction() as transaction:
         ((server,),) = transaction.execute("select clock_timestamp()")
@@ -213,15 +213,15 @@ def test_a_claim_takes_ids_in_order_so_that_two_do_not_lock_each_other_up(databa
     def claim() -> None:
         mine = Database(database)
         with mine.transaction() as transaction:
-            known.append(inbox.claim(Work(transaction), [high, low]))
+            known.append(inbox.claim(SqlUnitOfWork(transaction), [high, low]))
         mine.close()
 
     with db.transaction() as transaction:
-        assert inbox.claim(Work(transaction), [low]) == set()
+        assert inbox.claim(SqlUnitOfWork(transaction), [low]) == set()
         rival = Thread(target=claim)
         rival.start()
         wait_for_a_lock(database)
-        assert inbox.claim(Work(transaction), [high]) == set()
+        assert inbox.claim(SqlUnitOfWork(transaction), [high]) == set()
     rival.join(10)
     assert known == [{low, high}]
 
@@ -233,12 +233,12 @@ def test_a_claim_waits_for_a_rival_and_then_knows(database: str, db: Database) -
     def claim() -> None:
         mine = Database(database)
         with mine.transaction() as transaction:
-            known.append(inbox.claim(Work(transaction), ids))
+            known.append(inbox.claim(SqlUnitOfWork(transaction), ids))
         mine.close()
 
     with db.transaction() as transaction:
-        assert inbox.claim(Work(transaction), ids[:2]) == set()
-        inbox.forget(Work(transaction), ids[:1])
+        assert inbox.claim(SqlUnitOfWork(transaction), ids[:2]) == set()
+        inbox.forget(SqlUnitOfWork(transaction), ids[:1])
         rival = Thread(target=claim)
         rival.start()
         wait_for_a_lock(database)
@@ -249,9 +249,9 @@ def test_a_claim_waits_for_a_rival_and_then_knows(database: str, db: Database) -
 def test_the_same_message_in_two_queues_is_handled_in_both(db: Database) -> None:
     ids = [uuid4()]
     with db.transaction() as transaction:
-        assert Inbox("one").claim(Work(transaction), ids) == set()
-        assert Inbox("two").claim(Work(transaction), ids) == set()
-        assert Inbox("two").claim(Work(transaction), ids) == set(ids)
+        assert Inbox("one").claim(SqlUnitOfWork(transaction), ids) == set()
+        assert Inbox("two").claim(SqlUnitOfWork(transaction), ids) == set()
+        assert Inbox("two").claim(SqlUnitOfWork(transaction), ids) == set(ids)
 
 
 def test_the_inbox_forgets_what_is_older_than_the_retention_a_bounded_number_at_once(
@@ -267,6 +267,6 @@ def test_the_inbox_forgets_what_is_older_than_the_retention_a_bounded_number_at_
     more = []
     for _ in range(3):
         with db.transaction() as transaction:
-            more.append(prune(Work(transaction), retention_days=30))
+            more.append(prune(SqlUnitOfWork(transaction), retention_days=30))
     assert more == [True, False, False]
     assert one(database, "select message_id from inbox") == young

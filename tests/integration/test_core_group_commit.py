@@ -8,13 +8,13 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from orderflow.messages import OrderRejected
+from orderflow.events import OrderRejected
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.database import Database
 from orderflow.messaging.errors import BadData, DatabaseUnavailable
 from orderflow.messaging.group_commit import GroupCommit
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.unit_of_work import UnitOfWork, Work
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from tests.builders import an_event
 from tests.fakes import ScriptedPublisher
 from tests.proxy import COMMITTED, Proxy
@@ -29,13 +29,13 @@ class Request:
     amount: int = 1999
 
 
-def apply(requests: Sequence[Request], work: Work) -> Sequence[str]:
+def apply(requests: Sequence[Request], work: SqlUnitOfWork) -> Sequence[str]:
     work.execute(
         "insert into effects select * from unnest(%(ids)s::uuid[], %(amounts)s::bigint[])",
         {"ids": [request.order_id for request in requests], "amounts": [request.amount for request in requests]},
     )
     for request in requests:
-        work.emit(an_event(OrderRejected, order_id=request.order_id), correlation_id=str(request.order_id))
+        work.publish(an_event(OrderRejected, order_id=request.order_id))
     return [str(request.order_id) for request in requests]
 
 
@@ -53,7 +53,7 @@ def publisher() -> ScriptedPublisher:
 
 @pytest.fixture
 def writer(proxy: Proxy, publisher: ScriptedPublisher) -> Iterator[GroupCommit[Request, str]]:
-    unit_of_work = UnitOfWork(Database(proxy.url), Outbox(publisher, CODEC, lease_seconds=60))
+    unit_of_work = UnitOfWorkFactory(Database(proxy.url), Outbox(publisher, CODEC, lease_seconds=60))
     writer = GroupCommit(unit_of_work, apply, clock=SystemClock())
     thread = Thread(target=writer.run)
     thread.start()

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from orderflow.messaging.errors import DatabaseUnavailable, TransactionAborted
-from orderflow.messaging.service import Emitting, Incoming, Outcome, Transaction
+from orderflow.messaging.service import Incoming, Outcome, Transaction, UnitOfWork
 from tests.fakes import eventually
 from tests.proxy import COMMITTED, Proxy
 from tests.rig import Rig, cancelled, effects, handle, one, order, prepare
@@ -92,7 +92,7 @@ def test_what_was_committed_before_an_outage_is_not_taken_for_duplicates(url: st
     sent = [cancelled(), cancelled(), cancelled(), cancelled()]
     calls = list[int]()
 
-    def handler(messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+    def handler(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
         calls.append(len(messages))
         if len(calls) == 1:
             raise ZeroDivisionError  # so that the batch is halved
@@ -110,7 +110,7 @@ def test_what_was_committed_before_an_outage_is_not_taken_for_duplicates(url: st
 def test_a_batch_full_of_culprits_shows_that_it_moves_and_ends_when_told_to(url: str) -> None:
     looks = list[float]()
 
-    def handler(messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+    def handler(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
         looks.append(rig.loop.last_progress)
         rig.loop.last_progress = float("-inf")
         if len(looks) == 9:

@@ -8,14 +8,14 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from orderflow.messages import OrderRejected
+from orderflow.events import OrderRejected
 from orderflow.messaging.broker import Failure
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.database import Database
-from orderflow.messaging.hooks import Hooks
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.relay import Relay
-from orderflow.messaging.unit_of_work import UnitOfWork
+from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.relay import Relay
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from tests.builders import an_event
 from tests.fakes import ScriptedPublisher, eventually
 from tests.rig import CODEC, Watch, one, prepare, query
@@ -29,11 +29,17 @@ def url(database: str) -> str:
     return database
 
 
-def relay(url: str, publisher: ScriptedPublisher, *, lease_seconds: float = 60, hooks: Hooks | None = None) -> Relay:
+def relay(
+    url: str,
+    publisher: ScriptedPublisher,
+    *,
+    lease_seconds: float = 60,
+    instrumentation: MessagingInstrumentation | None = None,
+) -> Relay:
     return Relay(
         publisher=publisher,
-        unit_of_work=UnitOfWork(Database(url), Outbox(publisher, CODEC, lease_seconds=lease_seconds)),
-        hooks=hooks or Hooks(),
+        unit_of_work=UnitOfWorkFactory(Database(url), Outbox(publisher, CODEC, lease_seconds=lease_seconds)),
+        instrumentation=instrumentation or MessagingInstrumentation(),
         clock=SystemClock(),
         interval_seconds=0.05,
         lease_seconds=lease_seconds,
@@ -44,10 +50,10 @@ def leave(url: str, rows: int, *, lease_seconds: float = 0) -> list[str]:
     """Rows as a process leaves them that died after its commit; their ids, oldest first."""
     publisher = ScriptedPublisher()
     publisher.holding = True
-    unit_of_work = UnitOfWork(Database(url), Outbox(publisher, CODEC, lease_seconds=lease_seconds))
+    unit_of_work = UnitOfWorkFactory(Database(url), Outbox(publisher, CODEC, lease_seconds=lease_seconds))
     with unit_of_work.transaction() as work:
         for _ in range(rows):
-            work.emit(an_event(OrderRejected), correlation_id="c", trace={"traceparent": "00-a-b-01"})
+            work.publish(an_event(OrderRejected), trace={"traceparent": "00-a-b-01"})
     unit_of_work.close()
     return [str(publication.key) for publication in publisher.published]
 
@@ -74,10 +80,10 @@ def running(url: str) -> Iterator[tuple[Relay, ScriptedPublisher]]:
 
 def test_a_row_is_sent_as_it_was_written(url: str) -> None:
     publisher, first = ScriptedPublisher(), ScriptedPublisher()
-    unit_of_work = UnitOfWork(Database(url), Outbox(first, CODEC, lease_seconds=0))
+    unit_of_work = UnitOfWorkFactory(Database(url), Outbox(first, CODEC, lease_seconds=0))
     cause = uuid4()
     with unit_of_work.transaction() as work:
-        work.emit(an_event(OrderRejected), correlation_id="c", causation_id=cause, trace={"traceparent": "00-a-b-01"})
+        work.publish(an_event(OrderRejected), causation_id=cause, trace={"traceparent": "00-a-b-01"})
     assert relay(url, publisher).relay_once() == 1
     assert publisher.published == first.published
 
@@ -96,9 +102,9 @@ def test_rows_are_taken_after_their_lease_and_not_before(url: str) -> None:
 def test_without_room_a_writer_leaves_its_rows_to_the_relay(url: str) -> None:
     full, publisher = ScriptedPublisher(), ScriptedPublisher()
     full.room = 0
-    unit_of_work = UnitOfWork(Database(url), Outbox(full, CODEC, lease_seconds=60))
+    unit_of_work = UnitOfWorkFactory(Database(url), Outbox(full, CODEC, lease_seconds=60))
     with unit_of_work.transaction() as work:
-        work.emit(an_event(OrderRejected), correlation_id="c")
+        work.publish(an_event(OrderRejected))
     assert full.published == []
     assert relay(url, full).relay_once() == 0
     assert relay(url, publisher).relay_once() == 1
@@ -171,7 +177,7 @@ def test_a_backlog_larger_than_the_window_goes_out_without_waiting_for_the_inter
     publisher.room = 100
     leave(url, 1500)
     watch = Watch()
-    loop = relay(url, publisher, hooks=watch)
+    loop = relay(url, publisher, instrumentation=watch)
     loop._interval = 3600
     thread = Thread(target=loop.run)
     thread.start()

@@ -11,8 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from orderflow.messages import (
-    AnyEvent,
+from orderflow.events import (
     InventoryRejected,
     InventoryReserved,
     OrderCancelled,
@@ -23,13 +22,14 @@ from orderflow.messages import (
     StockChanged,
     StockLow,
 )
-from orderflow.messaging.database import Database, migrate
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.errors import BadData, TransactionAborted
+from orderflow.messaging.event import Event
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming
-from orderflow.messaging.unit_of_work import Work
 from orderflow.services.inventory import store
 from orderflow.services.inventory.handlers import NOTHING_RESERVED, InventoryUpdates
-from orderflow.services.moments import Moments
 
 pytestmark = pytest.mark.integration
 
@@ -48,7 +48,7 @@ def inventory(database: str) -> Iterator[Database]:
 def put(database: Database, **stock: int) -> None:
     with database.transaction() as transaction:
         for sku, on_hand in stock.items():
-            store.put(Work(transaction), sku=sku, on_hand=on_hand, unit_price=100, currency="EUR")
+            store.put(SqlUnitOfWork(transaction), sku=sku, on_hand=on_hand, unit_price=100, currency="EUR")
 
 
 def about(order_id: UUID, *lines: tuple[str, int]) -> dict[str, Any]:
@@ -80,12 +80,12 @@ def cancelled(order_id: UUID) -> OrderCancelled:
     return OrderCancelled(**about(order_id), reason="hold_expired")
 
 
-def handle(database: Database, *events: AnyEvent) -> list[list[Any]]:
+def handle(database: Database, *events: Event) -> list[list[Any]]:
     """Apply events as one batch; the events that each led to, and last the news of the stock."""
-    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
     with database.transaction() as transaction:
-        work = Work(transaction)
-        outcomes = handler([Incoming(uuid4(), event, 0) for event in events], work)
+        work = SqlUnitOfWork(transaction)
+        outcomes = handler.handle([Incoming(uuid4(), event, 0) for event in events], work)
     assert all(isinstance(outcome, Done) for outcome in outcomes)
     answers = [list(outcome.events) for outcome in outcomes if isinstance(outcome, Done)]
     return [*answers, [outgoing.event for outgoing in work.outgoing]]
@@ -94,7 +94,7 @@ def handle(database: Database, *events: AnyEvent) -> list[list[Any]]:
 def counts(database: Database, sku: str = "a") -> tuple[int, int, int]:
     """(available, reserved, sold) of a SKU, after checking that its ledger says the same."""
     with database.transaction() as transaction:
-        stock = store.read(Work(transaction), sku)
+        stock = store.read(SqlUnitOfWork(transaction), sku)
         ((*sums,),) = transaction.execute(
             "select sum(d_available)::int, sum(d_reserved)::int, sum(d_sold)::int"
             " from stock_ledger where sku = %(sku)s",
@@ -119,7 +119,7 @@ def test_an_order_is_reserved_then_sold(inventory: Database) -> None:
 
 @pytest.mark.parametrize("ending", [rejected, cancelled])
 def test_an_order_that_does_not_come_to_be_gives_its_units_back(
-    inventory: Database, ending: Callable[[UUID], AnyEvent]
+    inventory: Database, ending: Callable[[UUID], Event]
 ) -> None:
     put(inventory, a=10)
     order = uuid4()
@@ -132,10 +132,10 @@ def test_a_confirmed_order_that_holds_nothing_is_parked(inventory: Database) -> 
     put(inventory, a=10)
     released, sold = uuid4(), uuid4()
     handle(inventory, created(released, ("a", 1)), rejected(released), created(sold, ("a", 1)), confirmed(sold))
-    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
     with inventory.transaction() as transaction:
         messages = [Incoming(uuid4(), confirmed(order), 0) for order in (released, sold, uuid4())]
-        assert handler(messages, Work(transaction)) == [NOTHING_RESERVED, Done(), NOTHING_RESERVED]
+        assert handler.handle(messages, SqlUnitOfWork(transaction)) == [NOTHING_RESERVED, Done(), NOTHING_RESERVED]
 
 
 def test_all_lines_are_reserved_or_none(inventory: Database) -> None:
@@ -173,7 +173,7 @@ def test_stock_cannot_be_set_under_what_is_promised(inventory: Database) -> None
     put(inventory, a=10)
     handle(inventory, created(uuid4(), ("a", 4)))
     with inventory.transaction() as transaction:
-        assert store.put(Work(transaction), sku="a", on_hand=3, unit_price=1, currency="EUR") is None
+        assert store.put(SqlUnitOfWork(transaction), sku="a", on_hand=3, unit_price=1, currency="EUR") is None
     put(inventory, a=4)
     assert counts(inventory) == (0, 4, 0)
 
@@ -192,23 +192,23 @@ def test_units_of_a_sku_that_somebody_deleted_are_not_booked(inventory: Database
 def test_a_decision_on_counts_that_are_not_true_is_refused(inventory: Database) -> None:
     put(inventory, a=1)
     with inventory.transaction() as transaction:
-        shelf, _ = store.load(Work(transaction), [], ["a"])
+        shelf, _ = store.load(SqlUnitOfWork(transaction), [], ["a"])
     shelf.available["a"] = 9
     shelf.reserve(uuid4(), (OrderLine(sku="a", quantity=2, unit_price=100),))
     with pytest.raises(BadData), inventory.transaction() as transaction:
-        store.save(Work(transaction), shelf)
+        store.save(SqlUnitOfWork(transaction), shelf)
     assert counts(inventory) == (1, 0, 0)
 
 
 def test_statements_do_not_grow_with_the_batch(inventory: Database) -> None:
     put(inventory, a=10_000)
-    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
     orders = [uuid4() for _ in range(125)]
     old = [uuid4() for _ in range(125)]
     handle(inventory, *(created(order) for order in old))
-    events: list[AnyEvent] = [*(created(order) for order in orders), *(confirmed(order) for order in old)]
+    events: list[Event] = [*(created(order) for order in orders), *(confirmed(order) for order in old)]
     with inventory.transaction() as transaction:
-        handler([Incoming(uuid4(), event, 0) for event in events], Work(transaction))
+        handler.handle([Incoming(uuid4(), event, 0) for event in events], SqlUnitOfWork(transaction))
         assert transaction.statements == 8
 
 
@@ -232,7 +232,7 @@ def test_two_consumers_never_sell_the_same_unit(inventory: Database, database: s
 def test_two_consumers_with_events_of_one_order_do_not_pass_each_other(inventory: Database, database: str) -> None:
     put(inventory, a=10)
     order = uuid4()
-    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
     rival = Database(database)
     failed: list[BaseException] = []
 
@@ -243,7 +243,7 @@ def test_two_consumers_with_events_of_one_order_do_not_pass_each_other(inventory
             failed.append(error)
 
     with inventory.transaction() as transaction:
-        handler([Incoming(uuid4(), created(order, ("a", 3)), 0)], Work(transaction))
+        handler.handle([Incoming(uuid4(), created(order, ("a", 3)), 0)], SqlUnitOfWork(transaction))
         thread = threading.Thread(target=cancel)
         thread.start()
         thread.join(0.3)  # it waits for us by now, or will find our commit
@@ -259,11 +259,11 @@ def test_what_is_being_sold_is_not_released_as_well(inventory: Database, databas
     order = uuid4()
     # The second order's units would hide a release of the first one's from the table's own checks.
     handle(inventory, created(order, ("a", 3)), created(uuid4(), ("a", 3)))
-    handler = InventoryUpdates(low_units=LOW, moments=Moments())
+    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
     rival = Database(database)
     thread = threading.Thread(target=lambda: handle(rival, cancelled(order)))
     with inventory.transaction() as transaction:
-        handler([Incoming(uuid4(), confirmed(order), 0)], Work(transaction))
+        handler.handle([Incoming(uuid4(), confirmed(order), 0)], SqlUnitOfWork(transaction))
         thread.start()
         thread.join(0.3)  # it waits for us by now, or will find our commit
     thread.join()
@@ -276,8 +276,8 @@ def test_shuffled_and_tripled_events_end_in_the_same_stock(inventory: Database, 
     chance = random.Random(seed)
     put(inventory, a=1000, b=1000)
     orders = [uuid4() for _ in range(60)]
-    endings: list[Callable[[UUID], AnyEvent]] = [confirmed, rejected, cancelled]
-    events: list[AnyEvent] = [created(order, ("a", 1 + number % 3), ("b", 1)) for number, order in enumerate(orders)]
+    endings: list[Callable[[UUID], Event]] = [confirmed, rejected, cancelled]
+    events: list[Event] = [created(order, ("a", 1 + number % 3), ("b", 1)) for number, order in enumerate(orders)]
     # A confirmation follows a reservation by its nature; the others may overtake it.
     events += [endings[number % 3](order) for number, order in enumerate(orders) if number % 3]
     events = events * 3

@@ -19,13 +19,13 @@ import psycopg
 import pytest
 from pika.exceptions import AMQPError
 
-from local.enclosed_server import EnclosedServer, NotOurServer
-from local.postgresql import PostgreSQL
-from local.rabbitmq import RabbitMQ
-from local.roots import ServersUnavailable
-from local.servers import ServerNotStarted, Stack
+from local.servers.enclosed_server import EnclosedServer, NotOurServer
+from local.servers.postgresql import PostgreSQL
+from local.servers.rabbitmq import RabbitMQ
+from local.servers.roots import ServersUnavailable
+from local.servers.stack import ServerNotStarted, Stack
 from local.system import System
-from orderflow.operations.management import Management
+from orderflow.operations.management_api import Management
 
 pytestmark = pytest.mark.integration
 CHECKOUT = Path(__file__).parents[2]
@@ -205,7 +205,7 @@ def healths(stack: Stack) -> Mapping[str, str]:
     ("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0)]
 )
 def test_nothing_is_left_when_the_program_itself_ends(signum: int, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "local.servers", "--suite", SUITE, "--directory", str(tmp_path)]
+    command = [sys.executable, "-m", "local.servers.stack", "--suite", SUITE, "--directory", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=OURS) as program:
         assert program.stdout is not None
         try:

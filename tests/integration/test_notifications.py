@@ -11,11 +11,10 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 
-from orderflow.messages import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
+from orderflow.events import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.hooks import Hooks
-from orderflow.services.notifications.sender import SENDS_AT_ONCE, LogSender, SendFailed, SmtpSender, WebhookSender
-from orderflow.services.notifications.sending import Notifying
+from orderflow.services.notifications.effects import NotificationEffect
+from orderflow.services.notifications.senders import SENDS_AT_ONCE, LogSender, SendFailed, SmtpSender, WebhookSender
 from tests.builders import an_event
 from tests.effects_rig import TRACE
 from tests.fakes import eventually
@@ -213,7 +212,7 @@ def test_the_log_names_the_order_and_not_the_customer(url: str, caplog: pytest.L
 def test_a_result_that_is_recorded_twice_counts_once_and_never_undoes_a_send(url: str) -> None:
     notifications = Notifications(url, LogSender())
     notifications.receive(an_event(OrderConfirmed))
-    effects = Notifying(LogSender(), hooks=Hooks(), moments=notifications.watch)
+    effects = NotificationEffect(LogSender(), instrumentation=notifications.watch)
     with notifications.work.transaction() as work:
         (task,) = effects.claim(work, limit=10, lease=timedelta(seconds=30))
     for result in (None, None, SendFailed("late")):
@@ -228,10 +227,10 @@ def test_a_batch_of_250_costs_few_statements(url: str) -> None:
     with Notifications(url, LogSender(), concurrency=250) as notifications:
         eventually(lambda: notifications.work.statements)
         before = notifications.work.statements
-        verdicts = notifications.receive(*[an_event(OrderConfirmed) for _ in range(250)])
+        progress = notifications.receive(*[an_event(OrderConfirmed) for _ in range(250)])
         eventually(lambda: notifications.states("notifications") == {"sent": 250})
         sending = notifications.work.statements - before
-    assert verdicts.outcomes.statements == 4  # begin, inbox, notifications, commit
+    assert progress.outcomes.statements == 4  # begin, inbox, notifications, commit
     assert sending / 250 < 0.25, f"{sending} statements for 250 notifications"
 
 

@@ -11,8 +11,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from orderflow.messages import (
-    AnyEvent,
+from orderflow.events import (
     InventoryRejected,
     InventoryReserved,
     OrderCancelled,
@@ -23,10 +22,11 @@ from orderflow.messages import (
     PaymentDeclined,
     StockChanged,
 )
-from orderflow.messaging.database import Database, migrate
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.event import Event
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming, Outcome, Reject
-from orderflow.messaging.unit_of_work import Work
-from orderflow.services.moments import Moments
 from orderflow.services.orders import store
 from orderflow.services.orders.expiry import LIMIT, expire_holds
 from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
@@ -38,7 +38,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
 
-class Told(Moments):
+class Told(Instrumentation):
     """Notes the ends of orders."""
 
     def __init__(self) -> None:
@@ -66,16 +66,16 @@ def accept_many(database: Database, count: int, *, hold_seconds: float = 60) -> 
     items = (OrderLine(sku="a", quantity=1, unit_price=100),)
     new = [NewOrder(uuid4(), "u", items, 100, "EUR", TRACE) for _ in range(count)]
     with database.transaction() as transaction:
-        store.insert(Work(transaction), new, hold_seconds=hold_seconds)
+        store.insert(SqlUnitOfWork(transaction), new, hold_seconds=hold_seconds)
     return [order.order_id for order in new]
 
 
-def expire(database: Database) -> tuple[bool, list[AnyEvent]]:
+def expire(database: Database) -> tuple[bool, list[Event]]:
     """(may there be more, what was told)"""
     with database.transaction() as transaction:
-        work = Work(transaction)
-        more = expire_holds(work, moments=Moments())
-    return more, [outgoing.event for outgoing in work.outgoing if isinstance(outgoing.event, AnyEvent)]
+        work = SqlUnitOfWork(transaction)
+        more = expire_holds(work, instrumentation=Instrumentation())
+    return more, [outgoing.event for outgoing in work.outgoing]
 
 
 def about(order: UUID) -> dict[str, Any]:
@@ -100,17 +100,19 @@ def declined(order: UUID) -> PaymentDeclined:
     return PaymentDeclined(**about(order), reason="payment_declined")
 
 
-def handle(database: Database, *events: AnyEvent, moments: Moments | None = None) -> list[Outcome]:
+def handle(database: Database, *events: Event, instrumentation: Instrumentation | None = None) -> list[Outcome]:
     with database.transaction() as transaction:
-        work = Work(transaction)
-        outcomes = OrderUpdates(moments or Moments())([Incoming(uuid4(), event, 0) for event in events], work)
+        work = SqlUnitOfWork(transaction)
+        outcomes = OrderUpdates(instrumentation or Instrumentation()).handle(
+            [Incoming(uuid4(), event, 0) for event in events], work
+        )
     work.committed()
     return list(outcomes)
 
 
 def status(database: Database, order: UUID) -> tuple[str, str | None]:
     with database.transaction() as transaction:
-        stored = store.read(Work(transaction), order)
+        stored = store.read(SqlUnitOfWork(transaction), order)
     assert stored is not None
     assert (stored.final_at is not None) == stored.status.final
     return str(stored.status), stored.reason
@@ -118,7 +120,7 @@ def status(database: Database, order: UUID) -> tuple[str, str | None]:
 
 def steps(database: Database, order: UUID) -> list[str]:
     with database.transaction() as transaction:
-        return [step for step, _, _ in store.history(Work(transaction), order)]
+        return [step for step, _, _ in store.history(SqlUnitOfWork(transaction), order)]
 
 
 def ends(outcomes: list[Outcome]) -> list[type]:
@@ -129,8 +131,10 @@ def test_a_paid_order_is_confirmed_and_told_once(orders: Database) -> None:
     told = Told()
     order = accept(orders)
     assert ends(handle(orders, reserved(order))) == []
-    assert ends(handle(orders, captured(order), captured(order), declined(order), moments=told)) == [OrderConfirmed]
-    assert ends(handle(orders, captured(order), moments=told)) == []
+    assert ends(handle(orders, captured(order), captured(order), declined(order), instrumentation=told)) == [
+        OrderConfirmed
+    ]
+    assert ends(handle(orders, captured(order), instrumentation=told)) == []
     assert status(orders, order) == ("confirmed", None)
     assert steps(orders, order) == ["accepted", "reserved", "confirmed"]
     assert told.ends == [("confirmed", TRACE)]
@@ -162,12 +166,12 @@ def test_an_expired_hold_cancels_what_is_open_and_nothing_else(orders: Database)
     late, done, patient = accept(orders, hold_seconds=-1), accept(orders, hold_seconds=-1), accept(orders)
     handle(orders, captured(done))
     with orders.transaction() as transaction:
-        work = Work(transaction)
-        assert expire_holds(work, moments=told) is False
+        work = SqlUnitOfWork(transaction)
+        assert expire_holds(work, instrumentation=told) is False
     work.committed()
     (outgoing,) = work.outgoing
     assert isinstance(outgoing.event, OrderCancelled) and outgoing.event.order_id == late
-    assert (outgoing.correlation_id, outgoing.trace) == (str(late), TRACE)
+    assert (outgoing.event.correlation_id, outgoing.trace) == (str(late), TRACE)
     assert [status(orders, order)[0] for order in (late, done, patient)] == ["cancelled", "confirmed", "accepted"]
     assert told.ends == [("cancelled", TRACE)]
     assert ends(handle(orders, captured(late))) == []
@@ -183,7 +187,7 @@ def test_an_order_that_is_being_paid_does_not_expire(orders: Database, database:
     order, other = accept_many(orders, 2, hold_seconds=-1)
     rival = Database(database)
     with orders.transaction() as transaction:
-        OrderUpdates(Moments())([Incoming(uuid4(), captured(order), 0)], Work(transaction))
+        OrderUpdates(Instrumentation()).handle([Incoming(uuid4(), captured(order), 0)], SqlUnitOfWork(transaction))
         _, told = expire(rival)
     rival.close()
     assert [event.order_id for event in told if isinstance(event, OrderCancelled)] == [other]
@@ -195,7 +199,7 @@ def test_a_capture_waits_for_the_expiry_and_changes_nothing(orders: Database, da
     rival, told = Database(database), list[type]()
     thread = threading.Thread(target=lambda: told.extend(ends(handle(rival, captured(order)))))
     with orders.transaction() as transaction:
-        expire_holds(Work(transaction), moments=Moments())
+        expire_holds(SqlUnitOfWork(transaction), instrumentation=Instrumentation())
         thread.start()
         thread.join(0.3)  # it waits for us by now, or will find our commit
         assert told == []
@@ -235,16 +239,18 @@ def test_the_newest_news_of_a_sku_wins_in_any_order(orders: Database) -> None:
 
     for batch in ([news(2, 7), news(3, 6), news(1, 9)], [news(2, 7)]):
         with orders.transaction() as transaction:
-            AvailabilityUpdates()([Incoming(uuid4(), event, 0) for event in batch], Work(transaction))
+            AvailabilityUpdates().handle([Incoming(uuid4(), event, 0) for event in batch], SqlUnitOfWork(transaction))
     with orders.transaction() as transaction:
-        assert store.offers(Work(transaction), ["a", "b"])["a"].available == 6
+        assert store.offers(SqlUnitOfWork(transaction), ["a", "b"])["a"].available == 6
 
 
 def test_statements_do_not_grow_with_the_batch(orders: Database) -> None:
-    events: list[AnyEvent] = []
+    events: list[Event] = []
     for _ in range(125):
         order = accept(orders)
         events += [reserved(order), captured(order)]
     with orders.transaction() as transaction:
-        OrderUpdates(Moments())([Incoming(uuid4(), event, 0) for event in events], Work(transaction))
+        OrderUpdates(Instrumentation()).handle(
+            [Incoming(uuid4(), event, 0) for event in events], SqlUnitOfWork(transaction)
+        )
         assert transaction.statements == 5

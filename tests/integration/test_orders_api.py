@@ -10,8 +10,8 @@ from uuid import uuid4
 
 import pytest
 
-from orderflow.messages import OrderCreated, decode
-from orderflow.messaging.unit_of_work import Work
+from orderflow.events import OrderCreated, decode
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.services.orders import store
 from tests.orders_rig import KEY, ORDER, OTHER, READER, Shop, opened, prepare_offers
 from tests.proxy import Proxy
@@ -238,7 +238,7 @@ def test_forgotten_answers_let_a_key_be_used_again(shop: Shop) -> None:
     first = shop.post(name="old").json()["order_id"]
     with shop.database.transaction() as transaction:
         transaction.execute("update idempotency set created_at = created_at - interval '73 hours'")
-        store.forget_answers(Work(transaction), hours=72)
+        store.forget_answers(SqlUnitOfWork(transaction), hours=72)
     assert shop.post(name="old").json()["order_id"] != first
 
 

@@ -19,25 +19,26 @@ from uuid import UUID, uuid4
 import pytest
 
 from local.system import eventually
-from orderflow.messages import InventoryReserved, PaymentCaptured
-from orderflow.messaging.attempt import Attempt
+from orderflow.broker_topology import definitions, work_queues
+from orderflow.events import InventoryReserved, PaymentCaptured
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec, Outgoing
-from orderflow.messaging.consumer import BatchLimits, ConsumerLoop
-from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.hooks import Hooks
-from orderflow.messaging.identity import message_id
-from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.rabbitmq import RabbitMQ
-from orderflow.messaging.retry import RetryPolicy
-from orderflow.messaging.service import DONE, Emitting, Incoming, Outcome, Service
-from orderflow.messaging.unit_of_work import UnitOfWork
-from orderflow.operations.management import Management
-from orderflow.operations.topology import apply
+from orderflow.messaging.codec import Outgoing
+from orderflow.messaging.consume.batch_processor import BatchProcessor
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
+from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
+from orderflow.messaging.service import DONE, Incoming, Outcome, Service, UnitOfWork
+from orderflow.messaging.uuid7 import message_id
+from orderflow.operations.management_api import Management
+from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
 from orderflow.services.orders import ORDERS
-from orderflow.topology import definitions, work_queues
+from tests.builders import a_codec
 
 pytestmark = pytest.mark.integration
 
@@ -47,7 +48,7 @@ PARTED = replace(ORDERS.queues[0], partitions=PARTITIONS)
 PARTED_SERVICES: tuple[Service, ...] = tuple(
     replace(service, queues=(PARTED, *service.queues[1:])) if service is ORDERS else service for service in SERVICES
 )
-CODEC = Codec(app_id="test")
+CODEC = a_codec("test")
 
 
 @dataclass(slots=True)
@@ -60,7 +61,7 @@ class Seen:
 
 
 def handler(seen: Seen, replica: str, queue: str) -> Any:
-    def handle(messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+    def handle(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
         transaction.after_commit(lambda: note(messages))
         return [DONE] * len(messages)
 
@@ -78,7 +79,9 @@ class Replica:
     """One process's consumers of a partitioned queue."""
 
     def __init__(self, url: str, database: str, seen: Seen, name: str) -> None:
-        self._broker = RabbitMQ(url, window=1000, hooks=Hooks(), clock=SystemClock(), connection_name=name)
+        self._broker = RabbitMQBroker(
+            url, window=1000, instrumentation=MessagingInstrumentation(), clock=SystemClock(), connection_name=name
+        )
         self._loops = [self._loop(queue, database, handler(seen, name, queue)) for queue in work_queues(PARTED)]
         self._threads = [threading.Thread(target=loop.run, name=loop.name) for loop in self._loops]
         self._broker.start()
@@ -97,15 +100,17 @@ class Replica:
         return ConsumerLoop(
             consumer=self._broker.consumer(queue, prefetch=20, ordered=True),
             publisher=self._broker.publisher(),
-            attempt=Attempt(
+            processor=BatchProcessor(
                 handler=handle,
                 accepted=(PaymentCaptured, InventoryReserved),
                 codec=CODEC,
                 inbox=Inbox(PARTED.name),
-                unit_of_work=UnitOfWork(Database(database), Outbox(self._broker.publisher(), CODEC, lease_seconds=10)),
+                units_of_work=UnitOfWorkFactory(
+                    Database(database), Outbox(self._broker.publisher(), CODEC, lease_seconds=10)
+                ),
             ),
             policy=RetryPolicy(),
-            hooks=Hooks(),
+            instrumentation=MessagingInstrumentation(),
             clock=SystemClock(),
             limits=BatchLimits(messages=7),
         )
@@ -116,7 +121,7 @@ def captured(order: UUID, number: int) -> Outgoing:
     event = PaymentCaptured(
         timestamp=datetime.now(UTC), order_id=order, user_id="u", total_amount=number, currency="EUR", charge_id="c"
     )
-    return Outgoing(event=event, correlation_id=str(order))
+    return Outgoing(event=event)
 
 
 def test_events_of_one_order_stay_in_order_while_replicas_come_and_go(
@@ -130,7 +135,7 @@ def test_events_of_one_order_stay_in_order_while_replicas_come_and_go(
     seen, chance, orders = Seen(), random.Random(7), [uuid4() for _ in range(30)]
     sent: dict[UUID, int] = dict.fromkeys(orders, 0)
 
-    def publish(broker: RabbitMQ, count: int) -> None:
+    def publish(broker: RabbitMQBroker, count: int) -> None:
         batch = []
         for order in chance.choices(orders, k=count):
             batch.append(CODEC.publication(message_id(), captured(order, sent[order])))
@@ -138,7 +143,9 @@ def test_events_of_one_order_stay_in_order_while_replicas_come_and_go(
         receipt = broker.publisher().publish(batch)
         assert receipt.wait(10) and not receipt.failures
 
-    publisher = RabbitMQ(vhost, window=1000, hooks=Hooks(), clock=SystemClock(), connection_name="publisher")
+    publisher = RabbitMQBroker(
+        vhost, window=1000, instrumentation=MessagingInstrumentation(), clock=SystemClock(), connection_name="publisher"
+    )
     publisher.start()
     eventually(lambda: publisher.ready, seconds=10, what="publisher ready")
     with ExitStack() as running:

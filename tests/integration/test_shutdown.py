@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from local.driver import Crowd, Ledger, Plan
-from local.enclosed_server import answers
-from local.sale import Sale, shelf
-from local.servers import Stack
+from local.demo.load_generator import Ledger, LoadGenerator, Plan
+from local.demo.sale import Sale, shelf
+from local.servers.enclosed_server import answers
+from local.servers.stack import Stack
 from local.system import PROCESSES, System, eventually
 
 pytestmark = pytest.mark.integration
@@ -81,7 +81,7 @@ def test_nothing_that_a_consumer_received_comes_again_after_its_drain(system: Sy
 
 def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: System) -> None:
     place = system.places["orders-api"]
-    crowd = Crowd(
+    crowd = LoadGenerator(
         Plan(rate=80, seconds=30, skus=list(STOCK), patience_seconds=0.1),
         url=system.orders_api,
         key=system.orders_key,

@@ -18,11 +18,11 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
-from local.enclosed_server import answers
 from local.http_json import http_json
-from local.ports import Ports
-from local.processes import ProcessFailed, ProcessSpec, Supervisor
-from local.servers import Stack
+from local.servers.enclosed_server import answers
+from local.servers.ports import Ports
+from local.servers.stack import Stack
+from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
 from local.system import ROOT, System, eventually
 
 pytestmark = pytest.mark.integration

@@ -12,10 +12,10 @@ from uuid import uuid4
 
 import pytest
 
+from local.demo.journey import roots
+from local.demo.sale import shelf
 from local.http_json import http_json
-from local.journey import roots
-from local.sale import shelf
-from local.servers import Stack
+from local.servers.stack import Stack
 from local.system import System, eventually
 
 pytestmark = pytest.mark.integration

@@ -8,18 +8,19 @@ import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
-from local.poison import every_kind
-from local.rabbitmq import RabbitMQ as RabbitMQServer
-from local.servers import Stack
+from local.demo.poison import every_kind
+from local.servers.rabbitmq import RabbitMQ as RabbitMQServer
+from local.servers.stack import Stack
 from local.system import eventually
-from orderflow.messages import MalformedMessage, OrderCreated
+from orderflow.events import OrderCreated
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.codec import Codec
-from orderflow.messaging.dead_letter import DEAD_LETTER_EXCHANGE, dead_letter
-from orderflow.messaging.hooks import Hooks
-from orderflow.messaging.rabbitmq import RabbitMQ
-from orderflow.messaging.retry import RETRY_EXCHANGE, retry_copy
+from orderflow.messaging.consume.dead_letter import DEAD_LETTER_EXCHANGE, dead_letter
+from orderflow.messaging.consume.retry import RETRY_EXCHANGE, retry_copy
+from orderflow.messaging.errors import MalformedMessage
+from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
+from tests.builders import a_codec
 
 pytestmark = pytest.mark.integration
 
@@ -36,7 +37,7 @@ def test_a_message_that_is_too_large_for_a_consumers_memory_is_refused_by_the_br
             channel.basic_publish("", "large", b"x" * (2 * 1024 * 1024 + 1), mandatory=True)
 
 
-class Connections(Hooks):
+class Connections(MessagingInstrumentation):
     """Counts how often a connection ended."""
 
     def __init__(self) -> None:
@@ -49,12 +50,12 @@ class Connections(Hooks):
 def reason(delivery: Delivery) -> str:
     """Why an order's consumer refuses a delivery."""
     with pytest.raises(MalformedMessage) as refusal:
-        Codec(app_id="test").incoming(delivery, (OrderCreated,), {})
+        a_codec("test").incoming(delivery, (OrderCreated,), {})
     return refusal.value.reason
 
 
 def test_poison_of_every_kind_is_received_and_copied_over_the_same_connections(vhost: str) -> None:
-    poison, hooks = list(every_kind()), Connections()
+    poison, instrumentation = list(every_kind()), Connections()
     with pika.BlockingConnection(pika.URLParameters(vhost)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
@@ -65,7 +66,9 @@ def test_poison_of_every_kind_is_received_and_copied_over_the_same_connections(v
             channel.queue_bind(exchange, exchange)
         for one in poison:
             channel.basic_publish("", "work", one.body, one.properties, mandatory=True)
-    broker = RabbitMQ(vhost, window=100, hooks=hooks, clock=SystemClock(), connection_name=f"test {uuid4()}")
+    broker = RabbitMQBroker(
+        vhost, window=100, instrumentation=instrumentation, clock=SystemClock(), connection_name=f"test {uuid4()}"
+    )
     consumer, publisher, now = broker.consumer("work", prefetch=1000), broker.publisher(), datetime.now(UTC)
     broker.start()
     try:
@@ -82,6 +85,6 @@ def test_poison_of_every_kind_is_received_and_copied_over_the_same_connections(v
         assert receipt.wait(20)
         assert receipt.failures == {}
         assert not any(one.redelivered for one in came)
-        assert hooks.lost == 0
+        assert instrumentation.lost == 0
     finally:
         broker.close(timeout_seconds=5)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from orderflow.messaging.database import Database
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Transaction
-from orderflow.messaging.unit_of_work import Work
 
 Result = TypeVar("Result")
 ANSWER_SECONDS = 2.0
@@ -36,4 +36,4 @@ class Reader:
         if not hasattr(self._local, "database"):
             self._local.database = self._connect()
         with self._local.database.transaction() as transaction:
-            return query(Work(transaction))
+            return query(SqlUnitOfWork(transaction))

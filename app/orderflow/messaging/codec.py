@@ -4,7 +4,7 @@
 import gzip
 import io
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 from uuid import UUID
@@ -12,8 +12,9 @@ from uuid import UUID
 import msgspec
 import zstandard
 
-from orderflow.messages import EXCHANGE, Event, MalformedMessage, decode, encode
 from orderflow.messaging.broker import Delivery, Properties, Publication
+from orderflow.messaging.errors import MalformedMessage
+from orderflow.messaging.event import Event, encode
 from orderflow.messaging.service import Incoming
 
 JSON = "application/json"
@@ -27,7 +28,6 @@ class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
     """An event with what the message around it needs."""
 
     event: Event
-    correlation_id: str
     causation_id: UUID | None = None
     trace: Mapping[str, str] = {}
 
@@ -37,9 +37,11 @@ class Codec:
     """Writes and reads messages of one service. Sizes are in bytes, of the body before compression."""
 
     app_id: str
-    compression: Literal["zstd", "gzip", "off"] = "zstd"
-    threshold_bytes: int = 8 * 1024
-    limit_bytes: int = 1024 * 1024
+    exchange: str
+    decode: Callable[[bytes], Event]
+    compression: Literal["zstd", "gzip", "off"]
+    threshold_bytes: int
+    limit_bytes: int
 
     def publication(self, key: UUID, outgoing: Outgoing) -> Publication:
         """The message for an event; ``key`` becomes its message id. Raises ValueError above the size limit."""
@@ -53,7 +55,7 @@ class Codec:
             headers["x-causation-id"] = str(outgoing.causation_id)
         properties = Properties(
             message_id=str(key),
-            correlation_id=outgoing.correlation_id,
+            correlation_id=event.correlation_id,
             type=str(event.__struct_config__.tag),
             timestamp=int(event.timestamp.timestamp()),
             app_id=self.app_id,
@@ -61,7 +63,7 @@ class Codec:
             content_encoding=encoding,
             headers=headers,
         )
-        return Publication(key, EXCHANGE, event.routing_key, properties, body)
+        return Publication(key, self.exchange, event.routing_key, properties, body)
 
     def incoming(self, delivery: Delivery, accepted: tuple[type[Event], ...], trace: Mapping[str, str]) -> Incoming:
         """The event in a delivery; raises MalformedMessage when it is not one that this queue handles.
@@ -72,25 +74,10 @@ class Codec:
         if properties.content_type not in _CONTENT_TYPES:
             raise MalformedMessage("unknown_content_type", "the content type is not JSON")
         message_id = _message_id(properties.message_id)
-        event = decode(self.decompressed(delivery.body, properties.content_encoding))
+        event = self.decode(decompressed(delivery.body, properties.content_encoding, limit_bytes=self.limit_bytes))
         if not isinstance(event, accepted):
             raise MalformedMessage("unexpected_event", f"{type(event).__name__} is not handled by this queue")
         return Incoming(message_id, event, _retry_count(properties), trace)
-
-    def decompressed(self, body: bytes, encoding: str | None) -> bytes:
-        """The plain body; raises MalformedMessage. Holds at most the limit plus one byte, whatever a sender claims.
-
-        To decompress takes the window of the compression besides: 32 KiB for gzip, at most 8 MiB for zstd.
-        """
-        if encoding in {None, "", "identity"}:
-            plain = body
-        elif encoding in {"zstd", "gzip"}:
-            plain = self._read_limited(body, encoding or "")
-        else:
-            raise MalformedMessage("unknown_content_encoding", "the content encoding is neither zstd nor gzip")
-        if len(plain) > self.limit_bytes:
-            raise MalformedMessage("too_large", f"the body has more than {self.limit_bytes} bytes")
-        return plain
 
     def _compressed(self, body: bytes) -> tuple[bytes, str | None]:
         if self.compression == "off" or len(body) < self.threshold_bytes:
@@ -99,20 +86,37 @@ class Codec:
             return gzip.compress(body, compresslevel=5, mtime=0), "gzip"
         return zstandard.ZstdCompressor(level=3).compress(body), "zstd"
 
-    def _read_limited(self, body: bytes, encoding: str) -> bytes:
-        try:
-            if encoding == "gzip":
-                with gzip.open(io.BytesIO(body)) as stream:
-                    return stream.read(self.limit_bytes + 1)
-            window = max(_MOST_WINDOW_BYTES, self.limit_bytes)
-            with zstandard.ZstdDecompressor(max_window_size=window).stream_reader(body) as reader:
-                plain = reader.read(self.limit_bytes + 1)
-            cut_off = len(plain) < min(zstandard.frame_content_size(body), self.limit_bytes + 1)
-        except (OSError, EOFError, ValueError, zlib.error, zstandard.ZstdError) as error:
-            raise MalformedMessage("corrupt_compression", f"the body is not {encoding}") from error
-        if cut_off or not plain:
-            raise MalformedMessage("corrupt_compression", f"the body is not {encoding}")
-        return plain
+
+def decompressed(body: bytes, encoding: str | None, *, limit_bytes: int) -> bytes:
+    """The plain body; raises MalformedMessage. Holds at most the limit plus one byte, whatever the sender claims.
+
+    Decompression takes the window of the compression in addition: 32 KiB for gzip, at most 8 MiB for zstd.
+    """
+    if encoding in {None, "", "identity"}:
+        plain = body
+    elif encoding in {"zstd", "gzip"}:
+        plain = _read_limited(body, encoding or "", limit_bytes)
+    else:
+        raise MalformedMessage("unknown_content_encoding", "the content encoding is neither zstd nor gzip")
+    if len(plain) > limit_bytes:
+        raise MalformedMessage("too_large", f"the body has more than {limit_bytes} bytes")
+    return plain
+
+
+def _read_limited(body: bytes, encoding: str, limit_bytes: int) -> bytes:
+    try:
+        if encoding == "gzip":
+            with gzip.open(io.BytesIO(body)) as stream:
+                return stream.read(limit_bytes + 1)
+        window = max(_MOST_WINDOW_BYTES, limit_bytes)
+        with zstandard.ZstdDecompressor(max_window_size=window).stream_reader(body) as reader:
+            plain = reader.read(limit_bytes + 1)
+        cut_off = len(plain) < min(zstandard.frame_content_size(body), limit_bytes + 1)
+    except (OSError, EOFError, ValueError, zlib.error, zstandard.ZstdError) as error:
+        raise MalformedMessage("corrupt_compression", f"the body is not {encoding}") from error
+    if cut_off or not plain:
+        raise MalformedMessage("corrupt_compression", f"the body is not {encoding}")
+    return plain
 
 
 def _message_id(text: str | None) -> UUID:

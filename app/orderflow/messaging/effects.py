@@ -14,12 +14,12 @@ from datetime import timedelta
 from typing import Generic, Protocol, TypeVar
 
 from orderflow.messaging.backoff import Backoff
-from orderflow.messaging.batch import isolate
-from orderflow.messaging.calls import Calls
+from orderflow.messaging.call_pool import CallPool
 from orderflow.messaging.clock import Clock
+from orderflow.messaging.consume.bisect import isolate
 from orderflow.messaging.errors import InfrastructureError
-from orderflow.messaging.service import Emitting, Transaction
-from orderflow.messaging.unit_of_work import UnitOfWork
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.service import Transaction, UnitOfWork
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ _TAKE_SECONDS = 0.05
 _ENOUGH = 100
 
 
-class Effects(Protocol[Task, Result]):
+class Effect(Protocol[Task, Result]):
     """One kind of call: where its tasks come from, how it is made, and what its result changes."""
 
     def resources(self) -> AbstractAsyncContextManager[object]:
@@ -41,11 +41,11 @@ class Effects(Protocol[Task, Result]):
     async def perform(self, task: Task) -> Result:
         """Make the call. What the outside does wrong is a result; an exception leaves the task to its lease."""
 
-    def record(self, transaction: Emitting, pairs: Sequence[tuple[Task, Result]]) -> None:
+    def record(self, transaction: UnitOfWork, pairs: Sequence[tuple[Task, Result]]) -> None:
         """Write results down, set-based. The same result may come again: it must then change nothing."""
 
 
-class Effecting(Generic[Task, Result]):
+class EffectRunner(Generic[Task, Result]):
     """Runs one kind of call: one thread for the database, one for the calls.
 
     ``wake`` makes it look at once, else it looks every ``interval_seconds``. Results gather for ``linger_seconds``.
@@ -55,8 +55,8 @@ class Effecting(Generic[Task, Result]):
     def __init__(
         self,
         name: str,
-        effects: Effects[Task, Result],
-        unit_of_work: UnitOfWork,
+        effects: Effect[Task, Result],
+        unit_of_work: UnitOfWorkFactory,
         *,
         clock: Clock,
         concurrency: int,
@@ -80,7 +80,9 @@ class Effecting(Generic[Task, Result]):
         self._unrecorded: list[tuple[Task, Result]] = []
         self._backoff = Backoff(most=5)
         self._moved = clock.monotonic()
-        self._calls = Calls[Task, Result](effects.perform, effects.resources, news=self._news, clock=clock, name=name)
+        self._calls = CallPool[Task, Result](
+            effects.perform, effects.resources, news=self._news, clock=clock, name=name
+        )
 
     @property
     def last_progress(self) -> float:

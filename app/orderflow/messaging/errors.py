@@ -9,7 +9,8 @@
     │   ├── DatabaseUnavailable     no connection, or it went away, or the server is shutting down
     │   ├── TransactionAborted      deadlock or serialization failure: the same work can succeed at once
     │   └── GivenUp                 the process ends and finishes nothing more
-    ├── BadData                 the database refused a value: the message leaves to the dead letters
+    ├── MalformedMessage        the message cannot be read: it is dead-lettered
+    ├── BadData                 the database refused a value: the message is dead-lettered
     └── SettingsError           the program cannot run like this: exit code 2
 """
 
@@ -40,6 +41,15 @@ class GivenUp(InfrastructureError):
 
 class BadData(MessagingError):
     """The database refused a value for what it is (SQLSTATE class 22 or 23)."""
+
+
+class MalformedMessage(MessagingError):
+    """A message that cannot be read; ``reason`` is one fixed word, usable as a label."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
 
 
 class SettingsError(MessagingError):

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
-from orderflow.messaging.batch import isolate
 from orderflow.messaging.clock import Clock
+from orderflow.messaging.consume.bisect import isolate
 from orderflow.messaging.errors import InfrastructureError, TransactionAborted
-from orderflow.messaging.unit_of_work import UnitOfWork, Work
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,8 @@ class GroupCommit(Generic[Request, Result]):
 
     def __init__(
         self,
-        unit_of_work: UnitOfWork,
-        apply: Callable[[Sequence[Request], Work], Sequence[Result]],
+        unit_of_work: UnitOfWorkFactory,
+        apply: Callable[[Sequence[Request], SqlUnitOfWork], Sequence[Result]],
         *,
         clock: Clock,
         name: str = "write",

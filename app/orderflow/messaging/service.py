@@ -13,7 +13,7 @@ from uuid import UUID
 
 import msgspec
 
-from orderflow.messages import AnyEvent, Event
+from orderflow.messaging.event import Event
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Incoming(msgspec.Struct, frozen=True):
     """One decoded message as a handler gets it."""
 
     message_id: UUID
-    event: AnyEvent
+    event: Event
     retry_count: int
     trace: Mapping[str, str] = {}
     """Trace headers to store beside work that goes on after the transaction, so that its events join the trace."""
@@ -82,28 +82,26 @@ class Transaction(Protocol):
     def now(self) -> datetime:
         """The time to write into rows, in UTC; the same for the whole transaction."""
 
-    def after_commit(self, action: Callable[[], None]) -> None:
-        """Call this once the transaction is committed, and never if it is not; it must neither block nor raise."""
 
+class UnitOfWork(Transaction, Protocol):
+    """A transaction together with the events that it publishes: both happen, or neither."""
 
-class Emitting(Transaction, Protocol):
-    """A transaction that can publish events: they are stored with it and go out once it is committed."""
-
-    def emit(
-        self,
-        event: Event,
-        *,
-        correlation_id: str,
-        causation_id: UUID | None = None,
-        trace: Mapping[str, str] | None = None,
+    def publish(
+        self, event: Event, *, causation_id: UUID | None = None, trace: Mapping[str, str] | None = None
     ) -> None:
-        """Publish an event. ``correlation_id`` is the order id, ``causation_id`` the message that led to it."""
+        """Store an event with the transaction; it goes to the broker after the commit.
+
+        ``causation_id`` is the message that led to it, ``trace`` are the trace headers to send along.
+        """
+
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """Call this after the commit, and never after a rollback. The action must neither block nor raise."""
 
 
 class Handler(Protocol):
     """Applies a batch of messages within one transaction."""
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+    def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         """One outcome per message, in the same order.
 
         It may be called again with the same messages (or with half of them) after a rollback, and messages may

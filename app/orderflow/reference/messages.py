@@ -7,7 +7,8 @@ from typing import Any
 
 import msgspec
 
-from orderflow.messages import EVENTS, EXCHANGE, Event, event_type
+from orderflow.events import EVENTS, EXCHANGE
+from orderflow.messaging.event import Event, event_type
 from orderflow.services import SERVICES
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"

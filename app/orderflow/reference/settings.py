@@ -5,7 +5,7 @@ import dataclasses
 from collections.abc import Iterator
 
 from orderflow.settings import Settings, variable
-from orderflow.telemetry.variables import VARIABLES
+from orderflow.telemetry.tracing.variables import VARIABLES
 
 
 def settings() -> str:

@@ -3,9 +3,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from orderflow.definitions import Definitions
+from orderflow.broker_topology import definitions
+from orderflow.rabbitmq_definitions import Definitions
 from orderflow.services import SERVICES
-from orderflow.topology import definitions
 
 EMPTY = '""'
 """How an empty name is shown: that of the default exchange."""

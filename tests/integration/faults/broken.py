@@ -19,16 +19,16 @@ import pika.channel
 
 from orderflow.__main__ import main
 from orderflow.messaging.broker import Batch, Consumer
-from orderflow.messaging.consumer import ConsumerLoop
-from orderflow.messaging.database import Database
-from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.outbox import Draft, Outbox
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.consume.loop import ConsumerLoop
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.publish.outbox import Draft, Outbox
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Transaction
-from orderflow.messaging.unit_of_work import Work
 from orderflow.services.inventory import store
-from orderflow.services.inventory.shelf import Shelf
-from orderflow.services.payments.gateway import Declined, Unclear
-from orderflow.services.payments.http_gateway import HttpGateway
+from orderflow.services.inventory.domain import StockAllocator
+from orderflow.services.payments.http_provider import HttpPaymentProvider
+from orderflow.services.payments.provider import Declined, Unclear
 
 _WIRE_SECONDS = 0.05
 """Long enough for what was handed to the I/O thread to reach the broker before the process dies."""
@@ -96,7 +96,7 @@ def inbox_outside_the_transaction() -> None:
 
     def outside(self: Inbox, transaction: Transaction, ids: Sequence[UUID]) -> set[UUID]:
         with database.transaction() as own:
-            return claim(self, Work(own), ids)
+            return claim(self, SqlUnitOfWork(own), ids)
 
     Inbox.claim = outside  # type: ignore[method-assign]
 
@@ -124,7 +124,7 @@ def read_then_write_stock() -> None:
         time.sleep(0.01)
         return shelf, stock
 
-    def writing(transaction: Transaction, shelf: Shelf) -> list[store.Stock]:
+    def writing(transaction: Transaction, shelf: StockAllocator) -> list[store.Stock]:
         changed = [shelf.reservations[order_id] for order_id in sorted(shelf.changed)]
         new = [item for item in changed if item.new]
         store._save_reservations(transaction, new, [item for item in changed if not item.new])
@@ -155,13 +155,13 @@ where sku = %(sku)s returning {store._COLUMNS}
 
 def timeout_taken_as_failure() -> None:
     """Take silence of the provider for a no."""
-    charge = HttpGateway.charge
+    charge = HttpPaymentProvider.charge
 
-    async def guessing(self: HttpGateway, payment: Any) -> Any:
+    async def guessing(self: HttpPaymentProvider, payment: Any) -> Any:
         answer = await charge(self, payment)
         return Declined() if isinstance(answer, Unclear) else answer
 
-    HttpGateway.charge = guessing  # type: ignore[method-assign]
+    HttpPaymentProvider.charge = guessing  # type: ignore[method-assign]
 
 
 BUGS: dict[str, Callable[[], None]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from local.servers import Stack
+from local.servers.stack import Stack
 from tests.integration.faults.trial import Trial, trial
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import pika
 
-from orderflow.messages import EXCHANGE
+from orderflow.events import EXCHANGE
 from orderflow.messaging.service import Queue
 from orderflow.services import SERVICES
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import psycopg
 
-from local.driver import Ledger
+from local.demo.load_generator import Ledger
 from local.system import System
-from orderflow.messages import event_type
-from orderflow.messaging.dead_letter import DEAD_LETTER_QUEUE
-from orderflow.operations.management import Management
+from orderflow.messaging.consume.dead_letter import DEAD_LETTER_QUEUE
+from orderflow.messaging.event import event_type
+from orderflow.operations.management_api import Management
 from orderflow.services import SERVICES
 from tests.integration.faults import tap
 from tests.integration.faults.tap import Witness

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 import pika
 
-from orderflow.messages import EVENTS, EXCHANGE
-from orderflow.messaging.rabbitmq.tables import read_all_tables
+from orderflow.events import EVENTS, EXCHANGE
+from orderflow.messaging.rabbitmq.field_table_patch import read_all_tables
 
 QUEUE = "tap"
 _ACKED_AT_ONCE = 500

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from local.poison import every_kind
-from local.servers import Stack
-from orderflow.messages import EXCHANGE, OrderCreated
+from local.demo.poison import every_kind
+from local.servers.stack import Stack
+from orderflow.events import EXCHANGE, OrderCreated
 from tests.integration.faults import tap
 from tests.integration.faults.disorder import COPIES, Disorder
 from tests.integration.faults.trial import Trial, trial

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from local.servers import Stack
-from orderflow.messages import EXCHANGE, OrderConfirmed
+from local.servers.stack import Stack
+from orderflow.broker_topology import definitions
+from orderflow.events import EXCHANGE, OrderConfirmed
 from orderflow.services import SERVICES
-from orderflow.topology import definitions
 from tests.integration.faults import tap
 from tests.integration.faults.trial import Trial, trial
 

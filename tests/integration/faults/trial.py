@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from local.driver import Plan
-from local.rabbitmq import RabbitMQ
-from local.sale import Sale, shelf
-from local.servers import Stack
+from local.demo.load_generator import Plan
+from local.demo.sale import Sale, shelf
+from local.servers.rabbitmq import RabbitMQ
+from local.servers.stack import Stack
 from local.system import System, eventually
-from orderflow.messaging.dead_letter import DEAD_LETTER_QUEUE
+from orderflow.messaging.consume.dead_letter import DEAD_LETTER_QUEUE
 from tests.integration.faults import tap
 from tests.integration.faults.oracle import Evidence, settle, violations
 

@@ -11,11 +11,11 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
-from orderflow.definitions import Definitions
-from orderflow.operations.management import Management
-from orderflow.operations.topology import apply
+from orderflow.broker_topology import definitions, user_names
+from orderflow.operations.management_api import Management
+from orderflow.operations.topology.command import apply
+from orderflow.rabbitmq_definitions import Definitions
 from orderflow.services import SERVICES
-from orderflow.topology import definitions, user_names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

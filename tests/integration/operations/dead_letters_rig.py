@@ -8,11 +8,11 @@ from uuid import uuid4
 
 import pika
 
-from orderflow.messages import InventoryReserved
+from orderflow.events import InventoryReserved
 from orderflow.messaging.broker import Publication
-from orderflow.messaging.dead_letter import dead_letter
-from orderflow.operations.dead_letter_queue import DeadLetterQueue
-from orderflow.operations.dead_letters import Selection
+from orderflow.messaging.consume.dead_letter import dead_letter
+from orderflow.operations.dead_letters.model import Selection
+from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from tests.builders import NOW, an_event
 from tests.fakes import deliver
 from tests.integration.operations.conftest import Channels, Shop

@@ -9,11 +9,11 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from orderflow.broker_topology import definitions
 from orderflow.messaging.service import Queue, Service
-from orderflow.operations.management import Management
-from orderflow.operations.topology import apply
+from orderflow.operations.management_api import Management
+from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
-from orderflow.topology import definitions
 from tests.integration.operations.conftest import Channels, Shop
 
 pytestmark = pytest.mark.integration

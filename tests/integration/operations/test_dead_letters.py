@@ -19,21 +19,21 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from orderflow.messages import InventoryReserved, encode
-from orderflow.messaging.attempt import Attempt
+from orderflow.events import InventoryReserved
 from orderflow.messaging.broker import Delivery, Properties
-from orderflow.messaging.codec import Codec
-from orderflow.messaging.database import Database, migrate
-from orderflow.messaging.hooks import BatchSpan
-from orderflow.messaging.inbox import Inbox
-from orderflow.messaging.outbox import Outbox
-from orderflow.messaging.service import DONE, Incoming, Outcome, Transaction
-from orderflow.messaging.unit_of_work import UnitOfWork
-from orderflow.operations.dead_letter_queue import DeadLetterQueue
-from orderflow.operations.dead_letters import Selection
-from orderflow.operations.management import Management
-from orderflow.telemetry.pika_adapter import TracedChannel
-from tests.builders import an_event
+from orderflow.messaging.consume.batch_processor import BatchProcessor
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.event import encode
+from orderflow.messaging.instrumentation import BatchObserver
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.service import DONE, Incoming, Outcome, UnitOfWork
+from orderflow.operations.dead_letters.model import Selection
+from orderflow.operations.dead_letters.queue import DeadLetterQueue
+from orderflow.operations.management_api import Management
+from orderflow.telemetry.tracing.pika_channel import TracedChannel
+from tests.builders import a_codec, an_event
 from tests.fakes import ScriptedPublisher, deliver
 from tests.integration.operations.conftest import Channels, Shop
 from tests.integration.operations.dead_letters_rig import ALL, PRIVATE, TRACE, ids_in, park, taken
@@ -201,8 +201,8 @@ def waited(queue: DeadLetterQueue, count: int) -> Any:
 KILLED_BEFORE_ACK = """
 import os, signal, sys
 from pika.adapters.blocking_connection import BlockingChannel
-from orderflow.operations.dead_letter_queue import DeadLetterQueue
-from orderflow.operations.dead_letters import Selection
+from orderflow.operations.dead_letters.queue import DeadLetterQueue
+from orderflow.operations.dead_letters.model import Selection
 
 acks = 0
 acknowledge = BlockingChannel.basic_ack
@@ -225,7 +225,7 @@ class Counting:
     def __init__(self) -> None:
         self.handled: list[UUID] = []
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+    def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         self.handled += [message.message_id for message in messages]
         return [DONE] * len(messages)
 
@@ -246,16 +246,16 @@ def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
     assert sorted(sent) == sorted([*parked, parked[2]])
     handler = Counting()
     migrate(Database(database), [("core", (files("orderflow.messaging") / "schema.sql").read_text())])
-    outbox = Outbox(ScriptedPublisher(), Codec(app_id="payments"), lease_seconds=10)
-    attempt = Attempt(
+    outbox = Outbox(ScriptedPublisher(), a_codec("payments"), lease_seconds=10)
+    processor = BatchProcessor(
         handler=handler,
         accepted=(InventoryReserved,),
-        codec=Codec(app_id="payments"),
+        codec=a_codec("payments"),
         inbox=Inbox("payment_requests"),
-        unit_of_work=UnitOfWork(Database(database), outbox),
+        units_of_work=UnitOfWorkFactory(Database(database), outbox),
     )
     for tag, (properties, body) in enumerate(copies):
-        attempt([received(tag, properties, body)], BatchSpan())
+        processor([received(tag, properties, body)], BatchObserver())
     assert sorted(map(str, handler.handled)) == sorted(parked)
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import pika
 import pytest
 
-from local.poison import every_kind
-from orderflow.operations import dead_letters_command
-from orderflow.operations.dead_letter_queue import DeadLetterQueue
-from orderflow.operations.dead_letters_view import terminal
+from local.demo.poison import every_kind
+from orderflow.operations.dead_letters import command
+from orderflow.operations.dead_letters.queue import DeadLetterQueue
+from orderflow.operations.dead_letters.view import terminal
 from orderflow.settings import Settings
 from tests.integration.operations.conftest import Channels, Shop
 from tests.integration.operations.dead_letters_rig import PRIVATE, ids_in, park, taken
@@ -19,43 +19,43 @@ from tests.integration.operations.dead_letters_rig import PRIVATE, ids_in, park,
 pytestmark = pytest.mark.integration
 
 
-def command(shop: Shop, *words: str) -> tuple[int, str]:
+def run_command(shop: Shop, *words: str) -> tuple[int, str]:
     """Exit code and output of the command, as the user who may replay."""
     parser = argparse.ArgumentParser()
-    dead_letters_command.arguments(parser)
+    command.arguments(parser)
     console = terminal(width=300)
     with console.capture() as captured:
         settings = Settings(amqp_url=shop.url("replay"))
-        code = dead_letters_command.run(parser.parse_args(words), settings, console=console)
+        code = command.run(parser.parse_args(words), settings, console=console)
     return code, captured.get()
 
 
 def test_list_and_inspect_show_reasons_and_traces_but_nobodys_name(shop: Shop, channels: Channels) -> None:
     parked = park(shop, channels, ["bad_data", "other"])
-    code, text = command(shop, "list", "--reason", "bad_data")
+    code, text = run_command(shop, "list", "--reason", "bad_data")
     assert code == 0
     assert parked[0] in text and parked[1] not in text
     assert "1 shown of 2" in text
 
-    code, text = command(shop, "list", "--json")
+    code, text = run_command(shop, "list", "--json")
     listed = json.loads(text)
     assert [letter["reason"] for letter in listed["dead_letters"]] == ["bad_data", "other"]
 
-    code, plain = command(shop, "inspect", parked[0])
+    code, plain = run_command(shop, "inspect", parked[0])
     assert code == 0
-    code, as_json = command(shop, "inspect", "--json", parked[0])
+    code, as_json = run_command(shop, "inspect", "--json", parked[0])
     shown = json.loads(as_json)["dead_letters"][0]
     assert shown["body"]["user_id"] == shown["body"]["payment_token"] == "***"
     for text in (plain, as_json):
         assert "0af7651916cd43dd8448eb211c80319c" in text
         assert PRIVATE not in text
-    assert command(shop, "inspect", "nobody")[0] == 1
+    assert run_command(shop, "inspect", "nobody")[0] == 1
 
 
 def test_replay_and_discard_as_commands(shop: Shop, channels: Channels) -> None:
     parked = park(shop, channels, ["a", "a", "b"])
-    assert command(shop, "replay", parked[0], "--rate", "1000")[0] == 0
-    code, text = command(shop, "discard", "--reason", "a", "--yes", "--json")
+    assert run_command(shop, "replay", parked[0], "--rate", "1000")[0] == 0
+    code, text = run_command(shop, "discard", "--reason", "a", "--yes", "--json")
     assert code == 0
     assert [letter["message_id"] for letter in json.loads(text)["discarded"]] == [parked[1]]
     assert [properties.message_id for properties, _ in taken(shop, channels)] == [parked[0]]
@@ -64,12 +64,12 @@ def test_replay_and_discard_as_commands(shop: Shop, channels: Channels) -> None:
 
 def test_what_the_limit_leaves_behind_is_told(shop: Shop, channels: Channels) -> None:
     park(shop, channels, ["a"] * 5 + ["b"])
-    code, text = command(shop, "replay", "--reason", "a", "--limit", "2", "--dry-run")
+    code, text = run_command(shop, "replay", "--reason", "a", "--limit", "2", "--dry-run")
     assert code == 1
     assert "would replay 2, kept 0, 3 more are meant: run it again" in text
-    code, text = command(shop, "discard", "--reason", "a", "--limit", "4", "--yes", "--json")
+    code, text = run_command(shop, "discard", "--reason", "a", "--limit", "4", "--yes", "--json")
     assert (code, json.loads(text)["left"]) == (1, 1)
-    assert command(shop, "replay", "--all", "--rate", "1000")[0] == 0
+    assert run_command(shop, "replay", "--all", "--rate", "1000")[0] == 0
 
 
 def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Shop, channels: Channels) -> None:
@@ -81,13 +81,13 @@ def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Shop, channels:
         properties = pika.BasicProperties(message_id=message_id, type="[/]", headers={})
         body = json.dumps({"items": deep}).encode()
         channel.basic_publish("dlx", "payment_requests", body, properties, mandatory=True)
-    code, text = command(shop, "list")
+    code, text = run_command(shop, "list")
     assert code == 0
     for shown in ("[/b]", "[red]x", "\\x1b[2Jcleared", ":bomb:"):
         assert shown in text
-    code, text = command(shop, "inspect", "[/b]")
+    code, text = run_command(shop, "inspect", "[/b]")
     assert code == 0
-    code, text = command(shop, "discard", "--all", "--yes")
+    code, text = run_command(shop, "discard", "--all", "--yes")
     assert code == 0
     assert "\x1b" not in text
 
@@ -97,18 +97,18 @@ def test_poison_of_every_kind_can_be_looked_at_and_sent_back(shop: Shop, channel
     channel = channels.open(shop.url("payments"))
     for one in poison:
         channel.basic_publish("dlx", "payment_requests", one.body, one.properties, mandatory=True)
-    code, text = command(shop, "list", "--json")
+    code, text = run_command(shop, "list", "--json")
     assert (code, len(json.loads(text)["dead_letters"])) == (0, len(poison))
     ids = {letter["message_id"] for letter in json.loads(text)["dead_letters"]} - {""}
-    assert command(shop, "inspect", *ids)[0] == command(shop, "inspect", "--json", *ids)[0] == 0
-    code, text = command(shop, "replay", "--all", "--rate", "1000", "--json")
+    assert run_command(shop, "inspect", *ids)[0] == run_command(shop, "inspect", "--json", *ids)[0] == 0
+    code, text = run_command(shop, "replay", "--all", "--rate", "1000", "--json")
     assert (code, len(json.loads(text)["replayed"])) == (0, len(poison))
     assert len(taken(shop, channels)) == len(poison)
 
 
 def test_without_the_right_the_broker_says_no(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
-    dead_letters_command.arguments(parser)
-    code = dead_letters_command.run(parser.parse_args(["list"]), Settings(amqp_url=shop.url("payments")))
+    command.arguments(parser)
+    code = command.run(parser.parse_args(["list"]), Settings(amqp_url=shop.url("payments")))
     assert code == 2
     assert "ACCESS_REFUSED" in capsys.readouterr().err

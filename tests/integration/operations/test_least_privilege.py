@@ -8,11 +8,11 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker, ProbableAuthenticationError, UnroutableError
 
-from orderflow.messaging.retry import DELAYS_SECONDS, retry_queue
+from orderflow.broker_topology import work_queues
+from orderflow.messaging.consume.retry import DELAYS_SECONDS, retry_queue
 from orderflow.messaging.service import Service
-from orderflow.operations.management import ManagementRefused
+from orderflow.operations.management_api import ManagementRefused
 from orderflow.services import SERVICES
-from orderflow.topology import work_queues
 from tests.integration.operations.conftest import Channels, Shop
 
 pytestmark = pytest.mark.integration

@@ -10,15 +10,15 @@ from importlib.resources import files
 import psycopg
 import pytest
 
+from orderflow.instrumentation import Instrumentation, Reconciliation
 from orderflow.messaging.clock import ManualClock
-from orderflow.messaging.database import Database, SqlTransaction, migrate
 from orderflow.messaging.errors import DatabaseUnavailable
-from orderflow.operations import integrity_queries, reconciler
-from orderflow.operations.integrity import _NAMED, Integrity
-from orderflow.operations.integrity_queries import integrity
-from orderflow.operations.reconciler import Reconciler
+from orderflow.messaging.postgres.database import Database, SqlTransaction, migrate
+from orderflow.operations.reconciler import command, queries
+from orderflow.operations.reconciler.integrity import _NAMED, Integrity
+from orderflow.operations.reconciler.queries import integrity
+from orderflow.operations.reconciler.reconciler import Reconciler
 from orderflow.services import SERVICES
-from orderflow.services.moments import Moments, Reconciliation
 from tests.integration.operations.damages import A_REJECTED, DAMAGE, NOBODY, SOUND
 
 pytestmark = pytest.mark.integration
@@ -75,14 +75,14 @@ def test_what_follows_an_end_may_take_its_time(shop: dict[str, Database], databa
 
 
 def test_a_shop_that_is_only_behind_is_not_told(shop: dict[str, Database], database: str) -> None:
-    moments = Watching()
-    found = Reconciler(shop, moments=moments, clock=ManualClock())
+    instrumentation = Watching()
+    found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
     for version in (2, 3):
         damage(database, f"update stock set stock_version = {version + 1}")
         damage(database, f"update availability set stock_version = {version}")
         found.run_once()
     found.run_once()
-    assert [told.stale_availability for told in moments.told] == [0, 0, 1]
+    assert [told.stale_availability for told in instrumentation.told] == [0, 0, 1]
 
 
 def test_orders_are_compared_page_by_page_without_gaps(
@@ -93,11 +93,11 @@ def test_orders_are_compared_page_by_page_without_gaps(
     expected = integrity(shop).charge_mismatches
     assert len(expected) == 4
     for size in (1, 2, 7, 59, 60, 61):
-        monkeypatch.setattr(integrity_queries, "_PAGE", size)
+        monkeypatch.setattr(queries, "_PAGE", size)
         assert integrity(shop).charge_mismatches == expected
 
 
-class Watching(Moments):
+class Watching(Instrumentation):
     """Remembers what it was told."""
 
     def __init__(self) -> None:
@@ -110,27 +110,27 @@ class Watching(Moments):
 
 
 def test_what_one_look_alone_found_may_be_in_flight_and_is_not_told(shop: dict[str, Database], database: str) -> None:
-    moments = Watching()
-    found = Reconciler(shop, moments=moments, clock=ManualClock())
+    instrumentation = Watching()
+    found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
     damage(database, "update charges set state = 'requested' where charge_id = 'c-1'")
     found.run_once()
     damage(database, "update charges set state = 'captured' where charge_id = 'c-1'")
     damage(database, "update charges set state = 'requested' where charge_id = 'c-2'")
     found.run_once()
     found.run_once()
-    assert [told.charge_mismatches for told in moments.told] == [0, 0, 1]
+    assert [told.charge_mismatches for told in instrumentation.told] == [0, 0, 1]
 
 
 def test_units_are_told_by_their_number(shop: dict[str, Database], database: str) -> None:
-    moments = Watching()
-    found = Reconciler(shop, moments=moments, clock=ManualClock())
+    instrumentation = Watching()
+    found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
     damage(database, "update stock set available = available + 3, on_hand = on_hand + 3")
     damage(database, DAMAGE["an order is open long after its hold"][0])
     for _ in range(2):
         found.run_once()
-    assert moments.told[-1].ledger_drift_units == 3
-    assert moments.told[-1].stuck["reserved"].orders == 5
-    assert moments.told[-1].stuck["reserved"].oldest_seconds == pytest.approx(7200, abs=60)
+    assert instrumentation.told[-1].ledger_drift_units == 3
+    assert instrumentation.told[-1].stuck["reserved"].orders == 5
+    assert instrumentation.told[-1].stuck["reserved"].oldest_seconds == pytest.approx(7200, abs=60)
 
 
 class Late(Database):
@@ -154,13 +154,13 @@ class Late(Database):
 def test_it_looks_again_soon_after_a_look_that_failed_but_a_tenth_of_the_time_at_most(
     shop: dict[str, Database], database: str
 ) -> None:
-    clock, moments = ManualClock(), Watching()
+    clock, instrumentation = ManualClock(), Watching()
     late = Late(database, clock)
-    found = Reconciler(shop | {"orders": late}, moments=moments, clock=clock)
+    found = Reconciler(shop | {"orders": late}, instrumentation=instrumentation, clock=clock)
     loop = found.loop(interval_seconds=1000)
-    moments.then = loop.stop
+    instrumentation.then = loop.stop
     loop.run()
-    assert len(moments.told) == 1
+    assert len(instrumentation.told) == 1
     assert late.asked[:3] == pytest.approx([0, 100, 200])
 
 
@@ -168,17 +168,17 @@ def test_the_command_prints_each_promise(
     shop: dict[str, Database], database: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parser = argparse.ArgumentParser()
-    reconciler.arguments(parser)
+    command.arguments(parser)
     environ = {f"ORDERFLOW_RECONCILER_{name.upper()}_URL": database for name in shop}
-    assert reconciler.main(parser.parse_args([]), environ) == 0
+    assert command.main(parser.parse_args([]), environ) == 0
     damage(database, DAMAGE["a reservation was lost"][0])
-    assert reconciler.main(parser.parse_args(["--pause", "0"]), environ) == 1
+    assert command.main(parser.parse_args(["--pause", "0"]), environ) == 1
     assert "stock is conserved" in capsys.readouterr().out
-    assert reconciler.main(parser.parse_args(["--json", "--pause", "0"]), environ) == 0
+    assert command.main(parser.parse_args(["--json", "--pause", "0"]), environ) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["orders"]["total"] == 60
     broken = [check for check in told["checks"] if not check["kept"]]
     assert [check["promise"] for check in broken] == ["stock is conserved"]
     assert broken[0]["examples"] == ["a"]
     gone = environ | {"ORDERFLOW_RECONCILER_ORDERS_URL": "postgresql://nobody@127.0.0.1:9/none"}
-    assert reconciler.main(parser.parse_args([]), gone) == 2
+    assert command.main(parser.parse_args([]), gone) == 2

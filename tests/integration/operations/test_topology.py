@@ -9,11 +9,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from orderflow.definitions import Definitions, QueueDefinition, Value
 from orderflow.messaging.errors import BrokerUnavailable
-from orderflow.operations import topology
-from orderflow.operations.management import Management
-from orderflow.operations.topology import apply, diff
+from orderflow.operations.management_api import Management
+from orderflow.operations.topology import command
+from orderflow.operations.topology.command import apply, diff
+from orderflow.rabbitmq_definitions import Definitions, QueueDefinition, Value
 from orderflow.settings import Settings
 from tests.integration.operations.conftest import Channels, Shop
 
@@ -121,9 +121,9 @@ def test_without_passwords_everything_but_the_users_is_applied(management_url: s
     assert {difference.kind for difference in applied.left} == {"user", "permission", "topic permission"}
 
 
-def command(action: str, shop_name: str, passwords: Path | None, prefix: str) -> argparse.Namespace:
+def parsed(action: str, shop_name: str, passwords: Path | None, prefix: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    topology.arguments(parser)
+    command.arguments(parser)
     options = ["--vhost", shop_name, "--user-prefix", prefix, "--wait", "5"]
     return parser.parse_args([action, *options, *(["--passwords", str(passwords)] if passwords else [])])
 
@@ -133,20 +133,20 @@ def test_the_command_tells_by_its_exit_code(shop: Shop, tmp_path: Path, capsys: 
     file = tmp_path / "passwords.json"
     file.write_text(json.dumps({user.name.removeprefix(prefix): user.password for user in shop.document.users}))
     settings = Settings(management_url=shop.management_url)
-    assert topology.run(command("diff", shop.vhost, file, prefix), settings) == 0
+    assert command.run(parsed("diff", shop.vhost, file, prefix), settings) == 0
     Management(shop.management_url).delete("queues", shop.vhost, "order_updates")
-    assert topology.run(command("diff", shop.vhost, file, prefix), settings) == 1
+    assert command.run(parsed("diff", shop.vhost, file, prefix), settings) == 1
     assert "missing queue order_updates" in capsys.readouterr().out
-    assert topology.run(command("apply", shop.vhost, file, prefix), settings) == 0
+    assert command.run(parsed("apply", shop.vhost, file, prefix), settings) == 0
     assert "done: missing queue order_updates" in capsys.readouterr().out
     file.write_text("[]")
-    assert topology.run(command("diff", shop.vhost, file, prefix), settings) == 2
+    assert command.run(parsed("diff", shop.vhost, file, prefix), settings) == 2
     assert "not a JSON object" in capsys.readouterr().err
 
 
 def test_what_the_command_prints_is_what_a_broker_imports(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     prefix = shop.document.users[0].name.removesuffix("orders")
-    assert topology.run(command("render", shop.vhost, None, prefix), Settings()) == 0
+    assert command.run(parsed("render", shop.vhost, None, prefix), Settings()) == 0
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert "password" not in json.dumps(printed)
     printed["users"] = []

@@ -3,7 +3,7 @@
 
 import pytest
 
-from orderflow.messages import PaymentCaptured, PaymentRefunded
+from orderflow.events import PaymentCaptured, PaymentRefunded
 from tests.fakes import eventually
 from tests.payments_rig import Payments, Simulator, cancelled, quickly_slow, reserved
 from tests.rig import query

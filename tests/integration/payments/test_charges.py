@@ -3,7 +3,7 @@
 
 import pytest
 
-from orderflow.messages import PaymentCaptured, PaymentDeclined
+from orderflow.events import PaymentCaptured, PaymentDeclined
 from tests.effects_rig import TRACE
 from tests.fakes import eventually
 from tests.payments_rig import Payments, Simulator, cancelled, quickly_slow, reserved
@@ -95,9 +95,9 @@ def test_a_batch_of_250_costs_few_statements(url: str, simulator: Simulator) -> 
     with Payments(url, simulator.url, concurrency=250) as payments:
         eventually(lambda: payments.work.statements)
         before = payments.work.statements
-        verdicts = payments.receive(*[reserved("ok") for _ in range(250)])
+        progress = payments.receive(*[reserved("ok") for _ in range(250)])
         eventually(lambda: len(payments.publisher.published) == 250)
         calling = payments.work.statements - before
-    assert verdicts.outcomes.done == 250
-    assert verdicts.outcomes.statements == 4  # begin, inbox, charges, commit
+    assert progress.outcomes.done == 250
+    assert progress.outcomes.statements == 4  # begin, inbox, charges, commit
     assert calling / 250 < 0.25, f"{calling} statements for 250 charges"

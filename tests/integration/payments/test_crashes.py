@@ -9,9 +9,9 @@ from uuid import UUID
 
 import pytest
 
-from orderflow.messages import InventoryReserved
-from orderflow.services.payments.gateway import Captured, Unclear
-from orderflow.services.payments.state import State
+from orderflow.events import InventoryReserved
+from orderflow.services.payments.domain import State
+from orderflow.services.payments.provider import Captured, Unclear
 from tests.fakes import eventually
 from tests.payments_rig import Payments, ProcessGroup, Simulator, cancelled, quickly_slow, reserved
 from tests.rig import query

@@ -13,14 +13,15 @@ from pika.channel import Channel
 from pika.exceptions import UnroutableError
 from prometheus_client import CollectorRegistry
 
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.broker import Properties, Publication
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.rabbitmq import RabbitMQ
-from orderflow.telemetry.context import TRACEPARENT
-from orderflow.telemetry.instruments import Instruments
-from orderflow.telemetry.pika_adapter import TracedChannel
-from orderflow.telemetry.recorder import Recorder
-from orderflow.telemetry.watching import Watching
+from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
+from orderflow.telemetry.fanout import fan_out
+from orderflow.telemetry.metrics.recorder import Recorder
+from orderflow.telemetry.metrics.registry import MetricRegistry
+from orderflow.telemetry.tracing.pika_channel import TracedChannel
+from orderflow.telemetry.tracing.propagation import TRACEPARENT
 from tests.fakes import eventually
 from tests.traces import Traces, attributes
 
@@ -142,8 +143,11 @@ def test_other_channels_and_the_hot_path_are_never_traced_by_it(
     assert not hasattr(BlockingChannel.basic_publish, "_original_function")
     other = channel.connection.channel()
     other.basic_publish("", "parked", b"{}")
-    hooks = Watching(Recorder(Instruments(CollectorRegistry()), SystemClock()), traces.tracing)
-    broker = RabbitMQ(vhost, window=100, hooks=hooks, clock=SystemClock(), connection_name="test")
+    recorder = Recorder(MetricRegistry(CollectorRegistry()), SystemClock())
+    instrumentation = fan_out(Instrumentation, (traces.tracing, recorder))
+    broker = RabbitMQBroker(
+        vhost, window=100, instrumentation=instrumentation, clock=SystemClock(), connection_name="test"
+    )
     broker.start()
     try:
         eventually(lambda: broker.publisher().room > 0)

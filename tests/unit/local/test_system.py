@@ -4,8 +4,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from local.rabbitmq import GivenRabbitMQ
-from local.servers import Stack
+from local.servers.rabbitmq import GivenRabbitMQ
+from local.servers.stack import Stack
 from local.system import System
 
 

@@ -10,10 +10,10 @@ from typing import Any, Self, cast
 import pytest
 
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.effects import Effecting
+from orderflow.messaging.effects import EffectRunner
 from orderflow.messaging.errors import DatabaseUnavailable
-from orderflow.messaging.service import Emitting, Transaction
-from orderflow.messaging.unit_of_work import UnitOfWork
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.service import Transaction, UnitOfWork
 from tests.fakes import eventually
 
 
@@ -83,7 +83,7 @@ class Letters:
         finally:
             self.open -= 1
 
-    def record(self, transaction: Emitting, pairs: Sequence[tuple[str, str]]) -> None:
+    def record(self, transaction: UnitOfWork, pairs: Sequence[tuple[str, str]]) -> None:
         if any(task == "poison" for task, _ in pairs):
             raise ZeroDivisionError
         self.groups.append(len(pairs))
@@ -97,8 +97,8 @@ class Running:
         self.letters = letters
         self.work = Transactions()
         values: dict[str, Any] = {"concurrency": 10, "lease_seconds": 60, "interval_seconds": 0.01, **options}
-        self.effecting = Effecting[str, str](
-            "letters", letters, cast("UnitOfWork", self.work), clock=SystemClock(), **values
+        self.effecting = EffectRunner[str, str](
+            "letters", letters, cast("UnitOfWorkFactory", self.work), clock=SystemClock(), **values
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)

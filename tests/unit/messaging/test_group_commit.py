@@ -10,7 +10,7 @@ import pytest
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
-from orderflow.messaging.unit_of_work import UnitOfWork, Work
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from tests.fakes import eventually
 
 
@@ -42,10 +42,10 @@ class Ledger:
         self.closed = True
 
 
-Apply = Callable[[Sequence[str], Work], Sequence[str]]
+Apply = Callable[[Sequence[str], SqlUnitOfWork], Sequence[str]]
 
 
-def record(requests: Sequence[str], work: Work) -> Sequence[str]:
+def record(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
     """Add every request to the ledger; the word ``bad`` is refused, ``bug`` is an error of the program."""
     if "bad" in requests:
         raise BadData("refused")
@@ -59,7 +59,7 @@ def writer(
     ledger: Ledger, apply: Apply = record, *, group_size: int = 100, most_waiting: int = 2000
 ) -> GroupCommit[str, str]:
     return GroupCommit(
-        cast("UnitOfWork", ledger), apply, clock=SystemClock(), group_size=group_size, most_waiting=most_waiting
+        cast("UnitOfWorkFactory", ledger), apply, clock=SystemClock(), group_size=group_size, most_waiting=most_waiting
     )
 
 
@@ -108,7 +108,7 @@ def test_when_the_database_is_gone_every_request_of_the_group_hears_it_and_the_n
 def test_what_was_committed_before_the_database_went_stays_answered() -> None:
     ledger = Ledger()
 
-    def apply(requests: Sequence[str], work: Work) -> Sequence[str]:
+    def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
         if requests == ["c", "d"]:
             raise DatabaseUnavailable("gone")
         return record(requests, work)
@@ -139,7 +139,7 @@ def test_after_five_aborts_in_a_row_the_requests_hear_it() -> None:
 def test_results_that_do_not_match_the_requests_roll_back() -> None:
     ledger = Ledger()
 
-    def apply(requests: Sequence[str], work: Work) -> Sequence[str]:
+    def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
         return [*record(requests, work), "one too many"]
 
     results = submitted_then_run(writer(ledger, apply), "a", "b")
@@ -178,7 +178,7 @@ def test_after_the_end_nothing_can_be_submitted_that_nobody_would_see() -> None:
 def test_while_one_group_commits_the_next_one_gathers() -> None:
     ledger, entered, go_on = Ledger(), Event(), Event()
 
-    def apply(requests: Sequence[str], work: Work) -> Sequence[str]:
+    def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
         entered.set()
         assert go_on.wait(10)
         return record(requests, work)

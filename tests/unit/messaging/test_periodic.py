@@ -11,11 +11,11 @@ from orderflow.messaging.periodic import Periodic
 
 def run(*results: object, interval: float = 30) -> tuple[list[float], bool]:
     """One call per result (True, None, or an error to raise): when they came, and whether it closed."""
-    clock, moments, closed = ManualClock(), list[float](), list[bool]()
+    clock, instrumentation, closed = ManualClock(), list[float](), list[bool]()
     waiting = list(results)
 
     def action() -> bool | None:
-        moments.append(clock.monotonic())
+        instrumentation.append(clock.monotonic())
         result = waiting.pop(0)
         if not waiting:
             periodic.stop()
@@ -26,8 +26,8 @@ def run(*results: object, interval: float = 30) -> tuple[list[float], bool]:
     close: Callable[[], None] = lambda: closed.append(True)  # noqa: E731
     periodic = Periodic("task", interval, action, clock=clock, close=close)
     periodic.run()
-    assert periodic.last_progress == moments[-1]
-    return moments, bool(closed)
+    assert periodic.last_progress == instrumentation[-1]
+    return instrumentation, bool(closed)
 
 
 def test_the_action_comes_again_after_every_interval() -> None:
@@ -39,8 +39,8 @@ def test_an_action_that_has_more_to_do_is_called_at_once() -> None:
 
 
 def test_when_the_surroundings_fail_it_tries_again_sooner_than_the_interval() -> None:
-    moments, closed = run(DatabaseUnavailable("gone"), DatabaseUnavailable("gone"), None)
-    assert 0 < moments[1] < moments[2] < 1
+    instrumentation, closed = run(DatabaseUnavailable("gone"), DatabaseUnavailable("gone"), None)
+    assert 0 < instrumentation[1] < instrumentation[2] < 1
     assert closed
 
 

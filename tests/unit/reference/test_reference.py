@@ -11,7 +11,8 @@ import jsonschema
 import pytest
 
 from orderflow import reference
-from orderflow.messages import EVENTS, encode, event_type
+from orderflow.events import EVENTS
+from orderflow.messaging.event import encode, event_type
 from orderflow.reference import documents, outdated, write
 from orderflow.settings import Settings, variable
 from tests.builders import an_event

@@ -7,8 +7,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from orderflow.telemetry import server
-from orderflow.telemetry.export import Pipeline
-from orderflow.telemetry.instruments import Instruments
+from orderflow.telemetry.metrics.registry import MetricRegistry
+from orderflow.telemetry.tracing.sdk import Pipeline
 from tests.traces import Traces
 
 
@@ -18,8 +18,8 @@ def registry() -> CollectorRegistry:
 
 
 @pytest.fixture
-def instruments(registry: CollectorRegistry) -> Instruments:
-    return Instruments(registry)
+def instruments(registry: CollectorRegistry) -> MetricRegistry:
+    return MetricRegistry(registry)
 
 
 @pytest.fixture

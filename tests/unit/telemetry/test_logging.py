@@ -12,8 +12,8 @@ import pytest
 from opentelemetry.context import attach, detach
 from opentelemetry.trace import SpanKind, set_span_in_context
 
-from orderflow.telemetry.context import parsed
 from orderflow.telemetry.logging import configure
+from orderflow.telemetry.tracing.propagation import parsed
 from tests.traces import Traces
 
 

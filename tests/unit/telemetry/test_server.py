@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from orderflow.telemetry import metrics
-from orderflow.telemetry.instruments import Instruments
+from orderflow.telemetry.metrics import catalogue
+from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.server import TelemetryServer
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
@@ -37,9 +37,9 @@ def get(server: TelemetryServer, path: str, **headers: str) -> tuple[int, str, b
 
 
 def fill(registry: CollectorRegistry) -> None:
-    instruments = Instruments(registry)
-    instruments.prepare({area.name for area in metrics.AREAS})
-    series = instruments.histogram(metrics.ORDER_SECONDS, "confirmed")
+    instruments = MetricRegistry(registry)
+    instruments.prepare({area.name for area in catalogue.AREAS})
+    series = instruments.histogram(catalogue.ORDER_SECONDS, "confirmed")
     series.observe(0.3)
     series.exemplify(0.3, {"trace_id": TRACE})
 

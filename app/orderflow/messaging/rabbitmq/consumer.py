@@ -11,8 +11,8 @@ from pika.adapters.select_connection import IOLoop
 from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.broker import Batch, Delivery
 from orderflow.messaging.clock import Clock
-from orderflow.messaging.delivery_buffer import DeliveryBuffer
-from orderflow.messaging.rabbitmq.link import Link
+from orderflow.messaging.rabbitmq.connection import ReconnectingConnection
+from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
 from orderflow.messaging.rabbitmq.properties import from_pika, text
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,9 @@ _SETTLING_SECONDS = 0.2
 class RabbitConsumer:
     """Consumes one queue over a channel of its own on the consume link."""
 
-    def __init__(self, queue: str, *, prefetch: int, ordered: bool, link: Link, loop: IOLoop, clock: Clock) -> None:
+    def __init__(
+        self, queue: str, *, prefetch: int, ordered: bool, link: ReconnectingConnection, loop: IOLoop, clock: Clock
+    ) -> None:
         self.subscribed = False
         self._buffer = DeliveryBuffer(queue)
         self._prefetch = prefetch

@@ -13,9 +13,9 @@ from pika.adapters.select_connection import IOLoop, SelectConnection
 from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.broker import Failure, Publication, Receipt
 from orderflow.messaging.clock import Clock
-from orderflow.messaging.hooks import Hooks
-from orderflow.messaging.publishing import HARD_CAP, Window
-from orderflow.messaging.rabbitmq.link import Link
+from orderflow.messaging.instrumentation import MessagingInstrumentation, PublishObserver
+from orderflow.messaging.publish.confirm_window import HARD_CAP, ConfirmWindow
+from orderflow.messaging.rabbitmq.connection import ReconnectingConnection
 from orderflow.messaging.rabbitmq.properties import from_pika, to_pika
 
 log = logging.getLogger(__name__)
@@ -24,16 +24,24 @@ log = logging.getLogger(__name__)
 class RabbitPublisher:
     """Publishes over the publish link, within the window. ``publish`` and ``room`` are for every thread."""
 
-    def __init__(self, link: Link, loop: IOLoop, *, window: int, hooks: Hooks, clock: Clock) -> None:
+    def __init__(
+        self,
+        link: ReconnectingConnection,
+        loop: IOLoop,
+        *,
+        window: int,
+        instrumentation: MessagingInstrumentation,
+        clock: Clock,
+    ) -> None:
         self.blocked = False
         self.ready = False
         self.idle = threading.Event()
         self.idle.set()
         self._loop = loop
-        self._hooks = hooks
+        self._instrumentation = instrumentation
         self._clock = clock
         self._size = min(window, HARD_CAP)
-        self._window = Window(window, self._told)
+        self._window = ConfirmWindow(window, self._group_settled)
         self._incoming: deque[tuple[Sequence[Publication], Receipt]] = deque()
         self._ended = False
         self._handed = 0
@@ -77,7 +85,7 @@ class RabbitPublisher:
 
     def measure(self) -> None:
         """Tell the hooks how full the window is."""
-        self._hooks.window(unconfirmed=self._window.unconfirmed, waiting=self._window.waiting)
+        self._instrumentation.window(unconfirmed=self._window.unconfirmed, waiting=self._window.waiting)
 
     def refuse(self) -> None:
         """Take nothing more, because the connection is about to be closed."""
@@ -97,7 +105,7 @@ class RabbitPublisher:
         due = self._window.due()
         if not due:
             return
-        token = self._hooks.publishing(due)
+        observer = self._instrumentation.publishing(due)
         for publication in due:
             self._channel.basic_publish(
                 publication.exchange,
@@ -106,11 +114,13 @@ class RabbitPublisher:
                 to_pika(publication.properties),
                 mandatory=True,
             )
-        self._window.written(len(due), token, self._clock.monotonic())
+        self._window.written(len(due), observer, self._clock.monotonic())
 
-    def _told(self, token: object, confirmed: int, failures: Counter[Failure], written_at: float) -> None:
+    def _group_settled(
+        self, observer: PublishObserver, confirmed: int, failures: Counter[Failure], written_at: float
+    ) -> None:
         seconds = self._clock.monotonic() - written_at
-        self._hooks.settled(token, confirmed=confirmed, failures=failures, seconds=seconds)
+        observer.settled(confirmed=confirmed, failures=failures, seconds=seconds)
         if self._unroutable:  # a line a batch, not a message: a missing binding concerns them all
             log.warning("publish.returned", extra={"messages": dict(self._unroutable)})
             self._unroutable.clear()
@@ -131,7 +141,7 @@ class RabbitPublisher:
         if blocked != self.blocked:
             log.warning("broker.blocked" if blocked else "broker.unblocked")
         self.blocked = blocked
-        self._hooks.blocked(blocked=blocked)
+        self._instrumentation.blocked(blocked=blocked)
         self._write()
 
     def _on_channel(self, channel: Any) -> None:

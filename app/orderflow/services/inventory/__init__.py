@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Inventory: reserves, sells and releases stock, and never sells what is not there."""
 
-from orderflow.messages import (
+from orderflow.events import (
     InventoryRejected,
     InventoryReserved,
     OrderCancelled,

@@ -10,19 +10,19 @@ import msgspec
 from litestar import Litestar, Request, get, put
 from litestar.params import JSONBody, PathParameter
 
-from orderflow.http.application import application
-from orderflow.http.guard import trace_of
-from orderflow.http.keys import ApiKeys
+from orderflow.events import SKU_PATTERN, Amount, Currency, Units
+from orderflow.http.api_keys import ApiKeys
+from orderflow.http.app import application
+from orderflow.http.auth import trace_of
 from orderflow.http.problems import Problem
 from orderflow.http.reader import ANSWER_SECONDS, Reader
-from orderflow.messages import SKU_PATTERN, Amount, Currency, Units
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
-from orderflow.messaging.service import Emitting
+from orderflow.messaging.service import UnitOfWork
 from orderflow.services.inventory import store
 from orderflow.services.inventory.handlers import stock_event
 from orderflow.services.inventory.store import Stock
-from orderflow.services.moments import Moments
 
 _SkuInPath = Annotated[str, PathParameter(pattern=SKU_PATTERN, description="Stock keeping unit.")]
 
@@ -56,24 +56,24 @@ class Put:
     trace: dict[str, str]
 
 
-class Shelving:
+class SetStock:
     """Sets the stock of several SKUs in one transaction; for ``GroupCommit``. None means refused: too few units.
 
     ``low_units`` as in ``InventoryUpdates``.
     """
 
-    def __init__(self, *, low_units: int, moments: Moments) -> None:
+    def __init__(self, *, low_units: int, instrumentation: Instrumentation) -> None:
         self._low = low_units
-        self._moments = moments
+        self._instrumentation = instrumentation
 
-    def __call__(self, puts: Sequence[Put], work: Emitting) -> list[Stock | None]:
+    def __call__(self, puts: Sequence[Put], work: UnitOfWork) -> list[Stock | None]:
         """One result for each request, in their order; everybody hears of each change."""
         # In the order of the keys, so that two of us never wait for each other in a circle.
         order = sorted(range(len(puts)), key=lambda position: puts[position].sku)
         results: dict[int, Stock | None] = {position: self._put(puts[position], work) for position in order}
         return [results[position] for position in range(len(puts))]
 
-    def _put(self, put: Put, work: Emitting) -> Stock | None:
+    def _put(self, put: Put, work: UnitOfWork) -> Stock | None:
         wanted = put.wanted
         done = store.put(
             work, sku=put.sku, on_hand=wanted.on_hand, unit_price=wanted.unit_price, currency=wanted.currency
@@ -82,8 +82,8 @@ class Shelving:
             return None
         before, after = done
         event = stock_event(after, work.now, low=after.available <= self._low < before.available)
-        work.emit(event, correlation_id=put.sku, trace=put.trace)
-        work.after_commit(lambda: self._moments.stock_moved("put", after.available - before.available))
+        work.publish(event, trace=put.trace)
+        work.after_commit(lambda: self._instrumentation.stock_moved("put", after.available - before.available))
         return after
 
 
@@ -94,7 +94,7 @@ class StockApi:
     writer: GroupCommit[Put, Stock | None]
     reader: Reader
     keys: ApiKeys | None
-    moments: Moments
+    instrumentation: Instrumentation
 
     def app(self) -> Litestar:
         """The application."""
@@ -120,7 +120,7 @@ class StockApi:
         return application(
             [set_stock, show],
             keys=self.keys,
-            moments=self.moments,
+            instrumentation=self.instrumentation,
             title="orderflow stock",
             description="Sets and tells the stock.",
         )

@@ -7,8 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from orderflow.messages import (
-    Event,
+from orderflow.events import (
     InventoryRejected,
     InventoryReserved,
     OrderCancelled,
@@ -19,11 +18,12 @@ from orderflow.messages import (
     StockChanged,
     StockLow,
 )
-from orderflow.messaging.service import DONE, Done, Emitting, Incoming, Outcome, Reject
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.event import Event
+from orderflow.messaging.service import DONE, Done, Incoming, Outcome, Reject, UnitOfWork
 from orderflow.services.inventory import store
-from orderflow.services.inventory.shelf import OUT_OF_STOCK, Reservation, Shelf, State, wanted
+from orderflow.services.inventory.domain import OUT_OF_STOCK, Reservation, State, StockAllocator, wanted
 from orderflow.services.inventory.store import Stock
-from orderflow.services.moments import Moments
 
 NOTHING_RESERVED = Reject("nothing_reserved")
 """A confirmed order was charged for units that are not held: somebody has to look, so it is parked."""
@@ -35,24 +35,24 @@ class InventoryUpdates:
     ``low_units``: a SKU whose available units fall to this mark or under it is told as ``StockLow``, once a fall.
     """
 
-    def __init__(self, *, low_units: int, moments: Moments) -> None:
+    def __init__(self, *, low_units: int, instrumentation: Instrumentation) -> None:
         self._low = low_units
-        self._moments = moments
+        self._instrumentation = instrumentation
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Emitting) -> Sequence[Outcome]:
+    def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         """Decide in the order of the messages; the news of the stock belongs to no single order, nor to its trace."""
-        shelf, before = store.load(transaction, *_about(messages))
-        outcomes = [self._decide(message.event, shelf, transaction.now) for message in messages]
-        after = store.save(transaction, shelf)
+        shelf, before = store.load(unit_of_work, *_about(messages))
+        outcomes = [self._decide(message.event, shelf, unit_of_work.now) for message in messages]
+        after = store.save(unit_of_work, shelf)
         for item in after:
-            transaction.emit(self._told(item, before[item.sku], transaction.now), correlation_id=item.sku)
+            unit_of_work.publish(self._told(item, before[item.sku], unit_of_work.now))
         moved = Counter[str]()
         for movement in shelf.movements:
             moved[movement.kind] += max(movement.available, movement.reserved, movement.sold)
-        transaction.after_commit(lambda: self._count(moved))
+        unit_of_work.after_commit(lambda: self._count(moved))
         return outcomes
 
-    def _decide(self, event: Event, shelf: Shelf, now: datetime) -> Done | Reject:
+    def _decide(self, event: Event, shelf: StockAllocator, now: datetime) -> Done | Reject:
         match event:
             case OrderCreated():
                 reservation = shelf.reserve(event.order_id, event.items)
@@ -71,7 +71,7 @@ class InventoryUpdates:
 
     def _count(self, moved: Mapping[str, int]) -> None:
         for move, units in moved.items():
-            self._moments.stock_moved(move, units)
+            self._instrumentation.stock_moved(move, units)
 
 
 def stock_event(item: Stock, now: datetime, *, low: bool = False) -> StockChanged:
@@ -94,7 +94,7 @@ def _about(messages: Sequence[Incoming]) -> tuple[set[UUID], set[str]]:
     return order_ids, {line.sku for event in events if isinstance(event, OrderCreated) for line in event.items}
 
 
-def _answer(event: OrderCreated, reservation: Reservation, shelf: Shelf, now: datetime) -> Event:
+def _answer(event: OrderCreated, reservation: Reservation, shelf: StockAllocator, now: datetime) -> Event:
     about: dict[str, Any] = {
         "timestamp": now,
         "order_id": event.order_id,

@@ -9,7 +9,7 @@ import msgspec
 
 from orderflow.messaging.errors import BadData, TransactionAborted
 from orderflow.messaging.service import Transaction
-from orderflow.services.inventory.shelf import Movement, Reservation, Shelf, State
+from orderflow.services.inventory.domain import Movement, Reservation, State, StockAllocator
 
 _COLUMNS = "sku, on_hand, available, reserved, sold, unit_price, currency, stock_version"
 # The order of code points, as Python sorts: one order for whoever locks several, whatever the database's collation.
@@ -72,7 +72,9 @@ class Stock:
     stock_version: int
 
 
-def load(transaction: Transaction, order_ids: Iterable[UUID], skus: Iterable[str]) -> tuple[Shelf, dict[str, Stock]]:
+def load(
+    transaction: Transaction, order_ids: Iterable[UUID], skus: Iterable[str]
+) -> tuple[StockAllocator, dict[str, Stock]]:
     """Lock what a batch is about: its reservations and stock, including the SKUs that the reservations hold."""
     rows = transaction.execute(_LOCK_RESERVATIONS, {"ids": sorted(set(order_ids))})
     reservations = {
@@ -81,10 +83,10 @@ def load(transaction: Transaction, order_ids: Iterable[UUID], skus: Iterable[str
     }
     held = {sku for reservation in reservations.values() for sku in reservation.units}
     stock = {row[0]: Stock(*row) for row in transaction.execute(_LOCK_STOCK, {"skus": sorted(held | set(skus))})}
-    return Shelf({sku: item.available for sku, item in stock.items()}, reservations), stock
+    return StockAllocator({sku: item.available for sku, item in stock.items()}, reservations), stock
 
 
-def save(transaction: Transaction, shelf: Shelf) -> list[Stock]:
+def save(transaction: Transaction, shelf: StockAllocator) -> list[Stock]:
     """Write what a batch decided; the stock of every SKU that it changed, as it is now.
 
     The changes are relative and the table refuses a negative count, so even a decision made on an outdated view

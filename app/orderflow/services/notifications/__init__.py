@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Notifications: tells customers how their order ended and the shop what runs out."""
 
-from orderflow.messages import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
+from orderflow.events import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
 from orderflow.messaging.service import Queue, Service
 
 NOTIFICATIONS = Service(

@@ -3,9 +3,9 @@
 
 from collections.abc import Callable, Sequence
 
-from orderflow.messaging.service import DONE, Incoming, Outcome, Transaction
+from orderflow.messaging.service import DONE, Incoming, Outcome, UnitOfWork
 from orderflow.services.notifications import store
-from orderflow.services.notifications.content import notification
+from orderflow.services.notifications.domain import notification
 
 
 class NotificationRequests:
@@ -14,9 +14,9 @@ class NotificationRequests:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+    def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         """Every message is done; what it gives to tell is in a row."""
         if messages:
-            store.add(transaction, [notification(message.event, message.trace) for message in messages])
-            transaction.after_commit(self._wake)
+            store.add(unit_of_work, [notification(message.event, message.trace) for message in messages])
+            unit_of_work.after_commit(self._wake)
         return [DONE] * len(messages)

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 import msgspec
 
 from orderflow.messaging.service import Transaction
-from orderflow.services.notifications.content import Notification
+from orderflow.services.notifications.domain import Notification
 
 _ADD = """
 insert into notifications (subject, kind, state, due_at, payload, trace, created_at, updated_at)
@@ -41,7 +41,7 @@ returning notifications.kind, notifications.state
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sending:
+class DueNotification:
     """A notification that is to be sent now, for the ``attempts``-th time."""
 
     notification: Notification
@@ -73,12 +73,14 @@ def add(transaction: Transaction, notifications: Sequence[Notification]) -> None
     )
 
 
-def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[Sending]:
+def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueNotification]:
     """Up to ``limit`` notifications that are due; nobody else gets them before the lease is over."""
     now = transaction.now
     rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "limit": limit})
     return [
-        Sending(notification=Notification(subject=subject, kind=kind, payload=payload, trace=trace), attempts=attempts)
+        DueNotification(
+            notification=Notification(subject=subject, kind=kind, payload=payload, trace=trace), attempts=attempts
+        )
         for subject, kind, payload, trace, attempts in rows
     ]
 

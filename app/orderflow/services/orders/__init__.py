@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Orders: takes them over HTTP, and is the only one who decides how they end."""
 
-from orderflow.messages import (
+from orderflow.events import (
     InventoryRejected,
     InventoryReserved,
     OrderCancelled,

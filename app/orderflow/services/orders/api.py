@@ -12,16 +12,16 @@ import msgspec
 from litestar import Litestar, Request, Response, get, post
 from litestar.params import FromPath, HeaderParameter, JSONBody
 
-from orderflow.http.application import application
-from orderflow.http.guard import client_of, trace_of
-from orderflow.http.keys import ApiKeys
+from orderflow.http.api_keys import ApiKeys
+from orderflow.http.app import application
+from orderflow.http.auth import client_of, trace_of
 from orderflow.http.problems import Problem
 from orderflow.http.reader import ANSWER_SECONDS, Reader
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
-from orderflow.services.moments import Moments
 from orderflow.services.orders import store
-from orderflow.services.orders.intake import Accepted, OrderRequest, Placed, Refused, Result, Submission
+from orderflow.services.orders.place_orders import Accepted, OrderRequest, Placed, Refused, Result, Submission
 from orderflow.services.orders.store import Order
 
 _REFUSALS = {
@@ -70,7 +70,7 @@ class OrdersApi:
     writer: GroupCommit[Submission, Result]
     reader: Reader
     keys: ApiKeys | None
-    moments: Moments
+    instrumentation: Instrumentation
     outbox_age: Callable[[], float]
     outbox_max_age_seconds: float
 
@@ -114,7 +114,7 @@ class OrdersApi:
         return application(
             [place, show, history],
             keys=self.keys,
-            moments=self.moments,
+            instrumentation=self.instrumentation,
             title="orderflow orders",
             description="Places orders and tells how they end.",
         )
@@ -136,7 +136,7 @@ class OrdersApi:
         return Response(result.response, status_code=202, media_type="application/json")
 
     def _refusal(self, status: int, reason: str, detail: str, retry_after: int | None = None) -> Problem:
-        self.moments.refused(reason)
+        self.instrumentation.refused(reason)
         return Problem(status, reason.replace("_", "-"), detail, retry_after=retry_after)
 
     async def _read(self, query: Callable[[Any], Any]) -> Any:

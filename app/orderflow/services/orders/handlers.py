@@ -6,11 +6,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from orderflow.messages import Event, OrderCancelled, OrderConfirmed, OrderEvent, OrderRejected, StockChanged
-from orderflow.messaging.service import DONE, Done, Incoming, Outcome, Reject, Transaction
-from orderflow.services.moments import Moments
+from orderflow.events import OrderCancelled, OrderConfirmed, OrderEvent, OrderRejected, StockChanged
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.event import Event
+from orderflow.messaging.service import DONE, Done, Incoming, Outcome, Reject, UnitOfWork
 from orderflow.services.orders import store
-from orderflow.services.orders.state import Status, step
+from orderflow.services.orders.domain import Status, step
 from orderflow.services.orders.store import Change, Order
 
 UNKNOWN_ORDER = Reject("unknown_order")
@@ -20,17 +21,17 @@ UNKNOWN_ORDER = Reject("unknown_order")
 class OrderUpdates:
     """Handles queue ``order_updates``: three statements a batch; each order that ends is told to everybody once."""
 
-    def __init__(self, moments: Moments) -> None:
-        self._moments = moments
+    def __init__(self, instrumentation: Instrumentation) -> None:
+        self._instrumentation = instrumentation
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+    def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         """Apply the events in the order of the messages, several of one order one after the other."""
         events = [message.event for message in messages]
-        orders = store.lock(transaction, [event.order_id for event in events if isinstance(event, OrderEvent)])
+        orders = store.lock(unit_of_work, [event.order_id for event in events if isinstance(event, OrderEvent)])
         status = {order_id: order.status for order_id, order in orders.items()}
         changes: list[Change] = []
-        outcomes = [self._apply(message, orders, status, changes, transaction) for message in messages]
-        store.change(transaction, changes)
+        outcomes = [self._apply(message, orders, status, changes, unit_of_work) for message in messages]
+        store.change(unit_of_work, changes)
         return outcomes
 
     def _apply(
@@ -39,7 +40,7 @@ class OrderUpdates:
         orders: dict[UUID, Order],
         status: dict[UUID, Status],
         changes: list[Change],
-        transaction: Transaction,
+        unit_of_work: UnitOfWork,
     ) -> Outcome:
         event = message.event
         if not isinstance(event, OrderEvent):
@@ -54,17 +55,17 @@ class OrderUpdates:
         changes.append(Change(order.order_id, taken.status, taken.reason, message.message_id))
         if not taken.status.final:
             return DONE
-        tell_final(self._moments, order, taken.status, transaction)
-        return Done((ending(order, taken.status, taken.reason, transaction.now),))
+        tell_final(self._instrumentation, order, taken.status, unit_of_work)
+        return Done((ending(order, taken.status, taken.reason, unit_of_work.now),))
 
 
 class AvailabilityUpdates:
     """Handles queue ``availability_updates``: one statement a batch, the newest news of each SKU wins."""
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+    def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         """Every message is done."""
         events = [message.event for message in messages]
-        store.note_stock(transaction, [event for event in events if isinstance(event, StockChanged)])
+        store.note_stock(unit_of_work, [event for event in events if isinstance(event, StockChanged)])
         return [DONE] * len(messages)
 
 
@@ -89,7 +90,7 @@ def ending(order: Order, status: Status, reason: str | None, now: datetime) -> E
             raise ValueError(f"{status} is no end")
 
 
-def tell_final(moments: Moments, order: Order, status: Status, transaction: Transaction) -> None:
+def tell_final(instrumentation: Instrumentation, order: Order, status: Status, unit_of_work: UnitOfWork) -> None:
     """Let telemetry know of the end of an order, once it is committed."""
-    seconds = (transaction.now - order.accepted_at).total_seconds()
-    transaction.after_commit(lambda: moments.order_final(str(status), seconds, order.trace))
+    seconds = (unit_of_work.now - order.accepted_at).total_seconds()
+    unit_of_work.after_commit(lambda: instrumentation.order_final(str(status), seconds, order.trace))

@@ -9,9 +9,9 @@ from uuid import UUID
 
 import msgspec
 
-from orderflow.messages import OrderLine, StockChanged
+from orderflow.events import OrderLine, StockChanged
 from orderflow.messaging.service import Transaction
-from orderflow.services.orders.state import Status
+from orderflow.services.orders.domain import Status
 
 _ORDER = "order_id, user_id, items::text, total_amount, currency, status, reason, accepted_at, final_at, trace::text"
 _LOCK = f"select {_ORDER} from orders where order_id = any(%(ids)s::uuid[]) order by order_id for update"

@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Payments: charges and refunds through a provider, each once, whatever the provider answers."""
 
-from orderflow.messages import InventoryReserved, OrderCancelled, PaymentCaptured, PaymentDeclined, PaymentRefunded
+from orderflow.events import (
+    InventoryReserved,
+    OrderCancelled,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentRefunded,
+)
 from orderflow.messaging.service import Queue, Service
 
 PAYMENTS = Service(

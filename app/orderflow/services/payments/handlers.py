@@ -4,11 +4,11 @@
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-from orderflow.messages import InventoryReserved, OrderCancelled
-from orderflow.messaging.service import DONE, Incoming, Outcome, Transaction
+from orderflow.events import InventoryReserved, OrderCancelled
+from orderflow.messaging.service import DONE, Incoming, Outcome, UnitOfWork
 from orderflow.services.payments import store
-from orderflow.services.payments.state import State
-from orderflow.services.payments.store import Wish
+from orderflow.services.payments.domain import State
+from orderflow.services.payments.store import ChargeIntent
 
 
 class PaymentRequests:
@@ -20,18 +20,18 @@ class PaymentRequests:
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
 
-    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+    def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         """Every message is done; what it wants is in its order's row."""
         wishes = _wishes(messages)
         if wishes:
-            store.request(transaction, wishes)
-            transaction.after_commit(self._wake)
+            store.request(unit_of_work, wishes)
+            unit_of_work.after_commit(self._wake)
         return [DONE] * len(messages)
 
 
-def _wishes(messages: Sequence[Incoming]) -> list[Wish]:
+def _wishes(messages: Sequence[Incoming]) -> list[ChargeIntent]:
     """One wish per order: the first message's, but a cancellation beats a reservation."""
-    wishes: dict[UUID, Wish] = {}
+    wishes: dict[UUID, ChargeIntent] = {}
     for message in messages:
         wish = _wish(message)
         known = wishes.get(wish.order_id)
@@ -40,11 +40,11 @@ def _wishes(messages: Sequence[Incoming]) -> list[Wish]:
     return list(wishes.values())
 
 
-def _wish(message: Incoming) -> Wish:
+def _wish(message: Incoming) -> ChargeIntent:
     event = message.event
     if not isinstance(event, InventoryReserved | OrderCancelled):
         raise TypeError(f"{type(event).__name__} is not handled by payments")
-    return Wish(
+    return ChargeIntent(
         order_id=event.order_id,
         state=State.REQUESTED if isinstance(event, InventoryReserved) else State.CANCELLED,
         user_id=event.user_id,

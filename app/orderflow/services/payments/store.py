@@ -10,8 +10,8 @@ from uuid import UUID
 import msgspec
 
 from orderflow.messaging.service import Transaction
-from orderflow.services.payments.gateway import Payment
-from orderflow.services.payments.state import Charge, State, Step
+from orderflow.services.payments.domain import Charge, State, Step
+from orderflow.services.payments.provider import Payment
 
 # Cancelling wins over charging, in whatever order the two arrive. A row whose call is under way keeps its lease
 # (due_at); its answer is judged by the state in which it finds the row.
@@ -63,7 +63,7 @@ select count(*) from charges where due_at is not null and state in ('unknown', '
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class ChargeIntent:
     """What a message wants for an order: a charge, or that there be none (``state`` cancelled)."""
 
     order_id: UUID
@@ -110,7 +110,7 @@ class Change:
     reason: str | None = None
 
 
-def request(transaction: Transaction, wishes: Sequence[Wish]) -> None:
+def request(transaction: Transaction, wishes: Sequence[ChargeIntent]) -> None:
     """Write down what messages want, at most one wish per order; wishes that come too late change nothing."""
     encode = msgspec.json.Encoder().encode
     transaction.execute(

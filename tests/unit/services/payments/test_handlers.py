@@ -5,7 +5,8 @@ from uuid import uuid4
 
 import pytest
 
-from orderflow.messages import Event, InventoryReserved, OrderCancelled, OrderConfirmed
+from orderflow.events import InventoryReserved, OrderCancelled, OrderConfirmed
+from orderflow.messaging.event import Event
 from orderflow.messaging.service import DONE, Incoming
 from orderflow.services.payments.handlers import PaymentRequests
 from tests.builders import NOW, an_event
@@ -24,17 +25,20 @@ class Statements:
         self.parameters.append(parameters or {})
         return []
 
+    def publish(self, event: Event, **_: object) -> None:
+        raise AssertionError(f"{event} is published before the provider responded")
+
     def after_commit(self, action: Callable[[], None]) -> None:
         self.actions.append(action)
 
 
 def incoming(event: Event) -> Incoming:
-    return Incoming(uuid4(), event, 0)  # type: ignore[arg-type]
+    return Incoming(uuid4(), event, 0)
 
 
 def handled(*events: Event) -> Statements:
     transaction = Statements()
-    outcomes = PaymentRequests(lambda: None)([incoming(event) for event in events], transaction)
+    outcomes = PaymentRequests(lambda: None).handle([incoming(event) for event in events], transaction)
     assert outcomes == [DONE] * len(events)
     return transaction
 
@@ -42,7 +46,7 @@ def handled(*events: Event) -> Statements:
 def test_calls_begin_when_the_transaction_is_committed_and_not_before() -> None:
     woken: list[bool] = []
     transaction = Statements()
-    PaymentRequests(lambda: woken.append(True))([incoming(an_event(InventoryReserved))], transaction)
+    PaymentRequests(lambda: woken.append(True)).handle([incoming(an_event(InventoryReserved))], transaction)
     assert woken == []
     for action in transaction.actions:
         action()

@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The parts of a service's process, made from its settings; implements ``runtime.Runtime``."""
+
+import logging
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from orderflow.bootstrap.process import Process
+from orderflow.broker_topology import work_queues
+from orderflow.events import EXCHANGE, decode
+from orderflow.http.api_keys import ApiKeys
+from orderflow.http.reader import ANSWER_SECONDS, Reader
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import Clock, SystemClock
+from orderflow.messaging.codec import Codec
+from orderflow.messaging.consume import inbox
+from orderflow.messaging.consume.batch_processor import BatchProcessor
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
+from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.periodic import Periodic
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.relay import Relay
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
+from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
+from orderflow.messaging.service import Handler, Service
+from orderflow.runtime import Loop
+from orderflow.settings import Settings
+from orderflow.telemetry.setup import Telemetry
+
+log = logging.getLogger(__name__)
+
+_HOUR = 3600.0
+
+
+class Container:
+    """What every process of a service shares, and how it makes further parts. Ends what it made in ``close``."""
+
+    def __init__(self, name: str, service: Service, settings: Settings, telemetry: Telemetry) -> None:
+        self.name = name
+        self.service = service
+        self.settings = settings
+        self.telemetry = telemetry
+        self.clock: Clock = SystemClock()
+        self._databases: list[Database] = []
+        self._readers: list[Reader] = []
+        self._inbox_is_pruned = False
+        self.process = Process(name, clock=self.clock, drain_timeout_seconds=settings.drain_timeout_seconds)
+        self.codec = Codec(
+            app_id=service.name,
+            exchange=EXCHANGE,
+            decode=decode,
+            compression=settings.compression,
+            threshold_bytes=settings.compression_threshold_bytes,
+            limit_bytes=settings.max_message_bytes,
+        )
+        self.broker = RabbitMQBroker(
+            settings.amqp_url,
+            window=settings.publish_window,
+            instrumentation=telemetry.instrumentation,
+            clock=self.clock,
+            connection_name=f"orderflow {name}",
+        )
+
+    @property
+    def instrumentation(self) -> Instrumentation:
+        """Where the process reports what it does."""
+        return self.telemetry.instrumentation
+
+    def add(self, *loops: Loop) -> None:
+        """Run these loops, and stop them together; loops added first are stopped first."""
+        self.process.add(*loops)
+
+    def api_keys(self) -> ApiKeys | None:
+        """The configured API keys; None when keys are switched off."""
+        return None if self.settings.api_auth == "off" else ApiKeys.parse(self.settings.api_keys)
+
+    def serve_http(self, application: Any) -> None:
+        """Serve an ASGI application at the configured address; raises OSError when its port is taken.
+
+        When the process stops, requests are served for the lame-duck time; each response closes its connection.
+        """
+        from orderflow.http.asgi import Watched
+        from orderflow.http.server import HttpServer
+
+        settings = self.settings
+        watched = Watched(application, self.instrumentation)
+        server = HttpServer(self.telemetry.traced(watched), settings.http_host, settings.http_port, clock=self.clock)
+        log.info("http.listening", extra={"host": settings.http_host, "port": server.port})
+
+        def lame_duck() -> None:
+            watched.leaving = True
+            self.clock.wait(self.process.impatient, settings.lame_duck_seconds)
+
+        self.process.before_stop(lame_duck)
+        self.process.add(server)
+
+    def database(self, *, statement_timeout_seconds: float = 30) -> Database:
+        """A database connection for one thread."""
+        database = Database(
+            self.settings.database_url,
+            application_name=f"orderflow {self.name}",
+            statement_timeout_seconds=statement_timeout_seconds,
+        )
+        self._databases.append(database)
+        return database
+
+    def database_failing(self) -> bool:
+        """True when the last that was heard of the database, on whichever connection, is that it is not there.
+
+        A connection that nobody uses cannot tell that the database is back; the relay's does, within seconds.
+        """
+        failed = max((database.failed_at for database in self._databases), default=0.0)
+        return failed > max((database.committed_at for database in self._databases), default=0.0)
+
+    def reader(self) -> Reader:
+        """The reads of an API. None takes longer than its client waits, or a few would hold up all others."""
+        reader = Reader(partial(self.database, statement_timeout_seconds=ANSWER_SECONDS))
+        self._readers.append(reader)
+        return reader
+
+    def close(self) -> None:
+        """End what no loop ends: reads that nobody waits for, and the connections to the broker."""
+        for reader in self._readers:
+            reader.close()
+        self.broker.close(timeout_seconds=5)
+
+    def unit_of_work(self) -> UnitOfWorkFactory:
+        """A unit of work for one thread."""
+        lease = self.settings.outbox_lease_seconds
+        return UnitOfWorkFactory(self.database(), Outbox(self.broker.publisher(), self.codec, lease_seconds=lease))
+
+    def consumers(self, queue_name: str, handler: Callable[[], Handler]) -> Iterator[Loop]:
+        """A loop for each partition of a declared queue; with the first of them the loop that prunes the inbox."""
+        settings = self.settings
+        if not self._inbox_is_pruned:
+            self._inbox_is_pruned = True
+            yield self._prune_inbox()
+        queue = next(queue for queue in self.service.queues if queue.name == queue_name)
+        for name in work_queues(queue):
+            yield ConsumerLoop(
+                consumer=self.broker.consumer(name, prefetch=settings.prefetch, ordered=queue.partitions > 1),
+                publisher=self.broker.publisher(),
+                processor=BatchProcessor(
+                    handler=handler(),
+                    accepted=queue.events,
+                    codec=self.codec,
+                    inbox=Inbox(queue.name),
+                    units_of_work=self.unit_of_work(),
+                ),
+                policy=RetryPolicy(settings.retry_max_attempts, settings.retry_max_age_seconds),
+                instrumentation=self.instrumentation,
+                clock=self.clock,
+                limits=BatchLimits(
+                    messages=settings.batch_size,
+                    size_bytes=settings.batch_bytes,
+                    linger_seconds=settings.batch_linger_seconds,
+                ),
+            )
+
+    def relay(self) -> Relay:
+        """The recovery relay of this service's outbox."""
+        return Relay(
+            publisher=self.broker.publisher(),
+            unit_of_work=self.unit_of_work(),
+            instrumentation=self.instrumentation,
+            clock=self.clock,
+            interval_seconds=self.settings.relay_interval_seconds,
+            lease_seconds=self.settings.outbox_lease_seconds,
+        )
+
+    def periodic(self, name: str, seconds: float, action: Callable[[SqlUnitOfWork], bool | None]) -> Periodic:
+        """A transaction that is repeated every so many seconds, in a thread of its own."""
+        unit_of_work = self.unit_of_work()
+
+        def act() -> bool | None:
+            with unit_of_work.transaction() as work:
+                return action(work)
+
+        return Periodic(name, seconds, act, clock=self.clock, close=unit_of_work.close)
+
+    def _prune_inbox(self) -> Periodic:
+        """Forgets messages that are older than the retention, every hour."""
+        days = self.settings.inbox_retention_days
+        return self.periodic("prune inbox", _HOUR, partial(inbox.prune, retention_days=days))

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of the reconciler's process."""
+
+import argparse
+from collections.abc import Mapping
+
+from orderflow.bootstrap.process import EXIT_FAILED, Process
+from orderflow.bootstrap.telemetry import start_telemetry
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.watchdog import Watchdog
+from orderflow.operations.reconciler.reconciler import LONGEST_LOOK_SECONDS, NEEDS, Reconciler, databases
+from orderflow.settings import Settings
+
+
+def arguments(_parser: argparse.ArgumentParser) -> None:
+    """The command has no options."""
+
+
+def main(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Recompute every promise from the databases, again and again; the exit code."""
+    settings = Settings.from_env(environ, NEEDS)
+    telemetry = start_telemetry(settings, "reconciler", environ)  # no area: its metrics appear with the first result
+    if telemetry is None:
+        return EXIT_FAILED
+    clock, opened = SystemClock(), databases(settings)
+    process = Process("reconciler", clock=clock, drain_timeout_seconds=settings.drain_timeout_seconds)
+    process.catch_signals()
+    reconciler = Reconciler(opened, instrumentation=telemetry.instrumentation, clock=clock)
+    process.add(reconciler.loop(settings.reconciler_interval_seconds))
+    limit = settings.watchdog_seconds + LONGEST_LOOK_SECONDS
+    watchdog = Watchdog(process.idle_seconds, limit_seconds=limit, clock=clock)
+    process.add(watchdog)
+
+    def not_ready() -> list[str]:
+        reasons = [f"no database of {name}" for name, database in opened.items() if database.failing]
+        if process.stopping.is_set():
+            reasons.append("stopping")
+        return reasons if reconciler.looked else [*reasons, "no result yet"]
+
+    telemetry.watch(idle_seconds=process.idle_seconds, stalled=watchdog.stalled, not_ready=not_ready)
+    try:
+        return process.run()
+    finally:
+        telemetry.shutdown(timeout_seconds=5)

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Everything on the broker, derived from what the services declare: one document in RabbitMQ's definitions format.
+
+Pure: reads nothing and talks to nobody. A queue's type and single active consumer are arguments, because a policy
+cannot set them; everything else is policy, because a policy can be changed on a live queue. At most one policy
+applies to a queue, so each is complete.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+
+from orderflow.events import EVENTS, EXCHANGE
+from orderflow.messaging.consume.dead_letter import DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE
+from orderflow.messaging.consume.retry import DELAYS_SECONDS, RETRY_EXCHANGE, retry_queue
+from orderflow.messaging.event import Event
+from orderflow.messaging.service import Queue, Service
+from orderflow.rabbitmq_definitions import (
+    NOTHING,
+    Binding,
+    Definitions,
+    Exchange,
+    Permission,
+    Policy,
+    QueueDefinition,
+    TopicPermission,
+    User,
+    Value,
+    VirtualHost,
+)
+
+REPLAY_EXCHANGE = "replay"
+"""Leads to the work queues and nowhere else, so that whoever replays needs no right on the default exchange."""
+
+OPERATORS = ("topology", "replay", "monitor")
+"""Broker users of people and jobs. Every service has one besides, with the service's name."""
+
+DELIVERY_LIMIT = 20
+"""Deliveries after which the broker parks a message itself: the guard against crash loops, not the retry counter."""
+
+MAX_LENGTH = 1_000_000
+"""Messages at which a queue refuses more. Publishers then keep their outbox rows; nothing is dropped."""
+
+
+def work_queues(queue: Queue) -> tuple[str, ...]:
+    """The names under which a declared queue is consumed: one, or ``<name>.1`` … ``<name>.n`` when partitioned."""
+    if queue.partitions == 1:
+        return (queue.name,)
+    return tuple(f"{queue.name}.{number}" for number in range(1, queue.partitions + 1))
+
+
+def user_names(services: Iterable[Service]) -> tuple[str, ...]:
+    """Every broker user that needs a password."""
+    return (*(service.name for service in services), *OPERATORS)
+
+
+def mistakes(services: Sequence[Service]) -> list[str]:
+    """What is wrong with the declarations taken together, one sentence each."""
+    published = {event for service in services for event in service.publishes}
+    queues = [queue for service in services for queue in service.queues]
+    consumed = {event for queue in queues for event in queue.events}
+    names = [name for queue in queues for name in work_queues(queue)]
+    found = [f"{event.__name__} is published and nobody consumes it" for event in _sorted(published - consumed)]
+    found += [f"{event.__name__} is consumed and nobody publishes it" for event in _sorted(consumed - published)]
+    found += [f"{event.__name__} exists and nobody publishes it" for event in EVENTS if event not in published]
+    found += [f"the queue {name} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
+    found += [f"the queue {queue.name} has {queue.partitions} partitions" for queue in queues if queue.partitions < 1]
+    taken = [*user_names(services)]
+    return found + [f"the user {name} is declared twice" for name in sorted({n for n in taken if taken.count(n) > 1})]
+
+
+def definitions(
+    services: Sequence[Service],
+    *,
+    vhost: str,
+    passwords: Mapping[str, str] | None = None,
+    user_prefix: str = "",
+) -> Definitions:
+    """The one document for a vhost; raises ValueError that lists every mistake in the declarations.
+
+    ``passwords`` are by user without the prefix. Without them the users stand there without a password: good for
+    reading and for comparing, not for creating users. ``user_prefix`` tells apart several installations on one
+    broker, for users belong to no vhost.
+    """
+    found = mistakes(services)
+    if passwords is not None:
+        found += [f"there is no password for {name}" for name in user_names(services) if not passwords.get(name)]
+    if found:
+        raise ValueError("\n".join(found))
+    queues = [queue for service in services for queue in service.queues]
+    names = [name for queue in queues for name in work_queues(queue)]
+    retries = [(name, delay) for name in names for delay in DELAYS_SECONDS]
+    return Definitions(
+        vhosts=[VirtualHost(vhost)],
+        users=list(_users(services, passwords or {}, user_prefix)),
+        permissions=list(_permissions(services, vhost, user_prefix)),
+        topic_permissions=list(_topic_permissions(services, vhost, user_prefix)),
+        policies=[
+            *(_work_policy(vhost, name) for name in names),
+            *(_retry_policy(vhost, name, delay) for name, delay in retries),
+            _dead_letter_policy(vhost),
+        ],
+        exchanges=list(_exchanges(queues, vhost)),
+        queues=[
+            *(_queue(vhost, name, single=queue.partitions > 1) for queue in queues for name in work_queues(queue)),
+            *(_queue(vhost, retry_queue(name, delay)) for name, delay in retries),
+            _queue(vhost, DEAD_LETTER_QUEUE),
+        ],
+        bindings=list(_bindings(queues, vhost)),
+    )
+
+
+def _exchanges(queues: Sequence[Queue], vhost: str) -> Iterator[Exchange]:
+    # `retry` is a topic exchange because only there can permissions name routing keys: with a direct one every
+    # service could slip a message into every other's queue.
+    for name in (EXCHANGE, RETRY_EXCHANGE, DEAD_LETTER_EXCHANGE):
+        yield Exchange(name=name, vhost=vhost, type="topic")
+    yield Exchange(name=REPLAY_EXCHANGE, vhost=vhost, type="direct")
+    for queue in queues:
+        if queue.partitions > 1:
+            arguments: dict[str, Value] = {"hash-property": "correlation_id"}
+            yield Exchange(name=queue.name, vhost=vhost, type="x-consistent-hash", arguments=arguments)
+
+
+def _queue(vhost: str, name: str, *, single: bool = False) -> QueueDefinition:
+    arguments: dict[str, Value] = {"x-queue-type": "quorum"}
+    if single:
+        arguments["x-single-active-consumer"] = True
+    return QueueDefinition(name=name, vhost=vhost, arguments=arguments)
+
+
+def _bindings(queues: Sequence[Queue], vhost: str) -> Iterator[Binding]:
+    def bind(source: str, destination: str, key: str, kind: str = "queue") -> Binding:
+        return Binding(source=source, vhost=vhost, destination=destination, destination_type=kind, routing_key=key)
+
+    for queue in queues:
+        kind = "exchange" if queue.partitions > 1 else "queue"
+        for event in queue.events:
+            yield bind(EXCHANGE, queue.name, event.routing_key, kind)
+        for name in work_queues(queue):
+            if queue.partitions > 1:
+                yield bind(queue.name, name, "1")  # a hash exchange reads the key as a weight
+            yield bind(REPLAY_EXCHANGE, name, name)
+            for delay in DELAYS_SECONDS:
+                yield bind(RETRY_EXCHANGE, retry_queue(name, delay), retry_queue(name, delay))
+    yield bind(DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, "#")
+
+
+def _guarded(**settings: Value) -> dict[str, Value]:
+    """Policy settings under which the broker neither drops nor forgets: a full queue refuses the publisher."""
+    names = {name.replace("_", "-"): value for name, value in settings.items()}
+    return {"max-length": MAX_LENGTH, "overflow": "reject-publish", **names}
+
+
+def _work_policy(vhost: str, queue: str) -> Policy:
+    # The routing key is the queue's name, as in the dead letters that a service publishes itself.
+    settings = _guarded(
+        delivery_limit=DELIVERY_LIMIT,
+        dead_letter_exchange=DEAD_LETTER_EXCHANGE,
+        dead_letter_routing_key=queue,
+        dead_letter_strategy="at-least-once",
+    )
+    return Policy(vhost=vhost, name=queue, pattern=_exactly(queue), definition=settings)
+
+
+def _retry_policy(vhost: str, queue: str, delay_seconds: int) -> Policy:
+    name = retry_queue(queue, delay_seconds)
+    settings = _guarded(
+        message_ttl=delay_seconds * 1000,
+        dead_letter_exchange="",
+        dead_letter_routing_key=queue,
+        dead_letter_strategy="at-least-once",
+    )
+    return Policy(vhost=vhost, name=name, pattern=_exactly(name), definition=settings)
+
+
+def _dead_letter_policy(vhost: str) -> Policy:
+    # Looking at a message can count as a delivery: a limit would drop what was looked at often.
+    settings = _guarded(delivery_limit=-1)
+    return Policy(vhost=vhost, name=DEAD_LETTER_QUEUE, pattern=_exactly(DEAD_LETTER_QUEUE), definition=settings)
+
+
+def _users(services: Sequence[Service], passwords: Mapping[str, str], prefix: str) -> Iterator[User]:
+    tags = {"topology": ["administrator"], "monitor": ["monitoring"]}
+    for name in user_names(services):
+        yield User(name=prefix + name, tags=tags.get(name, []), password=passwords.get(name))
+
+
+def _permissions(services: Sequence[Service], vhost: str, prefix: str) -> Iterator[Permission]:
+    for service in services:
+        write = [EXCHANGE] if service.publishes else []
+        yield Permission(
+            user=prefix + service.name,
+            vhost=vhost,
+            write=_one_of([*write, RETRY_EXCHANGE, DEAD_LETTER_EXCHANGE]),
+            read=_one_of(_own_queues(service)),
+        )
+    yield Permission(user=f"{prefix}topology", vhost=vhost)
+    yield Permission(
+        user=f"{prefix}replay", vhost=vhost, write=_exactly(REPLAY_EXCHANGE), read=_exactly(DEAD_LETTER_QUEUE)
+    )
+    yield Permission(user=f"{prefix}monitor", vhost=vhost)
+
+
+def _topic_permissions(services: Sequence[Service], vhost: str, prefix: str) -> Iterator[TopicPermission]:
+    """A user without an entry for an exchange may use every key there, so there is one for each exchange."""
+    for service in services:
+        queues = _own_queues(service)
+        keys = {
+            EXCHANGE: [event.routing_key for event in service.publishes],
+            RETRY_EXCHANGE: [retry_queue(name, delay) for name in queues for delay in DELAYS_SECONDS],
+            DEAD_LETTER_EXCHANGE: queues,
+        }
+        for exchange, allowed in keys.items():
+            yield TopicPermission(user=prefix + service.name, vhost=vhost, exchange=exchange, write=_one_of(allowed))
+
+
+def _own_queues(service: Service) -> list[str]:
+    return [name for queue in service.queues for name in work_queues(queue)]
+
+
+def _exactly(name: str) -> str:
+    return f"^{re.escape(name)}$"
+
+
+def _one_of(names: Collection[str]) -> str:
+    return f"^({'|'.join(re.escape(name) for name in names)})$" if names else NOTHING
+
+
+def _sorted(events: Iterable[type[Event]]) -> list[type[Event]]:
+    return sorted(events, key=lambda event: event.__name__)

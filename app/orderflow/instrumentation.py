@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The moments of the shop that are worth a metric: what services and operations tell to whoever watches.
+
+Every method does nothing here; telemetry overrides them all. They may be called from any thread and neither block
+nor raise. What belongs to a transaction is told after its commit (``Transaction.after_commit``), so that a rollback
+counts nothing. ``trace`` is always the mapping of trace headers that came with the work (``Incoming.trace``, the
+request's ``scope["orderflow.trace"]``, or the column in which it was stored).
+
+Words that become labels come from the sets below; a word that is not in its set is counted as ``other``.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from orderflow.messaging.instrumentation import MessagingInstrumentation
+
+Area = Literal[
+    "consuming",
+    "publishing",
+    "intake",
+    "orders",
+    "http",
+    "stock",
+    "payments",
+    "notifications",
+    "reconciling",
+    "process",
+]
+"""What a process can do. The metrics of an area are exported at 0 from the start of a process that names it."""
+
+OUTCOMES = ("confirmed", "rejected", "cancelled")
+"""How an order ends."""
+
+OPEN_STATES = ("accepted", "reserved")
+"""The states in which an order can be stuck."""
+
+REFUSALS = (
+    "invalid",
+    "unauthorized",
+    "forbidden",
+    "unknown_sku",
+    "sold_out",
+    "mixed_currencies",
+    "idempotency_key_reused",
+    "idempotency_key_in_flight",
+    "too_large",
+    "overloaded",
+    "outbox_too_old",
+    "database_unavailable",
+)
+"""Why the API did not take an order."""
+
+PAYMENT_OPERATIONS = ("charge", "look_up", "refund")
+PAYMENT_OUTCOMES = ("captured", "declined", "not_known", "refunded", "failed", "unclear")
+"""How a call to the payment provider ended: ``failed`` executed nothing, ``unclear`` may have executed."""
+
+NOTIFICATION_KINDS = ("order_confirmed", "order_rejected", "order_cancelled", "payment_refunded", "stock_low")
+NOTIFICATION_OUTCOMES = ("sent", "retried", "failed")
+
+STOCK_MOVES = ("put", "reserve", "release", "sell")
+
+
+class Stuck(msgspec.Struct, frozen=True, kw_only=True):
+    """Orders that have been in one open state for too long, and the age of the oldest of them in seconds."""
+
+    orders: int = 0
+    oldest_seconds: float = 0.0
+
+
+class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
+    """What one run of the reconciler found; all numbers are 0 when the promises hold."""
+
+    oversold_units: int = 0
+    duplicate_charges: int = 0
+    duplicate_notifications: int = 0
+    ledger_drift_units: int = 0
+    """Sum over all SKUs of how far stock, ledger and reservations are apart."""
+    charge_mismatches: int = 0
+    """Orders whose charges do not fit their state."""
+    stock_mismatches: int = 0
+    """Orders whose reservations do not fit their state."""
+    stale_availability: int = 0
+    """SKUs of which the orders API does not know the newest stock."""
+    untold: int = 0
+    """Orders whose end nobody was told."""
+    stuck: Mapping[str, Stuck] = {}
+    """By state; a state that is left out has none."""
+
+
+class Instrumentation(MessagingInstrumentation):
+    """Receives the reports of the core and of the services; the base class does nothing."""
+
+    def http_request(self, *, route: str, method: str, status: int, seconds: float) -> None:
+        """Fires when a request was answered. ``route`` is the template, "" when no route matched."""
+
+    def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
+        """Fires when an order is committed, before its 202 is sent."""
+
+    def replayed(self) -> None:
+        """Fires when a known Idempotency-Key got its first answer again."""
+
+    def refused(self, reason: str) -> None:
+        """Fires when an order was not taken; the reason is one of REFUSALS."""
+
+    def order_final(self, outcome: str, seconds: float, trace: Mapping[str, str]) -> None:
+        """Fires when the final state of an order is committed, ``seconds`` after it was accepted."""
+
+    def stock_moved(self, move: str, units: int) -> None:
+        """Fires when units of any SKU are put on the shelf (may be negative: then nothing is counted) or moved."""
+
+    def payment_call(self, operation: str, outcome: str, seconds: float) -> None:
+        """Fires when a call to the payment provider ended; the words are in PAYMENT_OPERATIONS, PAYMENT_OUTCOMES."""
+
+    def payments_unknown(self, count: int) -> None:
+        """Fires when the charges whose result nobody knows yet were counted."""
+
+    def notification(self, kind: str, outcome: str) -> None:
+        """Fires when a notification was sent, put off or given up."""
+
+    def reconciled(self, found: Reconciliation) -> None:
+        """Fires at the end of each run of the reconciler."""

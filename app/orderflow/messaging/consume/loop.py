@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The life of a consumer: receive a batch, apply it, park what cannot be handled, acknowledge; pause when it cannot."""
+
+import logging
+import threading
+from dataclasses import dataclass
+
+from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.broker import Batch, Consumer, Publication, Publisher
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.consume.batch_processor import BatchProcessor, BatchProgress
+from orderflow.messaging.consume.dead_letter import dead_letter
+from orderflow.messaging.consume.retry import RetryPolicy, retry_copy
+from orderflow.messaging.consume.settlement import CopyPublisher
+from orderflow.messaging.errors import GivenUp, InfrastructureError, TransactionAborted
+from orderflow.messaging.instrumentation import MessagingInstrumentation
+
+log = logging.getLogger(__name__)
+
+_ABORTS = 5
+"""Aborted transactions in a row after which it is no longer bad luck but trouble."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchLimits:
+    """When a batch is full: by number, by bytes, or by the seconds since its first message."""
+
+    messages: int = 250
+    size_bytes: int = 4 * 1024 * 1024
+    linger_seconds: float = 0.005
+
+
+class ConsumerLoop:
+    """Consumes one queue in one thread until it is stopped; then it finishes what had already arrived."""
+
+    def __init__(
+        self,
+        *,
+        consumer: Consumer,
+        publisher: Publisher,
+        processor: BatchProcessor,
+        policy: RetryPolicy,
+        instrumentation: MessagingInstrumentation,
+        clock: Clock,
+        limits: BatchLimits,
+        confirm_timeout_seconds: float = 10,
+    ) -> None:
+        self.name = f"consume {consumer.queue}"
+        self.last_progress = clock.monotonic()
+        self._consumer = consumer
+        self._publisher = publisher
+        self._processor = processor
+        self._policy = policy
+        self._instrumentation = instrumentation
+        self._clock = clock
+        self._limits = limits
+        self._confirm_timeout = confirm_timeout_seconds
+        self._stopping = threading.Event()
+        self._given_up = threading.Event()
+        self._backoff = Backoff()
+
+    def run(self) -> None:
+        """Work until stopped and drained. Never raises for a message; whatever else is raised ends the process."""
+        while not self._given_up.is_set() and not (self._stopping.is_set() and self._consumer.drained):
+            self.last_progress = self._clock.monotonic()
+            if self._publisher.room == 0:
+                self._clock.wait(self._given_up, 0.005)
+                continue
+            batch = self._consumer.receive(
+                limit=self._limits.messages,
+                limit_bytes=self._limits.size_bytes,
+                linger_seconds=self._limits.linger_seconds,
+                timeout_seconds=0.2,
+            )
+            if batch is None:
+                self._tidy()
+            else:
+                self._settle(batch)
+        if not self._given_up.is_set():
+            self._finish()
+        self._processor.units_of_work.close()
+
+    def stop(self) -> None:
+        """Take no more from the broker, finish what has arrived, return from ``run``."""
+        self._consumer.cancel()
+        self._stopping.set()
+
+    def give_up(self) -> None:
+        """Return from ``run`` without finishing; what is not acknowledged will be delivered again.
+
+        Only a statement that the database is busy with is waited for.
+        """
+        self._stopping.set()
+        self._given_up.set()
+
+    def _settle(self, batch: Batch) -> None:
+        """Bring one batch to its end. While the surroundings fail nothing leaves: pause, then the same batch again."""
+        span = self._instrumentation.batch_received(batch.queue, batch.deliveries)
+        progress = BatchProgress()
+        parking: CopyPublisher | None = None
+        aborts = 0
+        while not self._given_up.is_set():
+            self.last_progress = self._clock.monotonic()
+            try:
+                if parking is None:
+                    self._processor(batch.deliveries, span, progress, moving=self._moving)
+                    parking = CopyPublisher(self._publisher, self._copies(batch, progress))
+                parking.finish(seconds=self._confirm_timeout, given_up=self._given_up)
+            except InfrastructureError as error:
+                aborts += isinstance(error, TransactionAborted)
+                if isinstance(error, TransactionAborted) and aborts <= _ABORTS:
+                    log.info("consumer.transaction_aborted", extra={"queue": batch.queue, "error": str(error)})
+                    self._clock.wait(self._given_up, Backoff(most=0.1).next())
+                else:
+                    span.failed(error)
+                    self._pause(batch.queue, error)
+            else:
+                self._consumer.ack(batch)
+                self._backoff.reset()
+                span.handled(progress.outcomes)
+                return
+
+    def _moving(self) -> None:
+        """Show that the loop moves; raises GivenUp when it is no longer to."""
+        self.last_progress = self._clock.monotonic()
+        if self._given_up.is_set():
+            raise GivenUp("the process was told to end at once")
+
+    def _copies(self, batch: Batch, progress: BatchProgress) -> list[Publication]:
+        """What is retried or dead-lettered, as it is to be published; the outcomes tell what that is."""
+        now = self._clock.now()
+        outcomes, dead, copies = progress.outcomes, list(progress.rejects), []
+        for position, reason in progress.retries:
+            delivery = batch.deliveries[position]
+            delay = self._policy.delay(delivery.properties, now)
+            if delay is None:
+                dead.append((position, reason, "the retries are used up"))
+                continue
+            outcomes.retried.append((position, reason, delay))
+            copies.append(retry_copy(delivery, queue=batch.queue, reason=reason, delay_seconds=delay, now=now))
+        for position, reason, detail in dead:
+            outcomes.dead.append((position, reason))
+            delivery = batch.deliveries[position]
+            copies.append(dead_letter(delivery, queue=batch.queue, reason=reason, detail=detail, now=now))
+        return copies
+
+    def _pause(self, queue: str, error: Exception) -> None:
+        seconds = self._backoff.next()
+        log.warning("consumer.paused", extra={"queue": queue, "seconds": round(seconds, 3), "error": str(error)})
+        self._instrumentation.consumer_paused(queue, error, seconds)
+        self._clock.wait(self._given_up, seconds)
+
+    def _tidy(self) -> None:
+        try:
+            self._processor.units_of_work.tidy()
+        except InfrastructureError as error:
+            self._pause(self._consumer.queue, error)
+
+    def _finish(self) -> None:
+        """Wait for the last confirms, for a while, and delete their rows."""
+        for _ in range(round(self._confirm_timeout / 0.1)):
+            if self._processor.units_of_work.outbox.wait(0.1) or self._given_up.is_set():
+                break
+        if not self._given_up.is_set():
+            self._tidy()

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL as the core sees it: one connection a thread, plain SQL, errors sorted by what to do about them.
+
+The only module that imports psycopg.
+"""
+
+import logging
+import time
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+from psycopg import errors, pq
+from psycopg.abc import AdaptContext, DumperKey
+from psycopg.adapt import Dumper, PyFormat
+from psycopg.types.array import ListDumper
+
+from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
+from orderflow.messaging.postgres.arrays import Packer, packer
+
+log = logging.getLogger(__name__)
+
+_SAME_CLOCK = timedelta(seconds=0.5)
+_BAD_DATA = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded)
+_ABORTED = (errors.SerializationFailure, errors.DeadlockDetected)
+
+
+class _List(Dumper):
+    """Writes a simple list as a binary array in one go; leaves every other list to the driver."""
+
+    format = pq.Format.BINARY
+
+    def __init__(self, cls: type, context: AdaptContext | None = None) -> None:
+        super().__init__(cls, context)
+        self._context = context
+        self._pack: Packer | None = None
+
+    def dump(self, obj: list[Any]) -> bytes:
+        """The array; only called on what ``upgrade`` made."""
+        assert self._pack is not None
+        return self._pack(obj)
+
+    def get_key(self, obj: list[Any], format: PyFormat) -> DumperKey:  # noqa: A002 - the driver's name
+        """What lists must have in common to share a dumper."""
+        simple = packer(obj)
+        return (list, simple[0]) if simple else (_List, ListDumper(list, self._context).get_key(obj, format))
+
+    def upgrade(self, obj: list[Any], format: PyFormat) -> Dumper:  # noqa: A002 - the driver's name
+        """The dumper for lists like this one."""
+        simple = packer(obj)
+        if simple is None:
+            return ListDumper(list, self._context).upgrade(obj, format)
+        dumper = _List(list, self._context)
+        _, dumper.oid, dumper._pack = simple
+        return dumper
+
+
+class SqlTransaction:
+    """An open transaction; counts its statements, begin and commit included."""
+
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], ahead: timedelta) -> None:
+        self._cursor = connection.cursor(binary=True)
+        self.statements = 2
+        self.now = datetime.now(UTC) + ahead
+        """The server's time at the beginning: leases and holds are seen by processes whose clocks may differ."""
+
+    def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
+        """Run one statement with ``%(name)s`` parameters; the rows that it returns, if it returns any."""
+        self.statements += 1
+        self._cursor.execute(statement.encode(), parameters)
+        return self._cursor.fetchall() if self._cursor.description else []
+
+    def run_script(self, script: str) -> None:
+        """Run several statements without parameters, separated by semicolons."""
+        self._cursor.connection.execute(script.encode())
+
+
+class Database:
+    """One connection, for one thread, opened when first needed and again after it broke."""
+
+    def __init__(self, url: str, *, application_name: str = "orderflow", statement_timeout_seconds: float = 30) -> None:
+        self._url = url
+        self._name = application_name
+        self._timeout_ms = round(statement_timeout_seconds * 1000)
+        self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._ahead = timedelta()
+        self.failed_at = self.committed_at = float("-inf")
+        """Monotonic times of the last DatabaseUnavailable and of the last commit."""
+
+    @contextmanager
+    def transaction(self) -> Generator[SqlTransaction]:
+        """A transaction, committed at the end of the block and rolled back when the block raises.
+
+        Raises BadData, TransactionAborted or DatabaseUnavailable in place of the driver's errors. When the
+        commit itself fails with DatabaseUnavailable it is unknown whether it happened.
+        """
+        connection = self._connected()
+        try:
+            with connection.transaction():
+                yield SqlTransaction(connection, self._ahead)
+        except psycopg.Error as error:
+            raise self._sorted(error) from error
+        self.committed_at = time.monotonic()
+
+    @property
+    def failing(self) -> bool:
+        """True from a DatabaseUnavailable until the next commit."""
+        return self.failed_at > self.committed_at
+
+    def close(self) -> None:
+        """Give the connection back; the next transaction opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
+        if self._connection is not None and not self._connection.broken and not self._connection.closed:
+            return self._connection
+        try:
+            self._connection = psycopg.connect(
+                self._url,
+                autocommit=True,
+                connect_timeout=5,
+                application_name=self._name,
+                options=f"-c statement_timeout={self._timeout_ms} -c timezone=UTC",
+                keepalives_idle=10,
+                keepalives_interval=5,
+                keepalives_count=3,
+                tcp_user_timeout=20_000,
+            )
+            self._ahead = _ahead(self._connection)
+        except psycopg.Error as error:
+            self.close()
+            self.failed_at = time.monotonic()
+            raise DatabaseUnavailable(_first_line(error)) from error
+        self._connection.adapters.register_dumper(list, _List)
+        return self._connection
+
+    def _sorted(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
+        """The error by what to do: bad data leaves, a victim tries again, everything else waits."""
+        text = f"{error.sqlstate or 'no SQLSTATE'}: {_first_line(error)}"
+        if isinstance(error, _BAD_DATA):
+            return BadData(text)
+        if isinstance(error, _ABORTED):
+            return TransactionAborted(text)
+        if isinstance(error, psycopg.OperationalError):
+            self.close()
+        self.failed_at = time.monotonic()
+        return DatabaseUnavailable(text)
+
+
+def _ahead(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
+    """How far the server's clock is ahead of ours; nothing when the way there and back may explain the difference."""
+    before = datetime.now(UTC)
+    row = connection.execute("select clock_timestamp()").fetchone()
+    after = datetime.now(UTC)
+    assert row is not None
+    ahead: timedelta = row[0] - (before + (after - before) / 2)
+    if abs(ahead) <= max(_SAME_CLOCK, after - before):
+        return timedelta()
+    log.warning("database.clock_differs", extra={"ahead_seconds": round(ahead.total_seconds(), 1)})
+    return ahead
+
+
+def _first_line(error: psycopg.Error) -> str:
+    """What is wrong; the lines below it (DETAIL, the statement) hold the row, which belongs in no log."""
+    text = error.diag.message_primary or str(error)
+    return text.strip().partition("\n")[0]
+
+
+def migrate(database: Database, scripts: Iterable[tuple[str, str]]) -> list[str]:
+    """Apply the (name, SQL) scripts that this database has not seen, each once; the names applied now.
+
+    Safe to run from many processes at once: an advisory lock lets one go first.
+    """
+    applied = []
+    with database.transaction() as transaction:
+        transaction.execute("select pg_advisory_xact_lock(7201955)")
+        transaction.execute(
+            "create table if not exists migrations"
+            " (name text primary key, applied_at timestamptz not null default now())"
+        )
+        seen = {row[0] for row in transaction.execute("select name from migrations")}
+        for name, script in scripts:
+            if name not in seen:
+                transaction.run_script(script)
+                transaction.execute("insert into migrations (name) values (%(name)s)", {"name": name})
+                applied.append(name)
+    return applied

@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The publish window: what waits, what is on the wire, and what became of it. Pure bookkeeping, no broker library.
+
+Tags are those of one channel in confirm mode: 1 for its first publish, then one more for each.
+"""
+
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from orderflow.messaging.broker import Failure, Properties, Publication, Receipt
+from orderflow.messaging.instrumentation import PublishObserver
+
+HARD_CAP = 2000
+"""Above this many unconfirmed messages a quorum queue with a deep backlog collapses to a sixth of its throughput."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """Publications that were written together; their observer is called once, when the last is settled."""
+
+    observer: PublishObserver
+    written_at: float
+    size: int
+    open: int
+    failures: Counter[Failure]
+
+
+@dataclass(slots=True)
+class _Entry:
+    publication: Publication
+    receipt: Receipt
+    group: _Group
+    returned: bool = False
+
+
+GroupSettled = Callable[[PublishObserver, int, Counter[Failure], float], None]
+"""Called for a settled group: its observer, how many were confirmed, the failures, when it was written."""
+
+
+class ConfirmWindow:
+    """Bounds the publications on the wire and settles their receipts. For one thread."""
+
+    def __init__(self, size: int, group_settled: GroupSettled) -> None:
+        self._size = min(size, HARD_CAP)
+        self._group_settled = group_settled
+        self._pending: deque[tuple[Publication, Receipt]] = deque()
+        self._wire: OrderedDict[int, _Entry] = OrderedDict()
+        self._next_tag = 1
+
+    @property
+    def unconfirmed(self) -> int:
+        """Publications on the wire."""
+        return len(self._wire)
+
+    @property
+    def waiting(self) -> int:
+        """Publications behind the window."""
+        return len(self._pending)
+
+    def add(self, publications: Iterable[Publication], receipt: Receipt) -> None:
+        """Queue publications behind those that wait already."""
+        self._pending.extend((publication, receipt) for publication in publications)
+
+    def due(self) -> list[Publication]:
+        """What may be written now, in order."""
+        free = max(0, self._size - len(self._wire))
+        return [publication for publication, _ in islice(self._pending, free)]
+
+    def written(self, count: int, observer: PublishObserver, now: float) -> range:
+        """The first ``count`` that were due went out; the tags they got."""
+        group = _Group(observer, now, count, count, Counter())
+        for _ in range(count):
+            publication, receipt = self._pending.popleft()
+            self._wire[self._next_tag] = _Entry(publication, receipt, group)
+            self._next_tag += 1
+        return range(self._next_tag - count, self._next_tag)
+
+    def returned(self, exchange: str, routing_key: str, properties: Properties, body: bytes) -> bool:
+        """The broker gave a publication back; its confirm follows. False when nothing like it is on the wire.
+
+        Two publications may share their message id, so the way and the body are compared too; of two that are alike in
+        all it does not matter which one is meant. Other properties may have changed on the way: the broker's message
+        interceptors add headers and times before they return a message. When nothing fits, everything on the wire
+        that goes the same way counts as returned: to send again what was routed is harmless, to forget is not.
+        """
+        same_way = []
+        for entry in self._wire.values():
+            publication = entry.publication
+            if entry.returned or publication.routing_key != routing_key or publication.exchange != exchange:
+                continue
+            if publication.properties.message_id == properties.message_id and publication.body == body:
+                entry.returned = True
+                return True
+            same_way.append(entry)
+        for entry in same_way:
+            entry.returned = True
+        return False
+
+    def settle(self, tag: int, *, multiple: bool, acked: bool) -> None:
+        """A confirm (or nack) came for this tag, or for all up to it."""
+        if multiple:
+            tags = []
+            for known in self._wire:
+                if known > tag:
+                    break
+                tags.append(known)
+        else:
+            tags = [tag] if tag in self._wire else []
+        self._close([(self._wire.pop(known), None if acked else Failure.NACKED) for known in tags])
+
+    def lose(self) -> int:
+        """The connection is gone: everything fails, on the wire and behind the window; how many that were."""
+        lost = [(entry, Failure.LOST) for entry in self._wire.values()]
+        pending = list(self._pending)
+        self._wire.clear()
+        self._pending.clear()
+        self._next_tag = 1
+        self._close(lost)
+        for publication, receipt in pending:
+            receipt.fail(publication.key, Failure.LOST)
+        return len(lost) + len(pending)
+
+    def _close(self, entries: Sequence[tuple[_Entry, Failure | None]]) -> None:
+        settled: dict[int, tuple[Receipt, int]] = {}
+        for entry, lost in entries:
+            failure = lost or (Failure.RETURNED if entry.returned else None)
+            if failure is not None:
+                entry.receipt.failures[entry.publication.key] = failure
+                entry.group.failures[failure] += 1
+            _, count = settled.get(id(entry.receipt), (entry.receipt, 0))
+            settled[id(entry.receipt)] = (entry.receipt, count + 1)
+            self._count_down(entry.group)
+        for receipt, count in settled.values():
+            receipt.settle(count)
+
+    def _count_down(self, group: _Group) -> None:
+        group.open -= 1
+        if group.open == 0:
+            self._group_settled(group.observer, group.size - group.failures.total(), group.failures, group.written_at)

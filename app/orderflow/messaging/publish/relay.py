@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishes the outbox rows that a crash, a return or a lost connection has left, and measures the outbox."""
+
+import logging
+import threading
+
+import msgspec
+
+from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.broker import Properties, Publication, Publisher
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.errors import InfrastructureError
+from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+
+log = logging.getLogger(__name__)
+
+# Never a moving id cursor: ids are made before the commit, so a late committer would be skipped for ever.
+_TAKE = """
+with due as materialized (
+    select id from outbox where leased_until <= statement_timestamp()
+    order by leased_until limit %(limit)s for update skip locked)
+update outbox set leased_until = statement_timestamp() + make_interval(secs => %(lease_seconds)s)
+from due where outbox.id = due.id
+returning outbox.id, exchange, routing_key, properties::text, body
+"""
+_MEASURE = "select count(*), extract(epoch from statement_timestamp() - min(created_at))::float8 from outbox"
+_LIMIT = 500
+_FULL_SECONDS = 0.05
+"""Pause while the publish window is full: confirms come within milliseconds."""
+_MEASURE_EVERY_SECONDS = 2.0
+
+
+class Relay:
+    """Looks for rows whose lease is over, every ``interval_seconds``; any number of processes may do so at once."""
+
+    def __init__(
+        self,
+        *,
+        publisher: Publisher,
+        unit_of_work: UnitOfWorkFactory,
+        instrumentation: MessagingInstrumentation,
+        clock: Clock,
+        interval_seconds: float,
+        lease_seconds: float,
+    ) -> None:
+        self.name = "relay"
+        self.last_progress = clock.monotonic()
+        self.oldest_seconds = 0.0
+        """Age of the oldest unpublished row when it was last measured."""
+        self._publisher = publisher
+        self._unit_of_work = unit_of_work
+        self._instrumentation = instrumentation
+        self._clock = clock
+        self._interval = interval_seconds
+        self._lease_seconds = float(lease_seconds)
+        self._stopping = threading.Event()
+        self._backoff = Backoff()
+        self._measured = float("-inf")
+
+    def run(self) -> None:
+        """Relay until stopped. While database or broker are away it only waits."""
+        while not self._stopping.is_set():
+            self.last_progress = self._clock.monotonic()
+            try:
+                room = self._publisher.room
+                taken = self.relay_once()
+                self._measure()
+            except InfrastructureError as error:
+                log.warning("relay.paused", extra={"error": str(error)})
+                self._clock.wait(self._stopping, self._backoff.next())
+                continue
+            self._backoff.reset()
+            if taken < min(room, _LIMIT):
+                self._clock.wait(self._stopping, self._interval)
+            elif not room:
+                self._clock.wait(self._stopping, min(_FULL_SECONDS, self._interval))
+        self._finish()
+
+    def stop(self) -> None:
+        """Return from ``run`` after the current look."""
+        self._stopping.set()
+
+    def relay_once(self) -> int:
+        """Take what is due and fits the publish window, and publish it; how many rows that were."""
+        self._unit_of_work.tidy()  # first: what is confirmed must not be taken again, even when its lease is over
+        limit = min(self._publisher.room, _LIMIT)
+        if limit == 0:
+            return 0
+        with self._unit_of_work.transaction() as work:
+            rows = work.execute(_TAKE, {"lease_seconds": self._lease_seconds, "limit": limit})
+        if rows:
+            self._unit_of_work.outbox.publish([_publication(row) for row in rows])
+            self._instrumentation.relayed(len(rows))
+            log.info("relay.published", extra={"rows": len(rows)})
+        return len(rows)
+
+    def _measure(self) -> None:
+        now = self._clock.monotonic()
+        if now - self._measured < _MEASURE_EVERY_SECONDS:
+            return
+        self._measured = now
+        with self._unit_of_work.transaction() as work:
+            ((rows, oldest),) = work.execute(_MEASURE)
+        self.oldest_seconds = max(0.0, oldest or 0.0)
+        self._instrumentation.outbox_measured(rows=rows, oldest_seconds=self.oldest_seconds)
+
+    def _finish(self) -> None:
+        self._unit_of_work.outbox.wait(2)
+        try:
+            self._unit_of_work.tidy()
+        except InfrastructureError as error:
+            log.warning("relay.untidy", extra={"error": str(error)})
+        self._unit_of_work.close()
+
+
+def _publication(row: tuple[object, ...]) -> Publication:
+    values = dict(zip(("key", "exchange", "routing_key", "properties", "body"), row, strict=True))
+    values["properties"] = msgspec.json.decode(str(values["properties"]), type=Properties)
+    return msgspec.convert(values, Publication)

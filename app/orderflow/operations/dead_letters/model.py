@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters as an operator sees them: who parked them and why, what they are, which ones are meant. Pure.
+
+A service parks a message with headers of its own. The broker parks one too, when it was redelivered too often; then
+only the broker's headers tell. Its *last* death is the one that counts: the first may be a hop through a retry queue.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from msgspec.structs import fields
+
+from orderflow.events import EVENTS, OrderLine
+from orderflow.messaging.broker import Properties
+from orderflow.messaging.codec import RETRY_COUNT, decompressed
+from orderflow.messaging.consume.copies import ORIGINAL_ROUTING_KEY, bounded
+from orderflow.messaging.consume.dead_letter import DEAD_LETTERED_AT, DETAIL, FAILED_QUEUE
+from orderflow.messaging.consume.retry import FIRST_FAILURE, REASON
+from orderflow.messaging.errors import MalformedMessage
+
+PERSONAL = frozenset({"user_id", "payment_token"})
+"""Fields of a body that an operator does not get to see, besides those that no event has."""
+
+_STRUCTS: tuple[type[msgspec.Struct], ...] = (*EVENTS, OrderLine)
+_SHOWN = ({part.name for struct in _STRUCTS for part in fields(struct)} | {"event_type"}) - PERSONAL
+
+_OF_THE_FAILURE = frozenset({RETRY_COUNT, FIRST_FAILURE, REASON, DETAIL, DEAD_LETTERED_AT, FAILED_QUEUE})
+_OF_THE_BROKER = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Death:
+    """One stop on the way, as the broker counted it."""
+
+    queue: str
+    reason: str
+    count: int
+    at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeadLetter:
+    """One parked message. ``size_bytes`` is on the wire; the body is there as it was sent."""
+
+    message_id: str
+    event_type: str
+    order_id: str
+    reason: str
+    detail: str
+    queue: str
+    parked_by: str
+    parked_at: datetime | None
+    first_failure_at: datetime | None
+    retry_count: int
+    original_routing_key: str
+    trace_id: str
+    history: tuple[Death, ...]
+    properties: Properties = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the body on the wire."""
+        return len(self.body)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which dead letters are meant; whatever is left out does not restrict."""
+
+    message_ids: Collection[str] = ()
+    reason: str | None = None
+    queue: str | None = None
+    event_type: str | None = None
+    order_id: str | None = None
+    older_than_seconds: float | None = None
+
+    @property
+    def everything(self) -> bool:
+        """True when nothing is restricted."""
+        return self == Selection()
+
+    def __call__(self, letter: DeadLetter, now: datetime) -> bool:
+        """Whether a dead letter is meant. One of unknown age is never older than anything."""
+        wanted = (
+            (self.reason, letter.reason),
+            (self.queue, letter.queue),
+            (self.event_type, letter.event_type),
+            (self.order_id, letter.order_id),
+        )
+        if any(want is not None and want != has for want, has in wanted):
+            return False
+        if self.message_ids and letter.message_id not in self.message_ids:
+            return False
+        if self.older_than_seconds is None:
+            return True
+        return letter.parked_at is not None and (now - letter.parked_at).total_seconds() > self.older_than_seconds
+
+
+def dead_letter(routing_key: str, properties: Properties, headers: Mapping[str, Any], body: bytes) -> DeadLetter:
+    """A delivery of the dead letter queue, read. ``headers`` are all of it, the broker's lists included."""
+    history = tuple(_death(entry) for entry in _list(headers.get("x-death")))
+    by_service = DEAD_LETTERED_AT in headers
+    last = "x-last-death-" if "x-last-death-queue" in headers else "x-first-death-"
+    return DeadLetter(
+        message_id=properties.message_id or "",
+        event_type=properties.type or "",
+        order_id=properties.correlation_id or "",
+        reason=_text(headers.get(REASON if by_service else f"{last}reason")) or "unknown",
+        detail=_text(headers.get(DETAIL)) if by_service else "",
+        queue=_text(headers.get(FAILED_QUEUE if by_service else f"{last}queue")) or routing_key,
+        parked_by="service" if by_service else "broker",
+        parked_at=_moment(headers.get(DEAD_LETTERED_AT)) if by_service else _last(history),
+        first_failure_at=_moment(headers.get(FIRST_FAILURE)),
+        retry_count=_count(headers.get(RETRY_COUNT)),
+        original_routing_key=_text(headers.get(ORIGINAL_ROUTING_KEY)) or _first_key(headers) or routing_key,
+        trace_id=_trace_id(_text(headers.get("traceparent"))),
+        history=history,
+        properties=properties,
+        body=body,
+    )
+
+
+def replay_headers(letter: DeadLetter, *, operator: str, now: datetime) -> dict[str, str | int]:
+    """The headers of the copy that is replayed: those of the event, none of its failure, and who sent it back.
+
+    So retries count from nothing again. The trace context stays: the replay is part of the order's trace. Headers that
+    leave no room in the frame are left out, as in every copy.
+    """
+    kept = {
+        name: value
+        for name, value in letter.properties.headers.items()
+        if name not in _OF_THE_FAILURE and not name.startswith(_OF_THE_BROKER)
+    }
+    return {
+        **bounded(kept),
+        ORIGINAL_ROUTING_KEY: letter.original_routing_key,
+        "x-replayed-at": now.isoformat(),
+        "x-replayed-by": operator,
+    }
+
+
+_MOST_BODY_BYTES = 1024 * 1024
+_DEEPEST = 8
+"""Our events nest three levels."""
+
+
+def masked_body(letter: DeadLetter) -> Any:
+    """What may be shown of the body: an object's known fields but the personal ones, else only size and digest."""
+    try:
+        plain = decompressed(letter.body, letter.properties.content_encoding, limit_bytes=_MOST_BODY_BYTES)
+        content = msgspec.json.decode(plain)
+        if isinstance(content, dict):
+            return _masked(content, depth=_DEEPEST)
+    except (MalformedMessage, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        pass
+    return {"not_an_object": True, "bytes": len(letter.body), "sha256": hashlib.sha256(letter.body).hexdigest()}
+
+
+def _masked(value: Any, *, depth: int) -> Any:
+    """A value with the names in it, and the contents of those that are known to be harmless; no deeper than that."""
+    if isinstance(value, dict | list) and not depth:
+        return "…"
+    if isinstance(value, dict):
+        return {key: _masked(inner, depth=depth - 1) if key in _SHOWN else "***" for key, inner in value.items()}
+    return [_masked(inner, depth=depth - 1) for inner in value] if isinstance(value, list) else value
+
+
+def _death(entry: Mapping[str, Any]) -> Death:
+    return Death(
+        queue=_text(entry.get("queue")),
+        reason=_text(entry.get("reason")),
+        count=_count(entry.get("count")),
+        at=_moment(entry.get("time")),
+    )
+
+
+def _last(history: tuple[Death, ...]) -> datetime | None:
+    return max((death.at for death in history if death.at is not None), default=None)
+
+
+def _first_key(headers: Mapping[str, Any]) -> str:
+    """The routing key of the earliest stop; the broker lists the latest first."""
+    stops = _list(headers.get("x-death"))
+    keys = stops[-1].get("routing-keys") if stops else None
+    return _text(keys[0]) if isinstance(keys, list) and keys else ""
+
+
+def _trace_id(traceparent: str) -> str:
+    parts = traceparent.split("-")
+    return parts[1] if len(parts) >= 4 and len(parts[1]) == 32 else ""
+
+
+def _list(value: object) -> list[Mapping[str, Any]]:
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, list) else []
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _count(value: object) -> int:
+    return int(value) if isinstance(value, int) and value >= 0 else 0
+
+
+def _moment(value: object) -> datetime | None:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        return None
+    if not isinstance(moment, datetime):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,232 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The dead letter queue on the broker: look at it, send back out of it, throw away from it.
+
+Looking takes messages without acknowledging them and then closes the channel, so the broker puts them back. Its policy
+has no delivery limit, so no amount of looking drops one. The broker does not promise to put them back in the same
+order (and above 32 messages it does not), so the order here is that of parking, whatever the queue's is. While
+somebody looks, others do not see what he holds; so a look is short.
+"""
+
+import heapq
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from typing import Protocol
+
+import msgspec
+import pika
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError, NackError, UnroutableError
+
+from orderflow.broker_topology import REPLAY_EXCHANGE
+from orderflow.messaging.clock import Clock, SystemClock
+from orderflow.messaging.consume.dead_letter import DEAD_LETTER_QUEUE
+from orderflow.messaging.errors import BrokerUnavailable
+from orderflow.messaging.rabbitmq.field_table_patch import read_all_tables
+from orderflow.messaging.rabbitmq.properties import from_pika, text, to_pika
+from orderflow.operations.dead_letters.model import DeadLetter, Selection, dead_letter, replay_headers
+from orderflow.telemetry.tracing.pika_channel import TracedChannel
+
+log = logging.getLogger(__name__)
+
+LONGEST_LOOK_SECONDS = 20 * 60
+"""The broker takes back what is held unacknowledged for 30 minutes, together with the channel."""
+
+_FULL = "its queue is full"
+_GONE = "its queue is not there"
+_LATE = "time ran out, run it again"
+_CUT = "the broker went away, run it again when it is back"
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
+
+Held = tuple[int, DeadLetter]
+"""A delivery tag and what was delivered."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is held of what is meant; how many are meant, what was not looked at included; the size of the queue."""
+
+    held: list[Held]
+    meant: int
+    total: int
+
+
+class Publishing(Protocol):
+    """Publishes through one channel."""
+
+    def publish(
+        self, *, exchange: str, routing_key: str, body: bytes, properties: pika.BasicProperties, mandatory: bool
+    ) -> None:
+        """Publish a message in the trace that its headers name; raises what the channel raises."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Browsed:
+    """What a look found: the dead letters that are meant, and how many the queue had in all."""
+
+    letters: tuple[DeadLetter, ...]
+    total: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What a replay or discard did: dead letters that left, and those that stayed with the reason why."""
+
+    gone: tuple[DeadLetter, ...]
+    kept: tuple[tuple[DeadLetter, str], ...] = ()
+    left: int = 0
+    """How many more are meant that this run did not come to: the limit, the time, or a full queue ended it."""
+
+
+class DeadLetterQueue:
+    """The dead letter queue of one vhost. Every method raises BrokerUnavailable when the broker says no."""
+
+    def __init__(
+        self, url: str, *, traced: Callable[[BlockingChannel], Publishing] | None = None, clock: Clock | None = None
+    ) -> None:
+        self._url = url
+        self._traced = traced or partial(TracedChannel, provider=None)
+        self._clock = clock or SystemClock()
+
+    def browse(self, selection: Selection, *, limit: int) -> Browsed:
+        """Those that are meant, parked longest first, at most ``limit``; all of them stay in the queue."""
+        with self._connected() as connection:
+            look = self._hold(connection.channel(), selection, limit)
+        return Browsed(letters=tuple(letter for _, letter in look.held), total=look.total)
+
+    def replay(
+        self, selection: Selection, *, limit: int, operator: str, per_second: float, dry_run: bool = False
+    ) -> Settled:
+        """Send a copy of each one that is meant back to the queue in which it failed, then remove it.
+
+        The copy has the same message id. It is confirmed before the dead letter is removed, so a crash in between
+        leaves both; when the dead letter is replayed again the inbox drops the second copy. What cannot be routed
+        stays; a full queue, and a broker that goes away in between, end the run.
+        """
+        gone: list[DeadLetter] = []
+        kept: list[tuple[DeadLetter, str]] = []
+        with self._connected() as connection:
+            reading, publishing = connection.channel(), connection.channel()
+            publishing.confirm_delivery()
+            copies = self._traced(publishing)
+            deadline = self._clock.monotonic() + LONGEST_LOOK_SECONDS
+            look = self._hold(reading, selection, limit)
+            for tag, letter in [] if dry_run else look.held:
+                late = self._clock.monotonic() > deadline
+                wait = partial(connection.sleep, 1 / per_second)
+                send = partial(self._publish, copies, letter, operator)
+                remove = partial(reading.basic_ack, tag)
+                obstacle = _LATE if late else _obstacle(wait, send, remove)
+                if not obstacle:
+                    _audit("dead_letters.replayed", letter, operator)
+                    gone.append(letter)
+                    continue
+                kept.append((letter, obstacle))
+                if obstacle != _GONE:
+                    break
+        if dry_run:
+            gone = [letter for _, letter in look.held]
+        return Settled(gone=tuple(gone), kept=tuple(kept), left=look.meant - len(gone) - len(kept))
+
+    def discard(self, selection: Selection, *, limit: int, operator: str, dry_run: bool = False) -> Settled:
+        """Remove those that are meant, for ever; each leaves a line in the audit log."""
+        with self._connected() as connection:
+            reading = connection.channel()
+            look = self._hold(reading, selection, limit)
+            for tag, letter in [] if dry_run else look.held:
+                _audit("dead_letters.discarded", letter, operator)
+                reading.basic_ack(tag)
+        return Settled(gone=tuple(letter for _, letter in look.held), left=look.meant - len(look.held))
+
+    @contextmanager
+    def _connected(self) -> Iterator[pika.BlockingConnection]:
+        """A connection; closing it gives back what was not acknowledged."""
+        read_all_tables()
+        try:
+            connection = pika.BlockingConnection(pika.URLParameters(self._url))
+            try:
+                yield connection
+            finally:
+                if connection.is_open:
+                    connection.close()
+        except (AMQPError, OSError) as error:
+            raise BrokerUnavailable(f"the dead letter queue: {error!r}") from error
+
+    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> _Look:
+        """Take everything out, and keep hold of what is meant, parked longest first.
+
+        Memory is bounded by ``limit``, not by the queue. What comes while it looks, perhaps because a replayed
+        message failed again, is not looked at.
+        """
+        now, total, others = self._clock.now(), 0, 0
+
+        def meant() -> Iterator[Held]:
+            nonlocal total, others
+            for tag, letter, count in self._all(channel):
+                total = count
+                if selection(letter, now):
+                    yield tag, letter
+                else:
+                    others += 1
+
+        held = heapq.nsmallest(limit, meant(), key=_parked)
+        return _Look(held=held, meant=total - others, total=total)
+
+    def _all(self, channel: BlockingChannel) -> Iterator[tuple[int, DeadLetter, int]]:
+        """(delivery tag, dead letter, messages in the queue at first) for each message, in the queue's order."""
+        deadline = self._clock.monotonic() + LONGEST_LOOK_SECONDS / 2
+        seen, total = 0, 1
+        while seen < total and self._clock.monotonic() < deadline:
+            method, properties, body = channel.basic_get(DEAD_LETTER_QUEUE)
+            if method is None or properties is None or body is None:
+                return
+            total = total if seen else method.message_count + 1
+            seen += 1
+            letter = dead_letter(text(method.routing_key) or "", from_pika(properties), properties.headers or {}, body)
+            yield method.delivery_tag, letter, total
+
+    def _publish(self, copies: Publishing, letter: DeadLetter, operator: str) -> None:
+        """Publish the copy; raises UnroutableError or NackError."""
+        headers = replay_headers(letter, operator=operator, now=self._clock.now())
+        properties = to_pika(msgspec.structs.replace(letter.properties, headers=headers))
+        copies.publish(
+            exchange=REPLAY_EXCHANGE, routing_key=letter.queue, body=letter.body, properties=properties, mandatory=True
+        )
+
+
+def _parked(held: Held) -> tuple[datetime, str]:
+    """The order of parking; message ids sort by time too, so that those parked in one batch stay in their order."""
+    return held[1].parked_at or _LONG_AGO, held[1].message_id
+
+
+def _obstacle(*steps: Callable[[], object]) -> str:
+    """Take steps one after the other; why one of them could not be done, or nothing."""
+    try:
+        for step in steps:
+            step()
+    except UnroutableError:
+        return _GONE
+    except NackError:
+        return _FULL
+    except (AMQPError, OSError) as error:
+        log.warning("dead_letters.cut", extra={"error": repr(error)})
+        return _CUT
+    return ""
+
+
+def _audit(event: str, letter: DeadLetter, operator: str) -> None:
+    log.info(
+        event,
+        extra={
+            "operator": operator,
+            "message_id": letter.message_id,
+            "order_id": letter.order_id,
+            "event_type": letter.event_type,
+            "reason": letter.reason,
+            "queue": letter.queue,
+            "trace_id": letter.trace_id,
+        },
+    )

@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How dead letters look on a terminal, and as JSON for other programs. Personal fields are masked in both."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from orderflow.operations.dead_letters.model import DeadLetter, masked_body
+from orderflow.operations.dead_letters.queue import Settled
+
+_UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+
+
+def terminal(**options: Any) -> Console:
+    """A console that shows what it is given: whoever may publish must not be able to write markup."""
+    return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
+
+
+def summary(letter: DeadLetter) -> dict[str, Any]:
+    """What a dead letter is and why it is there, as JSON values."""
+    return {
+        "message_id": letter.message_id,
+        "event_type": letter.event_type,
+        "order_id": letter.order_id,
+        "reason": letter.reason,
+        "detail": letter.detail,
+        "queue": letter.queue,
+        "parked_by": letter.parked_by,
+        "parked_at": letter.parked_at,
+        "first_failure_at": letter.first_failure_at,
+        "retry_count": letter.retry_count,
+        "original_routing_key": letter.original_routing_key,
+        "trace_id": letter.trace_id,
+        "bytes": letter.size_bytes,
+    }
+
+
+def details(letter: DeadLetter) -> dict[str, Any]:
+    """The summary with the broker's history, and the body as far as it may be seen."""
+    history = [{"queue": d.queue, "reason": d.reason, "count": d.count, "at": d.at} for d in letter.history]
+    return {**summary(letter), "history": history, "body": masked_body(letter)}
+
+
+def as_json(value: Any) -> str:
+    """Indented JSON; times in RFC 3339."""
+    return msgspec.json.format(msgspec.json.encode(value)).decode()
+
+
+def show_list(console: Console, letters: Sequence[DeadLetter], *, total: int, now: datetime) -> None:
+    """One row each, oldest first."""
+    table = Table(box=None, pad_edge=False)
+    for heading in ("message id", "event", "queue", "reason", "retries", "parked", "order id"):
+        table.add_column(heading, overflow="fold", justify="right" if heading == "retries" else "left")
+    for letter in letters:
+        table.add_row(
+            _plain(letter.message_id),
+            _plain(letter.event_type),
+            _plain(letter.queue),
+            _plain(letter.reason),
+            str(letter.retry_count),
+            f"{age(letter.parked_at, now)} ago" if letter.parked_at else "-",
+            _plain(letter.order_id),
+        )
+    if letters:
+        console.print(table)
+    console.print(f"{len(letters)} shown of {total} in the dead letter queue", style="dim")
+
+
+def show_details(console: Console, letter: DeadLetter) -> None:
+    """Everything that may be seen of one."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in summary(letter).items():
+        table.add_row(name.replace("_", " "), _plain(value), style=None)
+    for death in letter.history:
+        at = death.at.isoformat() if death.at else "at an unknown time"
+        table.add_row("history", _plain(f"{death.reason} in {death.queue}, {death.count} times, {at}"))
+    console.print(table)
+    console.print_json(as_json(masked_body(letter)))
+
+
+def show_settled(console: Console, settled: Settled, verb: str) -> None:
+    """What left, what stayed and why, and how many more are meant."""
+    for letter in settled.gone:
+        console.print(f"{verb} {_line(letter)}")
+    for letter, why in settled.kept:
+        console.print(f"kept {_line(letter)}: {why}")
+    more = f", {settled.left} more are meant: run it again" if settled.left else ""
+    console.print(f"{verb} {len(settled.gone)}, kept {len(settled.kept)}{more}", style="dim")
+
+
+def settled_json(settled: Settled, verb: str) -> dict[str, Any]:
+    """The same as JSON values."""
+    kept = [{**summary(letter), "kept_because": why} for letter, why in settled.kept]
+    return {verb.replace(" ", "_"): [summary(letter) for letter in settled.gone], "kept": kept, "left": settled.left}
+
+
+def age(moment: datetime | None, now: datetime) -> str:
+    """How long ago, in the largest unit that fits."""
+    seconds = max(0, round((now - moment).total_seconds())) if moment else 0
+    size, unit = next(((size, unit) for size, unit in _UNITS if seconds >= size), (1, "s"))
+    return f"{seconds // size} {unit}"
+
+
+def _line(letter: DeadLetter) -> str:
+    return _plain(f"{letter.message_id or '-'} {letter.event_type} ({letter.reason}) {letter.queue}")
+
+
+def _plain(value: object) -> str:
+    """As text that does nothing to a terminal: whoever may publish can put anything into these fields."""
+    if isinstance(value, datetime):
+        return value.isoformat()
+    text = str(value) if value not in {"", None} else "-"
+    return text if text.isprintable() else text.encode("unicode_escape").decode()

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recomputes from the databases whether every promise holds."""

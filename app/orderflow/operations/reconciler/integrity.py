@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether the promises hold, judged from what the four databases say. Pure.
+
+The databases are not read at one moment, so orders in flight can look wrong. What is wrong is therefore named (by
+SKU, or by order), and counts only when the next look finds it again.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from orderflow.instrumentation import OPEN_STATES, OUTCOMES, Reconciliation, Stuck
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """Units over all SKUs. ``put`` is what the ledger says was ever put on the shelf."""
+
+    put: int = 0
+    on_hand: int = 0
+    available: int = 0
+    reserved: int = 0
+    sold: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One promise, the numbers that it rests on, whether it is kept, and some of the orders or SKUs that break it."""
+
+    promise: str
+    numbers: str
+    kept: bool
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Integrity:
+    """What one look found. Everything that is wrong is named; amounts are in minor units."""
+
+    orders: Mapping[str, int]
+    """Orders by status."""
+    stock: Stock
+    captured: int
+    captured_amount: int
+    confirmed_amount: int
+    oversold: Mapping[str, int] = field(default_factory=dict)
+    """Units sold beyond those put on the shelf, by SKU."""
+    drift: Mapping[str, int] = field(default_factory=dict)
+    """How far stock, ledger and reservations are apart, in units, by SKU."""
+    ended_twice: frozenset[str] = frozenset()
+    """Final orders whose history has not exactly one end."""
+    duplicate_charges: frozenset[str] = frozenset()
+    duplicate_notifications: frozenset[str] = frozenset()
+    charge_mismatches: frozenset[str] = frozenset()
+    """Orders that are confirmed and not charged what they cost, or ended otherwise and the charge was kept."""
+    stock_mismatches: frozenset[str] = frozenset()
+    """Orders whose reservation does not fit how they ended: confirmed and not sold, or not confirmed and still held."""
+    stale_availability: frozenset[str] = frozenset()
+    """SKUs of which the orders API does not know the newest stock, with the version that it knows."""
+    untold: frozenset[str] = frozenset()
+    """Final orders whose end nobody was told."""
+    stuck: Mapping[str, Stuck] = field(default_factory=dict)
+    """Open orders whose hold ended a while ago, by status."""
+
+    @property
+    def total(self) -> int:
+        """Every order that was accepted."""
+        return sum(self.orders.values())
+
+    @property
+    def open(self) -> int:
+        """Orders that are not final."""
+        return sum(self.orders.get(status, 0) for status in OPEN_STATES)
+
+    @property
+    def suspicious(self) -> bool:
+        """True when something looks wrong, be it because it is in flight."""
+        return any(getattr(self, name) for name in _NAMED)
+
+    def confirmed_by(self, earlier: "Integrity | None") -> "Integrity":
+        """This look with only what an earlier look had found wrong too; nothing when there was no earlier look."""
+        before = earlier or replace(self, **{name: type(getattr(self, name))() for name in _NAMED})
+        return replace(self, **{name: _both(getattr(self, name), getattr(before, name)) for name in _NAMED})
+
+    def reconciliation(self) -> Reconciliation:
+        """The numbers for the metrics."""
+        return Reconciliation(
+            oversold_units=sum(self.oversold.values()),
+            duplicate_charges=len(self.duplicate_charges),
+            duplicate_notifications=len(self.duplicate_notifications),
+            ledger_drift_units=sum(self.drift.values()),
+            charge_mismatches=len(self.charge_mismatches),
+            stock_mismatches=len(self.stock_mismatches),
+            stale_availability=len(self.stale_availability),
+            untold=len(self.untold),
+            stuck=self.stuck,
+        )
+
+    def checks(self) -> tuple[Check, ...]:
+        """Each promise with its numbers."""
+        stock, ends = self.stock, [self.orders.get(status, 0) for status in OUTCOMES]
+        left = stock.available + stock.reserved
+        confirmed = self.orders.get("confirmed", 0)
+        stuck = sum(found.orders for found in self.stuck.values())
+        return (
+            Check(
+                promise="every order has one end, or is still open",
+                numbers=f"{self.total} = {' + '.join(map(str, ends))} + {self.open} open",
+                kept=self.total == sum(ends) + self.open and not self.ended_twice,
+                examples=_some(self.ended_twice),
+            ),
+            Check(promise="no order is stuck", numbers=f"{stuck} open beyond their hold", kept=stuck == 0),
+            Check(
+                promise="stock is conserved",
+                numbers=f"{stock.put} put = {left} left + {stock.sold} sold, {sum(self.drift.values())} units drift",
+                kept=stock.put == left + stock.sold and not self.drift,
+                examples=_some(self.drift),
+            ),
+            Check(
+                promise="nothing is oversold",
+                numbers=f"{sum(self.oversold.values())} units oversold",
+                kept=not self.oversold,
+                examples=_some(self.oversold),
+            ),
+            _none("every reservation fits its order", self.stock_mismatches, "do not fit"),
+            _none("the shop knows the stock", self.stale_availability, "SKUs are not up to date"),
+            Check(
+                promise="charges = confirmed orders",
+                numbers=f"{self.captured} charges over {self.captured_amount}, "
+                f"{confirmed} confirmed over {self.confirmed_amount}",
+                kept=not self.charge_mismatches,
+                examples=_some(self.charge_mismatches),
+            ),
+            Check(
+                promise="nobody is charged or told twice",
+                numbers=f"{len(self.duplicate_charges)} charges, {len(self.duplicate_notifications)} notifications",
+                kept=not self.duplicate_charges and not self.duplicate_notifications,
+                examples=_some(self.duplicate_charges | self.duplicate_notifications),
+            ),
+            _none("everybody is told how the order ended", self.untold, "are not told"),
+        )
+
+
+_NAMED = (
+    "oversold",
+    "drift",
+    "ended_twice",
+    "duplicate_charges",
+    "duplicate_notifications",
+    "charge_mismatches",
+    "stock_mismatches",
+    "stale_availability",
+    "untold",
+)
+"""What is wrong, each by name. On a busy system it may only be in flight, so a second look has to confirm it."""
+
+_MOST_EXAMPLES = 10
+
+
+def _both(now: Any, earlier: Any) -> Any:
+    if isinstance(now, frozenset):
+        return now & earlier
+    return {name: min(now[name], earlier[name]) for name in now.keys() & earlier.keys()}
+
+
+def _some(names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(names)[:_MOST_EXAMPLES])
+
+
+def _none(promise: str, names: frozenset[str], words: str) -> Check:
+    """A promise that is kept when nothing breaks it."""
+    return Check(promise=promise, numbers=f"{len(names)} {words}", kept=not names, examples=_some(names))

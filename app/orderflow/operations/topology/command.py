@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``orderflow topology``: print the definitions document, bring a broker to it, or tell where a broker differs."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import msgspec
+
+from orderflow.broker_topology import definitions
+from orderflow.messaging.clock import Clock, SystemClock
+from orderflow.messaging.errors import BrokerUnavailable
+from orderflow.operations.management_api import Management, ManagementRefused
+from orderflow.operations.topology.diff import Difference, compare
+from orderflow.rabbitmq_definitions import Binding, Definitions
+from orderflow.services import SERVICES
+from orderflow.settings import Need, Settings
+from orderflow.telemetry.logging import configure
+
+log = logging.getLogger(__name__)
+
+SAME, DIFFERENT, FAILED = 0, 1, 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What an application did, and what is left different."""
+
+    done: Sequence[Difference]
+    left: Sequence[Difference]
+
+    @property
+    def complete(self) -> bool:
+        """True when the broker has everything that it should have; it may have more."""
+        return all(difference.verdict == "extra" for difference in self.left)
+
+
+def diff(management: Management, wanted: Definitions) -> list[Difference]:
+    """Where the broker differs from the document; raises BrokerUnavailable or ManagementRefused."""
+    return compare(wanted, _actual(management))
+
+
+def apply(management: Management, wanted: Definitions, *, prune: bool = False, clock: Clock | None = None) -> Applied:
+    """Bring the broker to the document; doing it again changes nothing.
+
+    Creates and changes, and deletes only with ``prune``, then never a queue with messages. Users without a password
+    in the document are left as they are. Raises BrokerUnavailable or ManagementRefused.
+    """
+    actual = _actual(management)
+    before = compare(wanted, actual)
+    if any(difference.importable for difference in before):
+        management.post("definitions", body=msgspec.json.encode(_importable(wanted, actual, before)))
+    if prune:
+        extra = [difference for difference in before if difference.verdict == "extra"]
+        _prune(management, wanted.vhosts[0].name, extra, clock or SystemClock())
+    left = diff(management, wanted)
+    done = [difference for difference in before if difference not in left]
+    for difference in done:
+        log.info("topology.applied", extra={"change": str(difference)})
+    return Applied(done=done, left=left)
+
+
+def _actual(management: Management) -> Definitions:
+    return msgspec.json.decode(management.get("definitions"), type=Definitions)
+
+
+def _importable(wanted: Definitions, actual: Definitions, differences: Sequence[Difference]) -> Definitions:
+    """The document without what the broker would choke on: unchanged users, and permissions of absent users."""
+    touched = {found.key[0] for found in differences if found.kind == "user"}
+    users = [user for user in wanted.users if user.password and user.name in touched]
+    present = {user.name for user in (*actual.users, *users)}
+    return msgspec.structs.replace(
+        wanted,
+        users=users,
+        permissions=[entry for entry in wanted.permissions if entry.user in present],
+        topic_permissions=[entry for entry in wanted.topic_permissions if entry.user in present],
+    )
+
+
+_DELETIONS = ("binding", "queue", "exchange", "policy", "topic permission", "permission")
+_COUNTS_AGE_SECONDS = 12.0
+"""The broker's counts are up to two intervals of 5 s old, and it cannot delete a quorum queue only if it is empty."""
+
+
+def _prune(management: Management, vhost: str, differences: Sequence[Difference], clock: Clock) -> None:
+    """Delete what is extra, bindings first; a queue only when it stayed empty for as long as counts may be wrong."""
+    extra = sorted(differences, key=lambda found: _DELETIONS.index(found.kind))
+    queues = [found.key[0] for found in extra if found.kind == "queue"]
+    for found in extra:
+        if found.kind == "binding":
+            _delete(management, vhost, found)
+    if queues:
+        clock.wait(Event(), _COUNTS_AGE_SECONDS)
+    for found in extra:
+        if found.kind == "queue" and not _empty(management, vhost, found.key[0]):
+            log.warning("topology.kept", extra={"kept": str(found), "error": "it has messages or consumers"})
+        elif found.kind != "binding":
+            _delete(management, vhost, found)
+
+
+def _empty(management: Management, vhost: str, queue: str) -> bool:
+    told = msgspec.json.decode(management.get("queues", vhost, queue))
+    return bool(told.get("messages") == 0 and told.get("consumers") == 0)
+
+
+def _delete(management: Management, vhost: str, extra: Difference) -> None:
+    """Delete one thing; what is in use stays, with a warning."""
+    key = extra.key
+    try:
+        match extra.kind:
+            case "binding":
+                _delete_binding(management, vhost, key)
+            case "queue":
+                management.delete("queues", vhost, key[0])
+            case "exchange":
+                management.delete("exchanges", vhost, key[0], condition="if-unused")
+            case "policy":
+                management.delete("policies", vhost, key[0])
+            case "topic permission":
+                management.delete("topic-permissions", vhost, *key)
+            case _:
+                management.delete("permissions", vhost, key[0])
+    except ManagementRefused as refused:
+        log.warning("topology.kept", extra={"kept": str(extra), "error": str(refused)})
+
+
+def _delete_binding(management: Management, vhost: str, key: Sequence[str]) -> None:
+    """Delete a binding by the broker's own key for it."""
+
+    class Listed(Binding, frozen=True, kw_only=True):
+        properties_key: str
+
+    source, kind, destination, routing_key, arguments = key
+    path = ("bindings", vhost, "e", source, kind[0], destination)
+    for found in msgspec.json.decode(management.get(*path), type=list[Listed]):
+        same = found.routing_key == routing_key and found.arguments == msgspec.json.decode(arguments)
+        if same:
+            management.delete(*path, found.properties_key)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's actions and options to its parser."""
+    parser.add_argument("action", choices=("render", "apply", "diff"), help="print, bring about, or compare")
+    parser.add_argument("--vhost", default="orderflow", help="the vhost (default: %(default)s)")
+    parser.add_argument("--passwords", type=Path, help="JSON file with the password of each broker user")
+    parser.add_argument("--user-prefix", default="", help="goes before each user's name, for several installations")
+    parser.add_argument(
+        "--prune", action="store_true", help="apply: delete what should not be there, but no queue with messages"
+    )
+    parser.add_argument("--wait", type=float, default=60, help="seconds to wait for the broker (default: %(default)s)")
+
+
+def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Do it with the settings of an environment; logs go to standard error."""
+    needs: frozenset[Need] = frozenset() if options.action == "render" else frozenset({"management"})
+    settings = Settings.from_env(environ, needs)
+    configure("topology", level=settings.log_level, stream=sys.stderr)
+    return run(options, settings)
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Do it; the exit code: 0 as it should be, 1 the broker differs, 2 it could not be done."""
+    try:
+        wanted = definitions(
+            SERVICES, vhost=options.vhost, passwords=_passwords(options.passwords), user_prefix=options.user_prefix
+        )
+        if options.action == "render":
+            sys.stdout.write(msgspec.json.format(msgspec.json.encode(wanted)).decode() + "\n")
+            return SAME
+        management = Management(settings.management_url)
+        management.wait(options.wait)
+        if options.action == "diff":
+            return _tell(diff(management, wanted))
+        applied = apply(management, wanted, prune=options.prune)
+    except (ValueError, OSError, BrokerUnavailable, ManagementRefused) as error:
+        sys.stderr.write(f"topology {options.action}: {error}\n")
+        return FAILED
+    for difference in applied.done:
+        sys.stdout.write(f"done: {difference}\n")
+    _tell(applied.left)
+    return SAME if applied.complete else DIFFERENT
+
+
+def _tell(differences: Sequence[Difference]) -> int:
+    for difference in differences:
+        stuck = difference.verdict == "changed" and not difference.importable
+        sys.stdout.write(f"{difference}{' (an import cannot change this)' if stuck else ''}\n")
+    if not differences:
+        sys.stdout.write("the broker is as it should be\n")
+    return DIFFERENT if differences else SAME
+
+
+def _passwords(path: Path | None) -> Mapping[str, str] | None:
+    """The passwords in a file; raises ValueError when it is not an object of strings."""
+    if path is None:
+        return None
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a JSON object of user and password: {error}") from None

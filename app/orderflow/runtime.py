@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a service declares its processes, and what a process may ask for while it is put together.
+
+A service's ``process.py`` holds ``PROCESSES``: name to declaration. ``bootstrap`` imports only that module, and only
+for the process that is to run. What a process needs beyond it (an HTTP framework, an HTTP client) is imported in its
+``build``.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from orderflow.http.api_keys import ApiKeys
+from orderflow.instrumentation import Area, Instrumentation
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.periodic import Periodic
+from orderflow.messaging.publish.relay import Relay
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
+from orderflow.messaging.service import Handler
+from orderflow.settings import Need, Settings
+
+
+class Loop(Protocol):
+    """Work that runs in a thread of its own until it is stopped."""
+
+    @property
+    def name(self) -> str:
+        """What the loop does, for logs and metrics."""
+
+    @property
+    def last_progress(self) -> float:
+        """Monotonic time of the loop's last progress."""
+
+    def run(self) -> None:
+        """Work until stopped."""
+
+    def stop(self) -> None:
+        """Finish what was begun and return from ``run``."""
+
+
+class Runtime(Protocol):
+    """The parts of one process, made from its settings. Each unit of work and each database connection is new."""
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of the process."""
+
+    @property
+    def clock(self) -> Clock:
+        """The clock of the process."""
+
+    @property
+    def instrumentation(self) -> Instrumentation:
+        """Where the process reports what it does."""
+
+    def unit_of_work(self) -> UnitOfWorkFactory:
+        """Units of work on a new connection, for one thread."""
+
+    def relay(self) -> Relay:
+        """The recovery relay of this service's outbox."""
+
+    def periodic(self, name: str, seconds: float, action: Callable[[SqlUnitOfWork], bool | None]) -> Periodic:
+        """A loop that runs ``action`` in a transaction every so many seconds; at once again when it returned True."""
+
+    def consumers(self, queue_name: str, handler: Callable[[], Handler]) -> Iterator[Loop]:
+        """A consumer for each partition of a queue that the service declares, each with a handler of its own.
+
+        With the first of them comes the loop that prunes the service's inbox.
+        """
+
+    def add(self, *loops: Loop) -> None:
+        """Run these loops, and stop them together. Loops added first are stopped first: add producers before sinks."""
+
+    def api_keys(self) -> ApiKeys | None:
+        """The configured API keys; None when keys are switched off."""
+
+    def reader(self) -> Any:
+        """Reads of the service's database for an HTTP API."""
+
+    def serve_http(self, application: Any) -> None:
+        """Serve an ASGI application at the configured address; raises OSError when its port is taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessDeclaration:
+    """One process of a service.
+
+    ``build`` puts it together. ``areas`` are what it does: their metrics are exported from the start, at 0. ``needs``
+    are the settings without which it cannot run.
+    """
+
+    build: Callable[[Runtime], None]
+    areas: tuple[Area, ...]
+    needs: frozenset[Need] = frozenset({"amqp", "database"})

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The processes of inventory."""
+
+from orderflow.runtime import ProcessDeclaration, Runtime
+
+
+def build_inventory_api(runtime: Runtime) -> None:
+    """HTTP in, group commit, relay."""
+    from orderflow.messaging.group_commit import GroupCommit
+    from orderflow.services.inventory.api import SetStock, StockApi
+
+    instrumentation = runtime.instrumentation
+    set_stock = SetStock(low_units=runtime.settings.low_stock_units, instrumentation=instrumentation)
+    writer = GroupCommit(runtime.unit_of_work(), set_stock, clock=runtime.clock, name="write stock")
+    api = StockApi(writer=writer, reader=runtime.reader(), keys=runtime.api_keys(), instrumentation=instrumentation)
+    runtime.serve_http(api.app())
+    runtime.add(writer)
+    runtime.add(runtime.relay())
+
+
+def build_inventory(runtime: Runtime) -> None:
+    """Reservations, sales and releases."""
+    from orderflow.services.inventory.handlers import InventoryUpdates
+
+    low, instrumentation = runtime.settings.low_stock_units, runtime.instrumentation
+    runtime.add(
+        *runtime.consumers(
+            "inventory_updates", lambda: InventoryUpdates(low_units=low, instrumentation=instrumentation)
+        )
+    )
+    runtime.add(runtime.relay())
+
+
+PROCESSES = {
+    "inventory-api": ProcessDeclaration(build=build_inventory_api, areas=("publishing", "http", "stock")),
+    "inventory": ProcessDeclaration(build=build_inventory, areas=("consuming", "publishing", "stock")),
+}

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process of notifications."""
+
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.effects import EffectRunner
+from orderflow.runtime import ProcessDeclaration, Runtime
+from orderflow.services.notifications.senders import SENDS_AT_ONCE, LogSender, Sender, SmtpSender, WebhookSender
+from orderflow.settings import Settings
+
+
+def build_notifications(runtime: Runtime) -> None:
+    """A consumer that records notifications, and a runner that sends them."""
+    from orderflow.services.notifications.effects import NotificationEffect
+    from orderflow.services.notifications.handlers import NotificationRequests
+
+    sender = _sender(runtime.settings, runtime.clock)
+    notifications = EffectRunner(
+        "notify",
+        NotificationEffect(sender, instrumentation=runtime.instrumentation),
+        runtime.unit_of_work(),
+        clock=runtime.clock,
+        concurrency=SENDS_AT_ONCE,
+        lease_seconds=sender.longest_seconds + 10,
+    )
+    runtime.add(
+        *runtime.consumers("notification_requests", lambda: NotificationRequests(notifications.wake)),
+    )
+    runtime.add(notifications)
+
+
+def _sender(settings: Settings, clock: Clock) -> Sender:
+    if settings.notification_sender == "webhook":
+        return WebhookSender(settings.notification_webhook_url)
+    if settings.notification_sender == "smtp":
+        return SmtpSender(
+            settings.notification_smtp_url,
+            mail_from=settings.notification_mail_from,
+            mail_to=settings.notification_mail_to,
+            clock=clock,
+        )
+    return LogSender()
+
+
+PROCESSES = {
+    "notifications": ProcessDeclaration(
+        build=build_notifications,
+        areas=("consuming", "publishing", "notifications"),  # it publishes retries and dead letters
+    ),
+}

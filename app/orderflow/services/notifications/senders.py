@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ways to tell somebody something: a log line, a webhook, a mail."""
+
+import asyncio
+import logging
+import smtplib
+import ssl
+from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from email.errors import MessageError
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.utils import format_datetime
+from http import HTTPStatus
+from typing import Protocol
+from urllib.parse import unquote, urlsplit
+
+import aiohttp
+import msgspec
+
+from orderflow.messaging.clock import Clock
+from orderflow.services.notifications.domain import Notification, text
+
+log = logging.getLogger(__name__)
+
+
+SENDS_AT_ONCE = 32
+
+
+class SendFailed(Exception):
+    """The receiver did not take a notification; ``reason`` is one word."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Sender(Protocol):
+    """Sends notifications; may be asked to send the same one again, which the receiver can tell by its key.
+
+    Up to ``SENDS_AT_ONCE`` at the same time, none of which takes longer than ``longest_seconds``.
+    """
+
+    @property
+    def longest_seconds(self) -> float:
+        """The longest that one send can take."""
+
+    def connections(self) -> AbstractAsyncContextManager[object]:
+        """What the sends share; to be entered in the event loop that makes them, before the first."""
+
+    async def send(self, notification: Notification, trace: Mapping[str, str]) -> None:
+        """Return when the receiver took it; raises SendFailed when it did not, or did not say so."""
+
+
+class LogSender:
+    """Writes one log line for each notification, without the customer's name."""
+
+    longest_seconds = 1.0
+
+    def connections(self) -> AbstractAsyncContextManager[object]:
+        """Nothing is needed."""
+        return nullcontext()
+
+    async def send(self, notification: Notification, trace: Mapping[str, str]) -> None:  # noqa: ARG002
+        """Write the line."""
+        log.info("notification.sent", extra={"kind": notification.kind, "subject": notification.subject})
+
+
+class WebhookSender:
+    """Posts each notification as JSON, with ``Idempotency-Key``; any 2xx means that it was taken."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 5) -> None:
+        self.longest_seconds = timeout_seconds
+        self._url = url
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._session: aiohttp.ClientSession
+
+    @asynccontextmanager
+    async def connections(self) -> AsyncGenerator[object]:
+        """Opens a pool of kept-alive connections."""
+        async with aiohttp.ClientSession(timeout=self._timeout, cookie_jar=aiohttp.DummyCookieJar()) as self._session:
+            yield self
+
+    async def send(self, notification: Notification, trace: Mapping[str, str]) -> None:
+        """Post once; redirects are not followed."""
+        words = text(notification)
+        body = msgspec.json.encode(
+            {
+                "kind": notification.kind,
+                "subject": notification.subject,
+                "title": words.title,
+                "text": words.body,
+                "details": notification.payload,
+            }
+        )
+        headers = {**trace, "Idempotency-Key": notification.key, "Content-Type": "application/json"}
+        try:
+            async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
+                status = response.status
+        except TimeoutError as error:
+            raise SendFailed("timeout") from error
+        except aiohttp.ClientError as error:
+            raise SendFailed("unreachable") from error
+        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            raise SendFailed(f"status_{status}")
+
+
+_STEPS = 12
+"""Connect, greeting, EHLO, STARTTLS, EHLO again, login (three), MAIL, RCPT, DATA, the mail itself."""
+
+
+class SmtpSender:
+    """Mails each notification; ``smtps://`` speaks TLS from the start, ``smtp://`` takes STARTTLS where it is offered.
+
+    With a user in the URL it logs in, and then only over TLS. ``{user_id}`` in ``mail_to`` is the customer; a
+    notification that is about no customer goes to ``mail_from``. The Message-ID is the same for every attempt.
+    ``timeout_seconds`` is for each step of the talk with the server, which has about a dozen.
+    """
+
+    def __init__(self, url: str, *, mail_from: str, mail_to: str, clock: Clock, timeout_seconds: float = 10) -> None:
+        self.longest_seconds = _STEPS * timeout_seconds
+        self._server = urlsplit(url)
+        self._from = mail_from
+        self._to = mail_to
+        self._clock = clock
+        self._timeout = timeout_seconds
+        self._threads: ThreadPoolExecutor
+
+    @asynccontextmanager
+    async def connections(self) -> AsyncGenerator[object]:
+        """A thread for each mail that is under way, so that none waits for another; each has its own connection."""
+        self._threads = ThreadPoolExecutor(SENDS_AT_ONCE, thread_name_prefix="mail")
+        try:
+            yield self
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def send(self, notification: Notification, trace: Mapping[str, str]) -> None:  # noqa: ARG002
+        """Mail once, in a thread."""
+        try:
+            mail = self._mail(notification)
+        except (ValueError, IndexError, MessageError) as error:
+            raise SendFailed("invalid_address") from error
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._deliver, mail)
+        except smtplib.SMTPResponseException as error:
+            raise SendFailed(f"smtp_{error.smtp_code}") from error
+        except smtplib.SMTPRecipientsRefused as error:
+            raise SendFailed("recipient_refused") from error
+        except TimeoutError as error:
+            raise SendFailed("timeout") from error
+        except (smtplib.SMTPException, OSError) as error:
+            raise SendFailed("unreachable") from error
+
+    def _mail(self, notification: Notification) -> EmailMessage:
+        user_id = notification.payload.get("user_id")
+        words = text(notification)
+        mail = EmailMessage()
+        mail["From"] = self._from
+        # As an address, or a user id with a comma in it would add a recipient.
+        mail["To"] = self._from if user_id is None else Address(addr_spec=self._to.replace("{user_id}", str(user_id)))
+        mail["Subject"] = words.title
+        mail["Date"] = format_datetime(self._clock.now())
+        mail["Message-ID"] = f"<{notification.key.replace(':', '.')}@orderflow>"
+        mail.set_content(words.body + "\n")
+        return mail
+
+    def _deliver(self, mail: EmailMessage) -> None:
+        host, port, secure = self._server.hostname or "", self._server.port or 0, self._server.scheme == "smtps"
+        context = ssl.create_default_context()
+        with (
+            smtplib.SMTP_SSL(host, port, timeout=self._timeout, context=context)
+            if secure
+            else smtplib.SMTP(host, port, timeout=self._timeout)
+        ) as connection:
+            connection.ehlo_or_helo_if_needed()
+            if not secure and connection.has_extn("starttls"):
+                connection.starttls(context=context)
+                secure = True
+            if self._server.username:
+                if not secure:
+                    raise smtplib.SMTPNotSupportedError("a password is only sent over TLS")
+                connection.login(unquote(self._server.username), unquote(self._server.password or ""))
+            connection.send_message(mail)

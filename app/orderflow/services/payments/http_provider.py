@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A payment provider over HTTP, as the payment simulator speaks it.
+
+``POST /v1/charges`` and ``POST /v1/refunds`` with ``Idempotency-Key``; ``GET /v1/charges?key=…``.
+"""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Annotated, Literal, TypeVar
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import Clock
+from orderflow.services.payments.provider import (
+    Answer,
+    Captured,
+    Declined,
+    Failed,
+    NotKnown,
+    Payment,
+    Refunded,
+    Unclear,
+)
+
+Settled = TypeVar("Settled", bound=Answer)
+
+
+class _Body(msgspec.Struct, frozen=True):
+    """The part of the provider's answers that matters here."""
+
+    status: Literal["captured", "declined", "not_known", "refunded"]
+    charge_id: Annotated[str, msgspec.Meta(max_length=255, pattern="^[^\\x00]*$")] = ""  # no database stores a NUL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    operation: str
+    method: str
+    url: URL
+    key: str | None = None
+    body: bytes | None = None
+
+
+_decode = msgspec.json.Decoder(_Body).decode
+
+
+class HttpPaymentProvider:
+    """Implements PaymentGateway; one pool of kept-alive connections, open while ``connections`` is entered.
+
+    ``timeout_seconds`` bounds every call from connecting to the last byte of the answer.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_seconds: float,
+        instrumentation: Instrumentation,
+        clock: Clock,
+    ) -> None:
+        base = URL(url.rstrip("/"))
+        self._charges, self._refunds = base / "v1/charges", base / "v1/refunds"
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._instrumentation = instrumentation
+        self._clock = clock
+        self._session: aiohttp.ClientSession
+
+    @asynccontextmanager
+    async def connections(self) -> AsyncGenerator[object]:
+        """Opens the pool for the event loop that it is entered in."""
+        # The number of calls is bounded by whoever makes them, so the pool need not be.
+        async with aiohttp.ClientSession(
+            timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
+        ) as self._session:
+            yield self
+
+    async def charge(self, payment: Payment) -> Captured | Declined | Failed | Unclear:
+        """Charge once: another call with the same key executes nothing more."""
+        body = {
+            "amount": payment.amount,
+            "currency": payment.currency,
+            "payment_token": payment.payment_token,
+            "reference": str(payment.order_id),
+        }
+        request = _Request(
+            operation="charge",
+            method="POST",
+            url=self._charges,
+            key=payment.charge_key,
+            body=msgspec.json.encode(body),
+        )
+        return await self._call(request, payment, _charged)
+
+    async def look_up(self, payment: Payment) -> Captured | Declined | NotKnown | Failed | Unclear:
+        """What became of the charge with this payment's key."""
+        url = self._charges.with_query(key=payment.charge_key)
+        return await self._call(_Request(operation="look_up", method="GET", url=url), payment, _looked_up)
+
+    async def refund(self, payment: Payment) -> Refunded | Failed | Unclear:
+        """Pay a captured charge back, once; may be repeated until it says that it did."""
+        body = {"charge_id": payment.charge_id, "amount": payment.amount}
+        request = _Request(
+            operation="refund",
+            method="POST",
+            url=self._refunds,
+            key=payment.refund_key,
+            body=msgspec.json.encode(body),
+        )
+        return await self._call(request, payment, _refunded)
+
+    async def _call(
+        self, request: _Request, payment: Payment, read: Callable[[int, bytes], Settled]
+    ) -> Settled | Failed | Unclear:
+        """One call, watched from its begin to its end, however it ends."""
+        span = self._instrumentation.calling(request.operation, payment.trace)
+        started = self._clock.monotonic()
+        word = "unclear"
+        try:
+            answer = await self._send(request, dict(span.headers()), read)
+            word = answer.word
+        finally:
+            span.finished(word)
+            self._instrumentation.payment_call(request.operation, word, self._clock.monotonic() - started)
+        return answer
+
+    async def _send(
+        self, request: _Request, headers: dict[str, str], read: Callable[[int, bytes], Settled]
+    ) -> Settled | Failed | Unclear:
+        if request.key is not None:
+            headers |= {"Idempotency-Key": request.key, "Content-Type": "application/json"}
+        try:
+            async with self._session.request(
+                request.method, request.url, data=request.body, headers=headers, allow_redirects=False
+            ) as response:
+                return read(response.status, await response.read())
+        except aiohttp.ClientConnectorError:
+            return Failed("unreachable")
+        except TimeoutError:
+            return Unclear("timeout")
+        except aiohttp.ClientError:
+            return Unclear("connection_lost")
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return Unclear("unreadable_answer")
+
+
+def _charged(status: int, body: bytes) -> Captured | Declined | Failed | Unclear:
+    """Only the provider's own words count: an error of whatever kind is neither a capture nor a decline."""
+    if status in {HTTPStatus.OK, HTTPStatus.CREATED}:
+        return _captured(_decode(body))
+    if status == HTTPStatus.PAYMENT_REQUIRED and _decode(body).status == "declined":
+        return Declined()
+    return Failed(f"status_{status}")
+
+
+def _looked_up(status: int, body: bytes) -> Captured | Declined | NotKnown | Unclear:
+    if status not in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}:
+        return Unclear(f"status_{status}")
+    charge = _decode(body)
+    match charge.status:
+        case "not_known":
+            return NotKnown()
+        case "declined":
+            return Declined()
+        case _:
+            return _captured(charge)
+
+
+def _refunded(status: int, body: bytes) -> Refunded | Failed | Unclear:
+    if status in {HTTPStatus.OK, HTTPStatus.CREATED} and _decode(body).status == "refunded":
+        return Refunded()
+    return Failed(f"status_{status}")
+
+
+def _captured(charge: _Body) -> Captured | Unclear:
+    if charge.status == "captured" and charge.charge_id:
+        return Captured(charge.charge_id)
+    return Unclear("unreadable_answer")

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The process of payments."""
+
+from functools import partial
+
+from orderflow.messaging.effects import EffectRunner
+from orderflow.runtime import ProcessDeclaration, Runtime
+
+
+def build_payments(runtime: Runtime) -> None:
+    """A consumer that records charges, and a runner that calls the provider."""
+    from orderflow.services.payments.effects import ChargeEffect, count_unknown
+    from orderflow.services.payments.handlers import PaymentRequests
+    from orderflow.services.payments.http_provider import HttpPaymentProvider
+
+    settings = runtime.settings
+    provider = HttpPaymentProvider(
+        settings.payment_url,
+        timeout_seconds=settings.payment_timeout_seconds,
+        instrumentation=runtime.instrumentation,
+        clock=runtime.clock,
+    )
+    charges = EffectRunner(
+        "charge",
+        ChargeEffect(provider),
+        runtime.unit_of_work(),
+        clock=runtime.clock,
+        concurrency=settings.payment_concurrency,
+        lease_seconds=settings.payment_timeout_seconds * 2 + 5,
+    )
+    runtime.add(
+        *runtime.consumers("payment_requests", lambda: PaymentRequests(charges.wake)),
+        runtime.periodic("count unknown payments", 5, partial(count_unknown, instrumentation=runtime.instrumentation)),
+    )
+    runtime.add(charges)
+    runtime.add(runtime.relay())
+
+
+PROCESSES = {
+    "payments": ProcessDeclaration(
+        build=build_payments,
+        areas=("consuming", "publishing", "payments"),
+        needs=frozenset({"amqp", "database", "payment"}),
+    ),
+}

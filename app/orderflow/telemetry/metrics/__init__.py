@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The metrics: their types, the catalogue, the registry, and the recorders that feed them."""

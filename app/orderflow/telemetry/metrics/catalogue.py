@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The catalogue: every metric that orderflow exports, once. Code, dashboards, alerts and documents take it from here.
+
+Each metric is a constant, so a name that does not exist is a type error. Needs no metrics library.
+"""
+
+from orderflow.telemetry.metrics import labels as by
+from orderflow.telemetry.metrics.types import Metric, MetricArea, reference_lines
+
+CONSUMING = MetricArea("consuming", "takes messages out of queues")
+PUBLISHING = MetricArea("publishing", "puts messages into the broker")
+INTAKE = MetricArea("intake", "takes orders from customers")
+ORDERS = MetricArea("orders", "decides how orders end")
+HTTP = MetricArea("http", "answers HTTP requests")
+STOCK = MetricArea("stock", "moves stock")
+PAYMENTS = MetricArea("payments", "calls the payment provider")
+NOTIFICATIONS = MetricArea("notifications", "sends notifications")
+RECONCILING = MetricArea("reconciling", "recomputes from the databases whether every promise holds")
+PROCESS = MetricArea("process", "runs")
+AREAS = (CONSUMING, PUBLISHING, INTAKE, ORDERS, HTTP, STOCK, PAYMENTS, NOTIFICATIONS, RECONCILING, PROCESS)
+"""What a process can do. The metrics of what it does stand at 0 from its start; others appear when they are used."""
+
+# Consuming
+CONSUMED = CONSUMING.counter(
+    "orderflow_messages_consumed_total", "Messages received, redelivered ones included.", by.QUEUE
+)
+CONSUMED_BYTES = CONSUMING.counter(
+    "orderflow_consumed_bytes_total", "Bytes of the bodies received, as they came.", by.QUEUE
+)
+REDELIVERED = CONSUMING.counter(
+    "orderflow_messages_redelivered_total", "Messages that the broker had delivered before.", by.QUEUE
+)
+HANDLED = CONSUMING.counter("orderflow_messages_handled_total", "Messages whose effects were committed.", by.QUEUE)
+DUPLICATES = CONSUMING.counter(
+    "orderflow_messages_duplicate_total", "Messages dropped because the inbox knew them.", by.QUEUE
+)
+RETRIED = CONSUMING.counter(
+    "orderflow_messages_retried_total", "Messages sent to a retry queue.", by.QUEUE, by.RETRY_REASON
+)
+DEAD_LETTERED = CONSUMING.counter(
+    "orderflow_messages_dead_lettered_total", "Messages sent to the dead letters.", by.QUEUE, by.DEAD_REASON
+)
+EVENTS_STORED = CONSUMING.counter(
+    "orderflow_events_stored_total", "Events that handlers wrote to the outbox.", by.QUEUE
+)
+STATEMENTS = CONSUMING.counter(
+    "orderflow_sql_statements_total", "SQL statements of batches, begin and commit included.", by.QUEUE
+)
+BATCHES_FAILED = CONSUMING.counter(
+    "orderflow_batch_failures_total", "Attempts at a batch that the surroundings ended.", by.QUEUE
+)
+PAUSES = CONSUMING.counter(
+    "orderflow_consumer_pauses_total",
+    "Times that a consumer backed off because of its surroundings.",
+    by.QUEUE,
+    by.PAUSE_REASON,
+)
+BATCH_MESSAGES = CONSUMING.histogram(
+    "orderflow_batch_messages", "Messages per batch.", by.QUEUE, unit="messages", buckets=by.SIZES
+)
+BATCH_SECONDS = CONSUMING.histogram(
+    "orderflow_batch_duration_seconds",
+    "From receiving a batch to its acknowledgement, pauses included.",
+    by.QUEUE,
+    unit="seconds",
+    buckets=by.FAST,
+)
+MESSAGE_AGE = CONSUMING.histogram(
+    "orderflow_message_age_seconds",
+    "From the event to the receipt of its message, by the publisher's clock and ours.",
+    by.QUEUE,
+    unit="seconds",
+    buckets=by.AGES,
+)
+OLDEST_AGE = CONSUMING.gauge(
+    "orderflow_oldest_unprocessed_age_seconds",
+    "Age of the oldest message received and not yet handled; 0 when there is none.",
+    by.QUEUE,
+    unit="seconds",
+)
+
+# Publishing
+PUBLISHED = PUBLISHING.counter("orderflow_messages_published_total", "Messages written to the wire.")
+CONFIRMED = PUBLISHING.counter("orderflow_messages_confirmed_total", "Messages that the broker confirmed.")
+PUBLISH_FAILURES = PUBLISHING.counter(
+    "orderflow_publish_failures_total", "Messages not known to be in a queue; their outbox rows stay.", by.FAILURE
+)
+CONFIRM_SECONDS = PUBLISHING.histogram(
+    "orderflow_publish_confirm_seconds", "From writing a message to its confirm.", unit="seconds", buckets=by.FAST
+)
+UNCONFIRMED = PUBLISHING.gauge(
+    "orderflow_publish_unconfirmed_messages", "Messages on the wire without a confirm.", unit="messages"
+)
+WAITING = PUBLISHING.gauge(
+    "orderflow_publish_waiting_messages", "Messages queued behind the publish window.", unit="messages"
+)
+CONNECTED = PUBLISHING.gauge("orderflow_broker_connected", "Is 1 while the connection is up.", by.ROLE, unit="state")
+CONNECTS = PUBLISHING.counter("orderflow_broker_connects_total", "Times that a connection came up.", by.ROLE)
+BLOCKED = PUBLISHING.gauge(
+    "orderflow_broker_blocked", "Is 1 while the broker blocks publishing (memory or disk).", unit="state"
+)
+OUTBOX_ROWS = PUBLISHING.gauge("orderflow_outbox_rows", "Events stored and not yet deleted.", unit="messages")
+OUTBOX_AGE = PUBLISHING.gauge(
+    "orderflow_outbox_oldest_age_seconds",
+    "Age of the oldest row of the outbox; grows while it cannot be measured.",
+    unit="seconds",
+)
+RELAYED = PUBLISHING.counter(
+    "orderflow_outbox_relayed_total", "Rows that the recovery relay published again after a failure."
+)
+
+# Orders
+ORDERS_ACCEPTED = INTAKE.counter("orderflow_orders_accepted_total", "Orders committed by the API.")
+ORDERS_FINAL = ORDERS.counter("orderflow_orders_final_total", "Orders that reached their final state.", by.OUTCOME)
+ORDER_SECONDS = ORDERS.histogram(
+    "orderflow_order_completion_seconds",
+    "From the acceptance of an order to its final state.",
+    by.OUTCOME,
+    unit="seconds",
+    buckets=by.FINALS,
+    exemplars=True,
+)
+ORDERS_REFUSED = INTAKE.counter("orderflow_orders_refused_total", "Orders that the API did not take.", by.REFUSAL)
+REPLAYS = INTAKE.counter("orderflow_idempotent_replays_total", "Requests that got the first answer to their key again.")
+HTTP_REQUESTS = HTTP.counter("orderflow_http_requests_total", "HTTP requests answered.", by.ROUTE, by.METHOD, by.STATUS)
+HTTP_SECONDS = HTTP.histogram(
+    "orderflow_http_request_duration_seconds",
+    "From a request to the end of its answer.",
+    by.ROUTE,
+    by.METHOD,
+    unit="seconds",
+    buckets=by.FAST,
+)
+
+# Stock, payments, notifications
+STOCK_UNITS = STOCK.counter("orderflow_stock_units_moved_total", "Units of all SKUs that were moved.", by.MOVE)
+PAYMENT_CALLS = PAYMENTS.counter(
+    "orderflow_payment_calls_total", "Calls to the payment provider.", by.OPERATION, by.CALL_OUTCOME
+)
+PAYMENT_SECONDS = PAYMENTS.histogram(
+    "orderflow_payment_call_duration_seconds",
+    "Duration of calls to the payment provider, with or without an answer.",
+    by.OPERATION,
+    unit="seconds",
+    buckets=by.FAST,
+)
+PAYMENTS_UNKNOWN = PAYMENTS.gauge("orderflow_payments_unknown", "Charges whose result nobody knows yet.", unit="orders")
+NOTIFIED = NOTIFICATIONS.counter("orderflow_notifications_total", "Attempts to notify.", by.NOTIFICATION, by.NOTIFIED)
+
+# Integrity, as the reconciler recomputes it from the databases
+OVERSOLD = RECONCILING.gauge(
+    "orderflow_reconciler_oversold_units", "Units sold that were not there. Must be 0.", unit="units"
+)
+DUPLICATE_CHARGES = RECONCILING.gauge(
+    "orderflow_reconciler_duplicate_charges",
+    "Charges for two orders, or orders with two. Must be 0.",
+    unit="orders",
+)
+DUPLICATE_NOTIFICATIONS = RECONCILING.gauge(
+    "orderflow_reconciler_duplicate_notifications", "Notifications recorded more than once. Must be 0.", unit="orders"
+)
+LEDGER_DRIFT = RECONCILING.gauge(
+    "orderflow_reconciler_ledger_drift_units",
+    "How far stock, its ledger and the reservations are apart, over all SKUs. Must be 0.",
+    unit="units",
+)
+CHARGE_MISMATCHES = RECONCILING.gauge(
+    "orderflow_reconciler_charge_mismatches", "Orders whose charges do not fit their state. Must be 0.", unit="orders"
+)
+STOCK_MISMATCHES = RECONCILING.gauge(
+    "orderflow_reconciler_stock_mismatches",
+    "Orders whose reservations do not fit their state. Must be 0.",
+    unit="orders",
+)
+STALE_AVAILABILITY = RECONCILING.gauge(
+    "orderflow_reconciler_stale_availability", "SKUs of which the orders API shows an old stock.", unit="skus"
+)
+UNTOLD = RECONCILING.gauge(
+    "orderflow_reconciler_untold_orders", "Orders that ended a while ago without a notification.", unit="orders"
+)
+ORDERS_STUCK = RECONCILING.gauge(
+    "orderflow_reconciler_orders_stuck", "Orders open for too long.", by.STATE, unit="orders"
+)
+ORDERS_STUCK_AGE = RECONCILING.gauge(
+    "orderflow_reconciler_orders_stuck_oldest_age_seconds", "Age of the oldest of them.", by.STATE, unit="seconds"
+)
+RECONCILED_AT = RECONCILING.gauge(
+    "orderflow_reconciler_last_run_timestamp_seconds",
+    "When the reconciler last finished, since 1970.",
+    unit="timestamp_seconds",
+)
+
+# The process itself
+BUILD = PROCESS.gauge("orderflow_build_info", "Always 1; tells what runs.", *by.BUILD_LABELS, unit="info")
+READY = PROCESS.gauge("orderflow_ready", "Is 1 while the process is ready for work.", unit="state")
+LOOP_IDLE = PROCESS.gauge(
+    "orderflow_loop_idle_seconds", "Since a loop of the process was last seen moving.", by.LOOP, unit="seconds"
+)
+SPANS_EXPORTED = PROCESS.counter("orderflow_spans_exported_total", "Spans that the trace receiver took.")
+SPANS_DROPPED = PROCESS.counter("orderflow_spans_dropped_total", "Spans that never left the process.", by.DROP_REASON)
+
+CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Metric))
+"""Every metric above, in that order."""
+
+
+def metric(name: str) -> Metric:
+    """The metric with this name, or whose sample has this name; raises KeyError when the catalogue has none."""
+    for known in CATALOGUE:
+        if name == known.name or name in known.series:
+            return known
+    raise KeyError(name)
+
+
+def reference() -> str:
+    """The reference document of all metrics, in Markdown."""
+    head = (
+        "# Metrics",
+        "",
+        "Every process exports these at `/metrics` on its telemetry port, as far as it does what they measure.",
+        "Beside them are the `process_*` metrics of the Prometheus client. With `Accept: application/openmetrics-text`",
+        "the histograms marked so carry exemplars.",
+        "",
+    )
+    return "\n".join((*head, *reference_lines(CATALOGUE))).rstrip() + "\n"

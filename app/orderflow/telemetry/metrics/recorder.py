@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts what the core tells: once per batch, with everything looked up beforehand."""
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.broker import Delivery, Failure, Publication
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.instrumentation import BatchObserver, BatchResult, PublishObserver
+from orderflow.telemetry.metrics import catalogue
+from orderflow.telemetry.metrics.registry import MetricRegistry
+
+OCCURRED_AT = "x-occurred-at"
+
+
+class QueueRecorder:
+    """The metrics of one queue, and the batches that are being handled."""
+
+    def __init__(self, queue: str, instruments: MetricRegistry, clock: Clock) -> None:
+        self.queue = queue
+        self.clock = clock
+        self.open: dict[int, float] = {}
+        """When the oldest message of each batch in work occurred, in seconds since 1970."""
+        counter, histogram = instruments.counter, instruments.histogram
+        self.instruments = instruments
+        self.consumed = counter(catalogue.CONSUMED, queue)
+        self.consumed_bytes = counter(catalogue.CONSUMED_BYTES, queue)
+        self.redelivered = counter(catalogue.REDELIVERED, queue)
+        self.handled = counter(catalogue.HANDLED, queue)
+        self.duplicates = counter(catalogue.DUPLICATES, queue)
+        self.events_stored = counter(catalogue.EVENTS_STORED, queue)
+        self.statements = counter(catalogue.STATEMENTS, queue)
+        self.batches_failed = counter(catalogue.BATCHES_FAILED, queue)
+        self.batch_messages = histogram(catalogue.BATCH_MESSAGES, queue)
+        self.batch_seconds = histogram(catalogue.BATCH_SECONDS, queue)
+        self.message_age = histogram(catalogue.MESSAGE_AGE, queue)
+        instruments.gauge(catalogue.OLDEST_AGE, queue).set_function(self.oldest_age)
+
+    def oldest_age(self) -> float:
+        """Seconds since the oldest message in work occurred; 0 when none is in work."""
+        instrumentation = list(self.open.values())
+        return max(0.0, self.clock.now().timestamp() - min(instrumentation)) if instrumentation else 0.0
+
+
+class BatchRecorder(BatchObserver):
+    """Counts one batch."""
+
+    __slots__ = ("_queue", "_started")
+
+    def __init__(self, queue: QueueRecorder, deliveries: Sequence[Delivery]) -> None:
+        self._queue = queue
+        self._started = queue.clock.monotonic()
+        now = queue.clock.now().timestamp()
+        ages = [max(0.0, now - occurred_at(delivery, now)) for delivery in deliveries]
+        queue.open[id(self)] = now - max(ages, default=0.0)
+        queue.message_age.observe_all(ages)
+        queue.consumed.inc(len(deliveries))
+        queue.consumed_bytes.inc(sum([len(delivery.body) for delivery in deliveries]))
+        queue.batch_messages.observe(len(deliveries))
+        redelivered = sum([delivery.redelivered for delivery in deliveries])
+        if redelivered:
+            queue.redelivered.inc(redelivered)
+
+    def handled(self, outcomes: BatchResult) -> None:
+        """Count how the messages ended."""
+        queue = self._queue
+        queue.open.pop(id(self), None)
+        queue.batch_seconds.observe(queue.clock.monotonic() - self._started)
+        queue.handled.inc(outcomes.done)
+        queue.duplicates.inc(outcomes.duplicates)
+        queue.events_stored.inc(outcomes.published)
+        queue.statements.inc(outcomes.statements)
+        for _, reason, _ in outcomes.retried:
+            queue.instruments.counter(catalogue.RETRIED, queue.queue, reason).inc()
+        for _, reason in outcomes.dead:
+            queue.instruments.counter(catalogue.DEAD_LETTERED, queue.queue, reason).inc()
+
+    def failed(self, error: BaseException) -> None:
+        """Count the attempt; the batch stays in work."""
+        _ = error
+        self._queue.batches_failed.inc()
+
+
+class ConfirmRecorder(PublishObserver):
+    """Counts confirms with their latency, and failures."""
+
+    __slots__ = ("_confirmed", "_instruments", "_seconds")
+
+    def __init__(self, instruments: MetricRegistry) -> None:
+        self._instruments = instruments
+        self._confirmed = instruments.counter(catalogue.CONFIRMED)
+        self._seconds = instruments.histogram(catalogue.CONFIRM_SECONDS)
+
+    def settled(self, *, confirmed: int, failures: Mapping[Failure, int], seconds: float) -> None:
+        """Count one group of publications."""
+        if confirmed:
+            self._confirmed.inc(confirmed)
+            self._seconds.observe(seconds, confirmed)
+        for failure, count in failures.items():
+            self._instruments.counter(catalogue.PUBLISH_FAILURES, failure.value).inc(count)
+
+
+class Recorder(Instrumentation):
+    """Feeds the metrics of consuming and publishing."""
+
+    def __init__(self, instruments: MetricRegistry, clock: Clock) -> None:
+        self._instruments = instruments
+        self._clock = clock
+        self._queues: dict[str, QueueRecorder] = {}
+        self._outbox_measured: tuple[float, float] | None = None
+        self._published = instruments.counter(catalogue.PUBLISHED)
+        self._confirms = ConfirmRecorder(instruments)
+        self._unconfirmed = instruments.gauge(catalogue.UNCONFIRMED)
+        self._waiting = instruments.gauge(catalogue.WAITING)
+
+    def watch(self, queues: Sequence[str]) -> None:
+        """Let the metrics of these queues exist before their first batch."""
+        for queue in queues:
+            self._queues[queue] = QueueRecorder(queue, self._instruments, self._clock)
+
+    def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchRecorder:
+        """Count the batch as received."""
+        if queue not in self._queues:
+            self.watch([queue])
+        return BatchRecorder(self._queues[queue], deliveries)
+
+    def consumer_paused(self, queue: str, error: BaseException, seconds: float) -> None:
+        """Count the pause by what failed."""
+        _ = seconds
+        self._instruments.counter(catalogue.PAUSES, queue, snake_case(type(error).__name__)).inc()
+
+    def publishing(self, publications: Sequence[Publication]) -> PublishObserver:
+        """Count what is written to the wire."""
+        self._published.inc(len(publications))
+        return self._confirms
+
+    def connected(self, role: str, *, connected: bool) -> None:
+        """Set the state of a connection."""
+        self._instruments.gauge(catalogue.CONNECTED, role).set(connected)
+        if connected:
+            self._instruments.counter(catalogue.CONNECTS, role).inc()
+
+    def blocked(self, *, blocked: bool) -> None:
+        """Set whether publishing is blocked."""
+        self._instruments.gauge(catalogue.BLOCKED).set(blocked)
+
+    def window(self, *, unconfirmed: int, waiting: int) -> None:
+        """Set how full the publish window is."""
+        self._unconfirmed.set(unconfirmed)
+        self._waiting.set(waiting)
+
+    def outbox_measured(self, *, rows: int, oldest_seconds: float) -> None:
+        """Set the size of the outbox, and from when its oldest row is."""
+        self._instruments.gauge(catalogue.OUTBOX_ROWS).set(rows)
+        if self._outbox_measured is None:
+            self._instruments.gauge(catalogue.OUTBOX_AGE).set_function(self._outbox_age)
+        self._outbox_measured = (oldest_seconds, self._clock.monotonic())
+
+    def relayed(self, count: int) -> None:
+        """Count relayed rows."""
+        self._instruments.counter(catalogue.RELAYED).inc(count)
+
+    def _outbox_age(self) -> float:
+        """The measured age plus the time since: while the database is away it cannot be measured anew."""
+        if self._outbox_measured is None or self._outbox_measured[0] <= 0:
+            return 0.0
+        age, measured_at = self._outbox_measured
+        return age + self._clock.monotonic() - measured_at
+
+
+def occurred_at(delivery: Delivery, default: float) -> float:
+    """When the event of a delivery occurred, in seconds since 1970: by its header, else by its timestamp."""
+    text = delivery.properties.headers.get(OCCURRED_AT)
+    if isinstance(text, str):
+        try:
+            moment = datetime.fromisoformat(text)
+        except ValueError:
+            pass
+        else:
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    timestamp = delivery.properties.timestamp
+    return default if timestamp is None else float(timestamp)
+
+
+def snake_case(name: str) -> str:
+    """The name of a class as a label's word: ``BrokerUnavailable`` is ``broker_unavailable``."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts the moments of the shop."""
+
+import time
+from collections.abc import Mapping
+
+from orderflow.instrumentation import OPEN_STATES, Instrumentation, Reconciliation, Stuck
+from orderflow.telemetry.metrics import catalogue
+from orderflow.telemetry.metrics.registry import MetricRegistry
+from orderflow.telemetry.tracing.semconv import EXEMPLAR, ORDER_ID
+from orderflow.telemetry.tracing.tracer import Tracing
+
+UNMATCHED = "unmatched"
+_EXEMPLAR_EVERY_SECONDS = 5.0
+"""An example per bucket is scraped at most once a scrape; marking more spans only fills the trace store."""
+
+
+class ServiceRecorder(Instrumentation):
+    """Feeds the metrics of orders, payments, notifications and of the reconciler."""
+
+    def __init__(self, instruments: MetricRegistry, tracing: Tracing) -> None:
+        self._tracing = tracing
+        self._counter = instruments.counter
+        self._gauge = instruments.gauge
+        self._histogram = instruments.histogram
+
+    def http_request(self, *, route: str, method: str, status: int, seconds: float) -> None:
+        """Count a request and its duration."""
+        route = route or UNMATCHED
+        self._counter(catalogue.HTTP_REQUESTS, route, method, str(status)).inc()
+        self._histogram(catalogue.HTTP_SECONDS, route, method).observe(seconds)
+
+    def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
+        """Count an accepted order and name it in the request's span."""
+        self._counter(catalogue.ORDERS_ACCEPTED).inc()
+        self._tracing.annotate(trace, {ORDER_ID: order_id})
+
+    def replayed(self) -> None:
+        """Count a repeated request."""
+        self._counter(catalogue.REPLAYS).inc()
+
+    def refused(self, reason: str) -> None:
+        """Count a refused order by its reason."""
+        self._counter(catalogue.ORDERS_REFUSED, reason).inc()
+
+    def order_final(self, outcome: str, seconds: float, trace: Mapping[str, str]) -> None:
+        """Count a final order; now and then a traced one becomes the example of its bucket."""
+        self._counter(catalogue.ORDERS_FINAL, outcome).inc()
+        series = self._histogram(catalogue.ORDER_SECONDS, outcome)
+        series.observe(seconds)
+        if series.example_age(seconds, time.time()) < _EXEMPLAR_EVERY_SECONDS:
+            return
+        context = self._tracing.mark("finish order", trace, {EXEMPLAR: True})
+        if context is not None:
+            ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
+            series.exemplify(seconds, ids)
+
+    def stock_moved(self, move: str, units: int) -> None:
+        """Count moved units."""
+        if units > 0:
+            self._counter(catalogue.STOCK_UNITS, move).inc(units)
+
+    def payment_call(self, operation: str, outcome: str, seconds: float) -> None:
+        """Count a call to the provider and its duration."""
+        self._counter(catalogue.PAYMENT_CALLS, operation, outcome).inc()
+        self._histogram(catalogue.PAYMENT_SECONDS, operation).observe(seconds)
+
+    def payments_unknown(self, count: int) -> None:
+        """Set the number of charges without a known result."""
+        self._gauge(catalogue.PAYMENTS_UNKNOWN).set(count)
+
+    def notification(self, kind: str, outcome: str) -> None:
+        """Count an attempt to notify."""
+        self._counter(catalogue.NOTIFIED, kind, outcome).inc()
+
+    def reconciled(self, found: Reconciliation) -> None:
+        """Set everything that the reconciler found, and when."""
+        gauge = self._gauge
+        gauge(catalogue.OVERSOLD).set(found.oversold_units)
+        gauge(catalogue.DUPLICATE_CHARGES).set(found.duplicate_charges)
+        gauge(catalogue.DUPLICATE_NOTIFICATIONS).set(found.duplicate_notifications)
+        gauge(catalogue.LEDGER_DRIFT).set(found.ledger_drift_units)
+        gauge(catalogue.CHARGE_MISMATCHES).set(found.charge_mismatches)
+        gauge(catalogue.STOCK_MISMATCHES).set(found.stock_mismatches)
+        gauge(catalogue.STALE_AVAILABILITY).set(found.stale_availability)
+        gauge(catalogue.UNTOLD).set(found.untold)
+        for state in OPEN_STATES:
+            stuck = found.stuck.get(state, Stuck())
+            gauge(catalogue.ORDERS_STUCK, state).set(stuck.orders)
+            gauge(catalogue.ORDERS_STUCK_AGE, state).set(stuck.oldest_seconds)
+        gauge(catalogue.RECONCILED_AT).set(time.time())

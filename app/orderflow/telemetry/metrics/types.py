@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a metric is: its name, kind, unit, labels and meaning. Needs no metrics library."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from orderflow.instrumentation import Area
+
+Unit = Literal["seconds", "bytes", "total", "info", "timestamp_seconds", "messages", "units", "orders", "skus", "state"]
+Kind = Literal["counter", "gauge", "histogram"]
+
+OTHER = "other"
+"""The value of a bounded label for everything above its bound."""
+
+PREFIX = "orderflow_"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Label:
+    """One label. ``values`` are those that are known beforehand; at most ``most`` are ever used, the rest is OTHER.
+
+    A metric all of whose labels are ``closed`` or given at start has its series from the start, at 0.
+    """
+
+    name: str
+    meaning: str
+    values: tuple[str, ...] = ()
+    most: int = 32
+    closed: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.values) > self.most:
+            raise ValueError(f"label {self.name} has more values than it may have")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """One metric of the catalogue. ``area`` is what a process does that has it."""
+
+    name: str
+    area: Area
+    meaning: str
+    unit: Unit
+    labels: tuple[Label, ...]
+    kind: Kind
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names under which its samples are stored."""
+        return (self.name,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter(Metric):
+    """A number that only grows; its name ends in ``_total``."""
+
+    kind: Kind = "counter"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge(Metric):
+    """A number that goes up and down."""
+
+    kind: Kind = "gauge"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Histogram(Metric):
+    """A distribution; ``buckets`` are upper bounds in its unit, +Inf is added."""
+
+    kind: Kind = "histogram"
+    buckets: tuple[float, ...]
+    exemplars: bool = False
+
+    @property
+    def series(self) -> tuple[str, ...]:
+        """The names under which its samples are stored."""
+        return (f"{self.name}_bucket", f"{self.name}_count", f"{self.name}_sum")
+
+
+@dataclass(frozen=True, slots=True)
+class MetricArea:
+    """Something that a process does, with metrics of its own."""
+
+    name: Area
+    meaning: str
+
+    def counter(self, name: str, meaning: str, *labels: Label) -> Counter:
+        """A counter of this area."""
+        return Counter(name=name, area=self.name, meaning=meaning, unit="total", labels=labels)
+
+    def gauge(self, name: str, meaning: str, *labels: Label, unit: Unit) -> Gauge:
+        """A gauge of this area."""
+        return Gauge(name=name, area=self.name, meaning=meaning, unit=unit, labels=labels)
+
+    def histogram(
+        self, name: str, meaning: str, *labels: Label, unit: Unit, buckets: tuple[float, ...], exemplars: bool = False
+    ) -> Histogram:
+        """A histogram of this area."""
+        return Histogram(
+            name=name,
+            area=self.name,
+            meaning=meaning,
+            unit=unit,
+            labels=labels,
+            buckets=buckets,
+            exemplars=exemplars,
+        )
+
+
+def reference_lines(metrics: Iterable[Metric]) -> Iterator[str]:
+    """A section of Markdown per metric, in the order given."""
+    for metric in metrics:
+        yield f"### `{metric.name}`"
+        yield ""
+        unit = "" if metric.unit == "total" else f", unit: {metric.unit.replace('_', ' ')}"
+        yield f"{metric.kind.capitalize()}{unit}, area: {metric.area}. {metric.meaning}"
+        yield ""
+        for label in metric.labels:
+            values = ", ".join(f"`{value}`" for value in label.values)
+            bound = "" if label.closed else f"; at most {label.most} values, then `{OTHER}`"
+            yield f"- `{label.name}`: {label.meaning}{f' ({values})' if values else ''}{bound}"
+        if isinstance(metric, Histogram):
+            yield f"- buckets: {', '.join(f'{bound:g}' for bound in metric.buckets)}"
+        if metric.labels or isinstance(metric, Histogram):
+            yield ""

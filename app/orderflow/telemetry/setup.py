@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Puts the telemetry of one process together: metrics, traces, logs and the server that shows them."""
+
+import platform
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Self
+from urllib.parse import urlsplit
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.process_collector import ProcessCollector
+
+from orderflow.instrumentation import Area, Instrumentation
+from orderflow.messaging.clock import Clock, SystemClock
+from orderflow.settings import Settings
+from orderflow.telemetry import logging
+from orderflow.telemetry.fanout import fan_out
+from orderflow.telemetry.metrics import catalogue
+from orderflow.telemetry.metrics.recorder import Recorder
+from orderflow.telemetry.metrics.registry import MetricRegistry
+from orderflow.telemetry.metrics.service_recorder import ServiceRecorder
+from orderflow.telemetry.server import TelemetryServer
+from orderflow.telemetry.tracing import semconv
+from orderflow.telemetry.tracing.http_spans import Application, TracedHttp
+from orderflow.telemetry.tracing.sampling import is_off
+from orderflow.telemetry.tracing.sdk import Pipeline, pipeline
+from orderflow.telemetry.tracing.spans import Attributes, Spans
+from orderflow.telemetry.tracing.tracer import Tracing
+from orderflow.version import version
+
+IdleSeconds = Callable[[], Mapping[str, float]]
+
+
+class Telemetry:
+    """The telemetry of one process: ``instrumentation`` takes all reports; ``server`` answers from the start.
+
+    ``pipeline`` is where spans go, None when tracing is off.
+    """
+
+    def __init__(
+        self,
+        *,
+        process_name: str,
+        server: TelemetryServer,
+        instruments: MetricRegistry,
+        pipeline: Pipeline | None,
+        tracing: Tracing,
+        spans: Spans | None,
+        recorder: Recorder,
+    ) -> None:
+        self.server = server
+        self.pipeline = pipeline
+        listeners = (tracing, recorder, ServiceRecorder(instruments, tracing))
+        self.instrumentation: Instrumentation = fan_out(Instrumentation, listeners)
+        self._spans = spans
+        self._loops = instruments.scraped(catalogue.LOOP_IDLE)
+        instruments.gauge(catalogue.BUILD, process_name, version(), platform.python_version()).set(1)
+        instruments.gauge(catalogue.READY).set_function(lambda: float(not server.not_ready()))
+
+    @classmethod
+    def start(
+        cls,
+        settings: Settings,
+        process_name: str,
+        environ: Mapping[str, str],
+        *,
+        areas: Collection[Area] = (),
+        queues: Sequence[str] = (),
+        clock: Clock | None = None,
+    ) -> Self:
+        """Configure logging, begin to answer on the telemetry port and to export spans.
+
+        ``areas`` is what the process does : those metrics are exported at 0 from now on, for the ``queues`` that it
+        consumes. Raises OSError when the port is taken.
+        """
+        logging.configure(process_name, level=settings.log_level)
+        registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        instruments = MetricRegistry(registry, given={"queue": queues, "role": _roles(areas)})
+        lines = pipeline(process_name, version(), environ, instruments=instruments)
+        spans = Spans(lines.inner) if lines else None
+        recorder = Recorder(instruments, clock or SystemClock())
+        recorder.watch(queues)
+        telemetry = cls(
+            process_name=process_name,
+            server=TelemetryServer(settings.telemetry_host, settings.telemetry_port, registry),
+            instruments=instruments,
+            pipeline=lines,
+            tracing=Tracing(spans, server=broker_attributes(settings.amqp_url), batches=not is_off(environ)),
+            spans=spans,
+            recorder=recorder,
+        )
+        instruments.prepare({*areas, "process"})
+        telemetry.server.start()
+        return telemetry
+
+    def watch(self, *, idle_seconds: IdleSeconds, stalled: IdleSeconds, not_ready: Callable[[], Sequence[str]]) -> None:
+        """Show from now on how the loops of the process are, which of them are stalled, and why it is not ready."""
+        self._loops.read = idle_seconds
+        self.server.stalled = stalled
+        self.server.not_ready = not_ready
+
+    def traced(self, application: Application) -> TracedHttp:
+        """An ASGI application whose requests begin or join traces."""
+        return TracedHttp(application, edge=self.pipeline.edge if self.pipeline else None, spans=self._spans)
+
+    def shutdown(self, *, timeout_seconds: float) -> None:
+        """Export the last spans, for at most that long, and stop the server."""
+        if self.pipeline is not None:
+            self.pipeline.shutdown(timeout_seconds=timeout_seconds)
+        self.server.stop()
+
+
+def broker_attributes(amqp_url: str) -> Attributes:
+    """What spans say about the broker; never its user or password."""
+    parts = urlsplit(amqp_url)
+    if not parts.hostname:
+        return {}
+    return {semconv.SERVER_ADDRESS: parts.hostname, semconv.SERVER_PORT: parts.port or 5672}
+
+
+def _roles(areas: Collection[Area]) -> list[str]:
+    roles: dict[Area, str] = {"publishing": "publish", "consuming": "consume"}
+    return [role for area, role in roles.items() if area in areas]

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The spans of one received batch: one for the batch, and one for each message whose trace is sampled."""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import Link, SpanKind, Status, StatusCode, set_span_in_context
+
+from orderflow.messaging.broker import Delivery
+from orderflow.messaging.instrumentation import BatchObserver, BatchResult
+from orderflow.telemetry.tracing import semconv
+from orderflow.telemetry.tracing.propagation import forwarded, is_sampled, parsed
+from orderflow.telemetry.tracing.spans import Attributes, OpenSpan, Spans
+
+_RETRY_COUNT = "x-retry-count"
+
+
+class Forwarding(BatchObserver):
+    """Passes the trace headers on and records nothing."""
+
+    __slots__ = ("_deliveries",)
+
+    def __init__(self, deliveries: Sequence[Delivery]) -> None:
+        self._deliveries = deliveries
+
+    def headers(self, position: int) -> Mapping[str, str]:
+        """The trace headers as they came."""
+        return forwarded(self._deliveries[position].properties.headers)
+
+
+class BatchTrace(BatchObserver):
+    """Records one batch. While it is open, logs of this thread bear its ids."""
+
+    __slots__ = ("_batch", "_deliveries", "_failures", "_messages", "_spans", "_token")
+
+    def __init__(self, spans: Spans, queue: str, deliveries: Sequence[Delivery], server: Attributes) -> None:
+        self._spans = spans
+        self._deliveries = deliveries
+        self._failures = 0
+        started = time.time_ns()
+        parents = {
+            position: context
+            for position, delivery in enumerate(deliveries)
+            if is_sampled(delivery.properties.headers) and (context := parsed(delivery.properties.headers))
+        }
+        name = f"process {queue}"
+        self._batch = spans.start(
+            name,
+            SpanKind.CONSUMER,
+            parent=None,
+            attributes={
+                **semconv.PROCESS,
+                **server,
+                semconv.DESTINATION: queue,
+                semconv.BATCH_COUNT: len(deliveries),
+            },
+            links=[
+                Link(context, {semconv.MESSAGE_ID: deliveries[position].properties.message_id or ""})
+                for position, context in parents.items()
+            ],
+            start_ns=started,
+        )
+        links = [Link(self._batch.context)]
+        self._messages: dict[int, OpenSpan] = {
+            position: spans.start(
+                name,
+                SpanKind.CONSUMER,
+                parent=context,
+                attributes=message_attributes(deliveries[position], queue, server),
+                links=links,
+                start_ns=started,
+            )
+            for position, context in parents.items()
+        }
+        self._token = attach(set_span_in_context(self._batch.span))
+
+    def headers(self, position: int) -> Mapping[str, str]:
+        """The trace headers for what a message causes: its span's, or those it came with when it is not sampled."""
+        opened = self._messages.get(position)
+        return opened.headers if opened else forwarded(self._deliveries[position].properties.headers)
+
+    def handled(self, outcomes: BatchResult) -> None:
+        """End all spans, each with what became of its message."""
+        ended = time.time_ns()
+        if self._messages:
+            self._end_messages(outcomes, ended)
+        batch = self._batch.span
+        if self._failures:
+            batch.set_attribute(semconv.FAILED_ATTEMPTS, self._failures)
+        detach(self._token)
+        self._spans.end(self._batch, ended)
+
+    def failed(self, error: BaseException) -> None:
+        """Note a failed attempt on the batch."""
+        self._failures += 1
+        self._batch.span.add_event("attempt failed", {semconv.ERROR_TYPE: type(error).__name__})
+
+    def _end_messages(self, outcomes: BatchResult, ended: int) -> None:
+        retried = {position: (reason, delay) for position, reason, delay in outcomes.retried}
+        dead = dict(outcomes.dead)
+        for position, opened in self._messages.items():
+            if position in retried:
+                reason, delay = retried[position]
+                _blame(opened, "retried", reason)
+                opened.span.set_attribute(semconv.RETRY_DELAY, delay)
+            elif position in dead:
+                _blame(opened, "dead_lettered", dead[position])
+            self._spans.end(opened, ended)
+
+
+def message_attributes(delivery: Delivery, queue: str, server: Attributes) -> Attributes:
+    """What a span says about the message that it processes."""
+    properties = delivery.properties
+    attributes = {
+        **semconv.PROCESS,
+        **server,
+        semconv.DESTINATION: semconv.destination(delivery.exchange, delivery.routing_key, queue),
+        semconv.ROUTING_KEY: delivery.routing_key,
+        semconv.DELIVERY_TAG: delivery.tag,
+        semconv.BODY_SIZE: len(delivery.body),
+        semconv.MESSAGE_ID: properties.message_id or "",
+        semconv.CONVERSATION_ID: properties.correlation_id or "",
+        semconv.ORDER_ID: properties.correlation_id or "",
+        semconv.EVENT_TYPE: properties.type or "",
+    }
+    retries = properties.headers.get(_RETRY_COUNT)
+    if isinstance(retries, int) and retries:
+        attributes[semconv.RETRY_COUNT] = retries
+    if delivery.redelivered:
+        attributes[semconv.REDELIVERED] = True
+    return attributes
+
+
+def _blame(opened: OpenSpan, outcome: str, reason: str) -> None:
+    opened.span.set_attributes({semconv.OUTCOME: outcome, semconv.REASON: reason, semconv.ERROR_TYPE: reason})
+    opened.span.set_status(Status(StatusCode.ERROR, reason))

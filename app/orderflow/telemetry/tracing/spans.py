@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts spans at given contexts, and finds the open one that trace headers came from."""
+
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.context import Context
+from opentelemetry.trace import Link, NonRecordingSpan, Span, SpanContext, SpanKind, Tracer, set_span_in_context
+from opentelemetry.util.types import AttributeValue
+
+from orderflow.telemetry.tracing.propagation import TRACEPARENT, headers_of
+
+Attributes = Mapping[str, AttributeValue]
+
+
+class OpenSpan:
+    """A recorded span that has begun, with the headers for what it causes."""
+
+    __slots__ = ("context", "headers", "span")
+
+    def __init__(self, span: Span) -> None:
+        self.span = span
+        self.context = span.get_span_context()
+        self.headers = headers_of(self.context)
+
+
+class Spans:
+    """The spans of one process. Never looks at the current context: the caller says whose child a span is."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._open: dict[str, OpenSpan] = {}
+
+    def start(
+        self,
+        name: str,
+        kind: SpanKind,
+        *,
+        parent: SpanContext | None,
+        attributes: Attributes,
+        links: Sequence[Link] = (),
+        start_ns: int | None = None,
+    ) -> OpenSpan:
+        """Begin a span, as the root of a new trace when it has no parent. Every one must be ended by ``end``."""
+        opened = OpenSpan(
+            self._tracer.start_span(
+                name,
+                context=in_context(parent),
+                kind=kind,
+                attributes=attributes,
+                links=links,
+                start_time=start_ns,
+                record_exception=False,
+                set_status_on_exception=False,
+            )
+        )
+        self.adopt(opened)
+        return opened
+
+    def adopt(self, opened: OpenSpan) -> None:
+        """Let a span be found by its headers until it is ended."""
+        self._open[opened.headers[TRACEPARENT]] = opened
+
+    def find(self, headers: Mapping[str, str]) -> OpenSpan | None:
+        """The open span of this process that gave these headers."""
+        return self._open.get(headers.get(TRACEPARENT, ""))
+
+    def end(self, opened: OpenSpan, end_ns: int | None = None) -> None:
+        """End a span; it can no longer be found."""
+        self._open.pop(opened.headers[TRACEPARENT], None)
+        opened.span.end(end_ns)
+
+
+def in_context(parent: SpanContext | None) -> Context:
+    """A context in which new spans are children of this one, or roots."""
+    return Context() if parent is None else set_span_in_context(NonRecordingSpan(parent), Context())

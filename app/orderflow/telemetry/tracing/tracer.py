@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traces one order through the broker: spans only for what is sampled, decided once where the order came in.
+
+The instrumentation of the broker library is not used here: per message it costs more than all the rest.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.broker import Delivery, Failure, Publication
+from orderflow.messaging.instrumentation import BatchObserver, CallObserver, PublishObserver
+from orderflow.telemetry.tracing import semconv
+from orderflow.telemetry.tracing.batch_spans import BatchTrace, Forwarding
+from orderflow.telemetry.tracing.propagation import forwarded, is_sampled, parsed
+from orderflow.telemetry.tracing.spans import Attributes, OpenSpan, Spans
+
+_FAILED_CALLS = frozenset({"failed", "unclear"})
+
+
+class Tracing(Instrumentation):
+    """Follows batches, publications and calls. Without ``spans`` it only passes trace headers on.
+
+    ``server`` are the attributes of the broker. With ``batches`` every batch gets a span, else only batches in which
+    some message is sampled.
+    """
+
+    def __init__(self, spans: Spans | None = None, *, server: Attributes | None = None, batches: bool = True) -> None:
+        self._spans = spans
+        self._server = server or {}
+        self._batches = batches
+
+    def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchObserver:
+        """Begin the spans of a batch."""
+        if self._spans is None or not (self._batches or _any_sampled(deliveries)):
+            return Forwarding(deliveries)
+        return BatchTrace(self._spans, queue, deliveries, self._server)
+
+    def publishing(self, publications: Sequence[Publication]) -> PublishObserver:
+        """Begin a send span for each publication that is sampled."""
+        if self._spans is None:
+            return PublishObserver()
+        opened = []
+        for publication in publications:
+            if is_sampled(publication.properties.headers):
+                created = parsed(publication.properties.headers)
+                if created is not None:
+                    opened.append(self._sending(self._spans, publication, created))
+        return _SendSpans(self._spans, opened) if opened else PublishObserver()
+
+    def calling(self, operation: str, trace: Mapping[str, str]) -> CallObserver:
+        """Begin the span of a call to the outside when the work is sampled."""
+        parent = parsed(trace) if is_sampled(trace) else None
+        if self._spans is None or parent is None:
+            return _ForwardingCall(forwarded(trace))
+        opened = self._spans.start(
+            operation.replace("_", " "), SpanKind.CLIENT, parent=parent, attributes={semconv.OPERATION: operation}
+        )
+        return _CallTrace(self._spans, opened)
+
+    def annotate(self, trace: Mapping[str, str], attributes: Attributes) -> None:
+        """Add attributes to the span that gave these headers, if it is still open here."""
+        opened = self._spans.find(trace) if self._spans else None
+        if opened is not None:
+            opened.span.set_attributes(attributes)
+
+    def mark(self, name: str, trace: Mapping[str, str], attributes: Attributes) -> SpanContext | None:
+        """Put attributes into a sampled trace: on the open span that gave the headers, else on a short span.
+
+        The context of that span, or None when the trace is not sampled.
+        """
+        parent = parsed(trace) if is_sampled(trace) else None
+        if self._spans is None or parent is None:
+            return None
+        opened = self._spans.find(trace)
+        if opened is not None:
+            opened.span.set_attributes(attributes)
+            return opened.context
+        opened = self._spans.start(name, SpanKind.INTERNAL, parent=parent, attributes=attributes)
+        self._spans.end(opened)
+        return opened.context
+
+    def _sending(self, spans: Spans, publication: Publication, created: SpanContext) -> OpenSpan:
+        properties = publication.properties
+        # CLIENT and a link, because the message was created, with its context, long before it is sent.
+        return spans.start(
+            f"send {publication.exchange or publication.routing_key}",
+            SpanKind.CLIENT,
+            parent=created,
+            attributes={
+                **semconv.SEND,
+                **self._server,
+                semconv.DESTINATION: semconv.destination(publication.exchange, publication.routing_key),
+                semconv.ROUTING_KEY: publication.routing_key,
+                semconv.BODY_SIZE: len(publication.body),
+                semconv.MESSAGE_ID: properties.message_id or "",
+                semconv.CONVERSATION_ID: properties.correlation_id or "",
+                semconv.ORDER_ID: properties.correlation_id or "",
+                semconv.EVENT_TYPE: properties.type or "",
+            },
+            links=[Link(created)],
+        )
+
+
+class _SendSpans(PublishObserver):
+    """The send spans of publications that were written together."""
+
+    __slots__ = ("_opened", "_spans")
+
+    def __init__(self, spans: Spans, opened: Sequence[OpenSpan]) -> None:
+        self._spans = spans
+        self._opened = opened
+
+    def settled(self, *, confirmed: int, failures: Mapping[Failure, int], seconds: float) -> None:
+        """End them all; which publication of a group failed is not known here, only how many."""
+        _ = seconds
+        for opened in self._opened:
+            if failures:
+                opened.span.set_attribute(semconv.PUBLISH_FAILURES, sum(failures.values()))
+            if failures and not confirmed:
+                reason = ",".join(sorted(failure.value for failure in failures))
+                opened.span.set_attribute(semconv.ERROR_TYPE, reason)
+                opened.span.set_status(Status(StatusCode.ERROR, reason))
+            self._spans.end(opened)
+
+
+class _ForwardingCall(CallObserver):
+    """Passes the trace headers on and records nothing."""
+
+    __slots__ = ("_headers",)
+
+    def __init__(self, headers: Mapping[str, str]) -> None:
+        self._headers = headers
+
+    def headers(self) -> Mapping[str, str]:
+        return self._headers
+
+
+class _CallTrace(CallObserver):
+    """Records one call."""
+
+    __slots__ = ("_opened", "_spans")
+
+    def __init__(self, spans: Spans, opened: OpenSpan) -> None:
+        self._spans = spans
+        self._opened = opened
+
+    def headers(self) -> Mapping[str, str]:
+        return self._opened.headers
+
+    def finished(self, outcome: str) -> None:
+        span = self._opened.span
+        span.set_attribute(semconv.OUTCOME, outcome)
+        if outcome in _FAILED_CALLS:
+            span.set_attribute(semconv.ERROR_TYPE, outcome)
+            span.set_status(Status(StatusCode.ERROR, outcome))
+        self._spans.end(self._opened)
+
+
+def _any_sampled(deliveries: Sequence[Delivery]) -> bool:
+    return any(is_sampled(delivery.properties.headers) for delivery in deliveries)

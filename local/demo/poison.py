@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages that no service can handle, of every kind we know, published as a foreign system might."""
+
+import gzip
+import struct
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import pika
+import zstandard
+
+from orderflow.events import OrderCreated, OrderLine, StockChanged
+from orderflow.messaging.event import encode
+
+JSON = b"application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Poison:
+    """One malformed message: what is wrong with it, the reason it must be parked with, and how it looks."""
+
+    kind: str
+    reason: str
+    body: bytes
+    properties: pika.BasicProperties
+
+
+def _good() -> bytes:
+    line = OrderLine(sku="sku-1", quantity=1, unit_price=100)
+    return encode(
+        OrderCreated(
+            timestamp=datetime.now(UTC),
+            order_id=uuid.uuid4(),
+            user_id="nobody",
+            total_amount=100,
+            currency="EUR",
+            items=(line,),
+            payment_token="ok",
+        )
+    )
+
+
+def _stock() -> bytes:
+    return encode(
+        StockChanged(
+            timestamp=datetime.now(UTC),
+            sku="sku-1",
+            on_hand=1,
+            available=1,
+            unit_price=1,
+            currency="EUR",
+            stock_version=1,
+        )
+    )
+
+
+_BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
+    "empty body": ("empty_body", lambda: b""),
+    "truncated JSON": ("not_json", lambda: _good()[:-20]),
+    "not JSON": ("not_json", lambda: b"<order/>"),
+    "bad UTF-8": ("not_json", lambda: b"\xff\xfe\xfd"),
+    "NaN": ("not_json", lambda: b"NaN"),
+    "an array": ("not_an_event", lambda: b"[1, 2, 3]"),
+    "100,000 deep": ("not_an_event", lambda: b"[" * 100_000),
+    "no event type": ("not_an_event", lambda: b'{"order_id": "x"}'),
+    "unknown event type": ("unknown_event_type", lambda: _good().replace(b"ORDER_CREATED", b"ORDER_SHIPPED")),
+    "a newer version": ("unknown_version", lambda: _good().replace(b'"version":1', b'"version":2')),
+    "version 0": ("unknown_version", lambda: _good().replace(b'"version":1', b'"version":0')),
+    "an amount with decimals": ("invalid_body", lambda: _good().replace(b'"total_amount":100', b'"total_amount":1.5')),
+    "a number of 10,000 digits": (
+        "invalid_body",
+        lambda: _good().replace(b'"total_amount":100', b'"total_amount":' + b"9" * 10_000),
+    ),
+    "a negative quantity": ("invalid_body", lambda: _good().replace(b'"quantity":1', b'"quantity":-1')),
+    "a missing field": ("invalid_body", lambda: _good().replace(b'"user_id":"nobody",', b"")),
+    "another queue's event": ("unexpected_event", _stock),
+}
+
+
+def every_kind() -> Iterator[Poison]:
+    """One message of each kind, each with a message id of its own."""
+    for kind, (reason, body) in _BODIES.items():
+        yield Poison(kind, reason, body(), _properties())
+    yield Poison("no message id", "missing_message_id", _good(), _properties(message_id=None))
+    yield Poison("a message id that is none", "invalid_message_id", _good(), _properties(message_id="42"))
+    yield Poison("another content type", "unknown_content_type", _good(), _properties(content_type="application/xml"))
+    yield Poison("an unknown encoding", "unknown_content_encoding", _good(), _properties(content_encoding="br"))
+    yield Poison("a corrupt zstd body", "corrupt_compression", _good(), _properties(content_encoding="zstd"))
+    yield Poison("a corrupt gzip body", "corrupt_compression", _good(), _properties(content_encoding="gzip"))
+    bomb = b" " * (64 * 1024 * 1024)
+    compressed = zstandard.ZstdCompressor(level=1).compress(bomb)
+    yield Poison("a zstd bomb", "too_large", compressed, _properties(content_encoding="zstd"))
+    yield Poison("a gzip bomb", "too_large", gzip.compress(bomb, 1), _properties(content_encoding="gzip"))
+    for kind, (reason, properties) in _on_the_wire().items():
+        yield Poison(kind, reason, b"<order/>", properties)
+
+
+class _Wire(pika.BasicProperties):
+    """Properties as bytes on the wire: what pika would not write and the broker passes on."""
+
+    def __init__(self, *, table: bytes = b"", message_id: bytes | None = None, content_type: bytes = JSON) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        flags = self.FLAG_CONTENT_TYPE | self.FLAG_HEADERS | self.FLAG_DELIVERY_MODE | self.FLAG_MESSAGE_ID
+        name = str(uuid.uuid4()).encode() if message_id is None else message_id
+        values = _short(content_type), struct.pack(">I", len(table)), table, b"\x02", _short(name)
+        self._encoded = struct.pack(">H", flags) + b"".join(values)
+
+    def encode(self) -> list[bytes]:
+        """What pika puts into the header frame."""
+        return [self._encoded]
+
+
+def _short(value: bytes) -> bytes:
+    return bytes([len(value)]) + value
+
+
+def _on_the_wire() -> dict[str, tuple[str, pika.BasicProperties]]:
+    milliseconds = struct.pack(">Q", 1_700_000_000_000)
+    deep_table = deep_list = b"V"
+    for _ in range(2000):
+        inside = _short(b"a") + deep_table
+        deep_table = b"F" + struct.pack(">I", len(inside)) + inside
+        deep_list = b"A" + struct.pack(">I", len(deep_list)) + deep_list
+    large = b"S" + struct.pack(">I", 130_900) + b"x" * 130_900
+    return {
+        "milliseconds in a header of seconds": ("not_json", _Wire(table=_short(b"sent") + b"T" + milliseconds)),
+        "a number beyond 64 bits in a header": (
+            "not_json",
+            _Wire(table=_short(b"large") + b"d" + struct.pack(">d", 1e19)),
+        ),
+        "tables 2,000 deep": ("not_json", _Wire(table=_short(b"deep") + deep_table)),
+        "lists 2,000 deep": ("not_json", _Wire(table=_short(b"deep") + deep_list)),
+        "a header name that is no text": ("not_json", _Wire(table=_short(b"\xff") + b"V")),
+        "headers that fill a frame": ("not_json", _Wire(table=_short(b"large") + large)),
+        "a message id that is no text": ("invalid_message_id", _Wire(message_id=b"\xff" * 255)),
+        "a content type that is no text": ("unknown_content_type", _Wire(content_type=b"\xff" * 255)),
+    }
+
+
+def _properties(**changes: object) -> pika.BasicProperties:
+    values: dict[str, object] = {
+        "message_id": str(uuid.uuid4()),
+        "content_type": "application/json",
+        "delivery_mode": 2,
+        "app_id": "poison",
+    }
+    return pika.BasicProperties(**(values | changes))

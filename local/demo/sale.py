@@ -1,0 +1,187 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A short sale on a running system: stock, a crowd of buyers, poison at the broker, and numbers while it runs."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from typing import Self
+
+import pika
+from pika.exceptions import AMQPError
+
+from local.demo.load_generator import Ledger, LoadGenerator, Plan
+from local.demo.poison import every_kind
+from local.system import System
+from orderflow.events import EXCHANGE, OrderCreated
+from orderflow.messaging.errors import InfrastructureError
+from orderflow.messaging.postgres.database import Database
+
+TOKENS = {"ok": 0.86, "decline": 0.06, "slow": 0.03, "error_once": 0.02, "timeout_executed": 0.02, "never": 0.01}
+_BLOCKED_SECONDS = 30
+"""Longest wait for a broker that takes nothing, because its disk or memory is full."""
+FINAL = ("confirmed", "rejected", "cancelled")
+
+_STATE = """
+select count(*) filter (where status not in ('confirmed', 'rejected', 'cancelled')),
+       count(*) filter (where status = 'confirmed'),
+       count(*) filter (where status = 'rejected'),
+       count(*) filter (where status = 'cancelled')
+from orders
+"""
+_RECENT = """
+select coalesce(percentile_cont(0.95) within group (order by extract(epoch from final_at - accepted_at)), 0)::float8
+from orders where final_at > now() - interval '10 seconds'
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaleProgress:
+    """What the sale looked like at one moment. ``p95_seconds`` is accepted → final over the last ten seconds."""
+
+    elapsed_seconds: float
+    accepted: int
+    open: int
+    confirmed: int
+    rejected: int
+    cancelled: int
+    p95_seconds: float
+
+
+@dataclass(slots=True)
+class Sale:
+    """One sale and what is known of it afterwards."""
+
+    system: System
+    plan: Plan
+    poison_share: float = 0.0
+    ledger: Ledger = field(default_factory=Ledger)
+    planted: list[str] = field(default_factory=list)
+    """The reason with which each planted poison message must be parked."""
+    peak_open: int = 0
+    end: Callable[[], None] = field(default=lambda: None)
+    """Ends a running sale before its time; may be called from any thread."""
+
+    def run(self, show: Callable[[SaleProgress], None] = lambda _moment: None) -> None:
+        """Place every order of the plan; ``show`` is called about once a second.
+
+        Raises what watching raised, once the crowd is gone: without it poison or numbers would be missing.
+        """
+        crowd = LoadGenerator(self.plan, url=self.system.orders_api, key=self.system.orders_key, ledger=self.ledger)
+        finished = threading.Event()
+
+        async def order() -> None:
+            loop = asyncio.get_running_loop()
+
+            def end() -> None:
+                loop.call_soon_threadsafe(crowd.stop.set)
+
+            self.end = end
+            await crowd.run()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="watch the sale") as pool:
+            watching = pool.submit(self._watch, finished, show)
+            try:
+                asyncio.run(order())
+            finally:
+                finished.set()
+        watching.result()
+
+    def drain(self, *, seconds: float, show: Callable[[SaleProgress], None] = lambda _moment: None) -> bool:
+        """Wait until every order is final; false when some are not after that many seconds."""
+        database = Database(self.system.databases["orders"], application_name="sale")
+        deadline = time.monotonic() + seconds
+        start = time.monotonic()
+        try:
+            while time.monotonic() < deadline:
+                moment = self._moment(database, start)
+                show(moment)
+                if moment.open == 0:
+                    return True
+                time.sleep(0.5)
+            return False
+        finally:
+            database.close()
+
+    def _watch(self, finished: threading.Event, show: Callable[[SaleProgress], None]) -> None:
+        database = Database(self.system.databases["orders"], application_name="sale")
+        start = time.monotonic()
+        with ExitStack() as closing:
+            closing.callback(database.close)
+            poisoner = closing.enter_context(_Poisoner(self.system, self.planted)) if self.poison_share else None
+            while not finished.wait(1):
+                if poisoner is not None:
+                    poisoner.plant(round(self.ledger.sent * self.poison_share) - len(self.planted))
+                with suppress(InfrastructureError):  # whoever breaks the database wants to see the sale go on
+                    show(self._moment(database, start))
+
+    def _moment(self, database: Database, start: float) -> SaleProgress:
+        with database.transaction() as transaction:
+            ((unfinished, confirmed, rejected, cancelled),) = transaction.execute(_STATE)
+            ((p95,),) = transaction.execute(_RECENT)
+        self.peak_open = max(self.peak_open, unfinished)
+        return SaleProgress(
+            elapsed_seconds=time.monotonic() - start,
+            accepted=len(self.ledger.accepted),
+            open=unfinished,
+            confirmed=confirmed,
+            rejected=rejected,
+            cancelled=cancelled,
+            p95_seconds=p95,
+        )
+
+
+class _Poisoner:
+    """Publishes malformed messages at the broker, where orders come in, kind after kind."""
+
+    def __init__(self, system: System, planted: list[str]) -> None:
+        self._url = system.admin_url
+        self._planted = planted
+        self._kinds = list(every_kind())
+
+    def __enter__(self) -> Self:
+        parameters = pika.URLParameters(self._url)
+        parameters.blocked_connection_timeout = _BLOCKED_SECONDS
+        self._connection = pika.BlockingConnection(parameters)
+        self._channel = self._connection.channel()
+        self._channel.confirm_delivery()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection.is_open:
+            self._connection.close()
+
+    def plant(self, count: int) -> None:
+        """Publish that many, and serve the connection's heartbeat; raises RuntimeError when the broker takes none."""
+        try:
+            for _ in range(count):
+                poison = self._kinds[len(self._planted) % len(self._kinds)]
+                self._channel.basic_publish(
+                    EXCHANGE, OrderCreated.routing_key, poison.body, poison.properties, mandatory=True
+                )
+                self._planted.append(poison.reason)
+            self._connection.process_data_events(0)
+        except AMQPError as error:
+            raise RuntimeError(f"the broker takes no messages (is its disk full?): {error!r}") from error
+
+
+def shelf(system: System, stock: Mapping[str, int]) -> None:
+    """Put stock on the shelf and wait until the orders API knows its price."""
+    for sku, on_hand in stock.items():
+        system.set_stock(sku, on_hand)
+    database = Database(system.databases["orders"], application_name="sale")
+    deadline = time.monotonic() + 30
+    try:
+        while True:
+            with database.transaction() as transaction:
+                known = {row[0] for row in transaction.execute("select sku from availability")}
+            if stock.keys() <= known:
+                return
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the orders service does not know {sorted(stock.keys() - known)} after 30 s")
+            time.sleep(0.1)
+    finally:
+        database.close()

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every server of a root folder has in common: start, stop, kill, restart, and where its data is."""
+
+import abc
+import secrets
+import signal
+import urllib.request
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from local.servers.enclosure import ENVIRONMENT, enclosed, inner_pid, own
+from local.servers.ports import Ports
+from local.servers.roots import user_of
+from local.supervisor.supervisor import ProcessSpec, Supervisor
+
+
+class NotOurServer(Exception):
+    """The server was given by URL: it is used, but never started, stopped or killed from here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a server runs: the root folder of its programs, the folder for its data and log, and who watches it."""
+
+    root: Path
+    directory: Path
+    supervisor: Supervisor
+    ports: Ports
+
+
+class EnclosedServer(abc.ABC):
+    """One server out of a root folder. Its data, password and ports outlive ``stop`` and ``kill``.
+
+    Its folder below the place's becomes its /data; ports are taken once: a restarted server is where it was.
+    """
+
+    name: ClassVar[str]
+    account: ClassVar[str]
+    stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
+
+    def __init__(self, place: Place) -> None:
+        self.root = place.root
+        self.directory = place.directory / self.name
+        self.log = place.directory / f"{self.name}.log"
+        self.port = place.ports.take()
+        self._supervisor = place.supervisor
+        self._user = user_of(place.root, self.account)
+        self._prepared = False
+
+    def prepare(self) -> ProcessSpec:
+        """Write what the server reads at its start; how it is to be started."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._write_files()
+        own(self.directory, self._user)
+        self._prepared = True
+        return ProcessSpec(
+            name=self.name,
+            argv=enclosed(self._command(), root=self.root, data=self.directory, user=self._user),
+            env={**ENVIRONMENT, **self._environment()},
+            log=self.log,
+            ready=self.is_ready,
+            ready_seconds=120,
+            stop_signal=self.stop_signal,
+            grace_seconds=30,
+        )
+
+    def start(self) -> None:
+        """Start it, for the first time or again with its data and ports; returns when it is ready."""
+        if self._prepared:
+            self._supervisor.resume(self.name)
+        else:
+            self._supervisor.start(self.prepare())
+
+    def stop(self) -> None:
+        """End it in good order; it stays down until ``start``."""
+        self._supervisor.stop(self.name)
+
+    def kill(self) -> None:
+        """SIGKILL everything of it at once; it stays down until ``start``."""
+        self._supervisor.kill(self.name, hold=True)
+
+    def restart(self) -> None:
+        """Stop in good order, then start again."""
+        self.stop()
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        """The host's pid of the server itself."""
+        return inner_pid(self._supervisor.pid(self.name))
+
+    @abc.abstractmethod
+    def is_ready(self) -> bool:
+        """Whether it serves now; an OSError means no."""
+
+    def _write_files(self) -> None:  # noqa: B027 - most servers need none
+        """Write configuration into the directory; by default none."""
+
+    @abc.abstractmethod
+    def _command(self) -> Sequence[str]:
+        """The program and its arguments, as seen inside the root folder."""
+
+    def _environment(self) -> Mapping[str, str]:
+        return {}
+
+
+def kept_password(directory: Path) -> str:
+    """A random password, the same again for the same directory; readable by its owner alone."""
+    file = directory / "password"
+    if not file.exists():
+        directory.mkdir(parents=True, exist_ok=True)
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(24))
+    return file.read_text()
+
+
+def answers(url: str, *, headers: Mapping[str, str] | None = None) -> bool:
+    """True when a GET of a loopback URL is answered with 200 within two seconds."""
+    request = urllib.request.Request(url, headers=dict(headers or {}))
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

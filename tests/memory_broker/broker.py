@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A broker in the memory of one process, with the same promises as the real one and switches that break them.
+
+It settles publications and hands out deliveries in the caller's thread, so a test needs no waiting. Nothing in it
+outlives the process.
+"""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orderflow.messaging.broker import Publication
+from orderflow.messaging.clock import Clock
+from orderflow.messaging.instrumentation import MessagingInstrumentation
+from tests.memory_broker.consumer import MemoryConsumer
+from tests.memory_broker.publisher import MemoryPublisher
+from tests.memory_broker.queues import Message, Queue, QueueSpec, Topology, matches
+
+__all__ = ["MemoryBroker", "QueueSpec", "Topology"]
+
+
+class MemoryBroker:
+    """A ``Broker`` with the queues of a topology. ``window`` is the most unconfirmed publishes, at most 2000.
+
+    A lost connection stays lost until the test connects it again. Time passes in a waiting queue when the clock
+    does; what is over is moved by the next call.
+    """
+
+    def __init__(
+        self, topology: Topology, *, instrumentation: MessagingInstrumentation, clock: Clock, window: int = 1000
+    ) -> None:
+        self.lock = threading.RLock()
+        self.connected = False
+        self._instrumentation = instrumentation
+        self._clock = clock
+        self._queues = {name: Queue(name, spec) for name, spec in topology.items()}
+        self._consumers: list[MemoryConsumer] = []
+        self._publisher = MemoryPublisher(self, window=window, instrumentation=instrumentation, clock=clock)
+
+    def start(self) -> None:
+        """Connect, at once."""
+        self.connect()
+
+    def publisher(self) -> MemoryPublisher:
+        """The publisher of this process."""
+        return self._publisher
+
+    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False) -> MemoryConsumer:
+        """A consumer of a queue; it subscribes again after every reconnect. ``ordered`` as in ``Broker``."""
+        with self.lock:
+            consumer = MemoryConsumer(queue, self, prefetch=prefetch, ordered=ordered)
+            self._consumers.append(consumer)
+            self._queues[queue].takers.append(consumer)
+            if self.connected:
+                consumer.connect()
+                self.hand_out(queue)
+            return consumer
+
+    @property
+    def ready(self) -> bool:
+        """True when publishing is possible and every consumer is subscribed."""
+        return self.connected and all(consumer.subscribed for consumer in self._consumers)
+
+    @property
+    def blocked(self) -> bool:
+        """True while publishing is blocked."""
+        return self._publisher.blocked
+
+    @property
+    def last_tick(self) -> float:
+        """Now: there is no loop that could stand still."""
+        return self._clock.monotonic()
+
+    def close(self, *, timeout_seconds: float) -> None:
+        """Disconnect for good. Confirms that are held back do not come by waiting, so nothing is waited for."""
+        _ = timeout_seconds
+        self.disconnect()
+
+    def connect(self) -> None:
+        """Connect (again), and subscribe every consumer (again)."""
+        with self.lock:
+            self.connected = True
+            self._tell()
+            self._instrumentation.blocked(blocked=False)
+            for consumer in self._consumers:
+                consumer.connect()
+            for queue in self._queues:
+                self.hand_out(queue)
+
+    def disconnect(self) -> None:
+        """Lose the connection: what is not confirmed is LOST, what is not acknowledged is queued again."""
+        with self.lock:
+            if self.connected:
+                self.connected = False
+                self._publisher.lose()
+                self._publisher.blocked = False
+                for consumer in self._consumers:
+                    self._queues[consumer.queue].take_back(consumer.lose())
+                self._tell()
+
+    def block(self, *, blocked: bool = True) -> None:
+        """Block publishing, as a broker with a resource alarm does, or unblock it."""
+        with self.lock:
+            self._publisher.blocked = blocked
+            self._instrumentation.blocked(blocked=blocked)
+            self._publisher.turn()
+
+    def hold(self, *, holding: bool = True) -> None:
+        """Keep confirms back, or send all that were kept back."""
+        with self.lock:
+            self._publisher.holding = holding
+            self._publisher.turn()
+
+    def nack_next(self, publications: int) -> None:
+        """Refuse the next so many publications."""
+        self._publisher.nack_next = publications
+
+    def depth(self, queue: str) -> int:
+        """Messages in a queue, those that are delivered but not acknowledged included."""
+        with self.lock:
+            self.expire()
+            return len(self._queues[queue])
+
+    def expire(self) -> None:
+        """Move on what has waited long enough."""
+        with self.lock:
+            for queue in self._queues.values():
+                target = queue.spec.expires_to
+                for message in queue.expired(self._clock.monotonic()):
+                    self._put(target, replace(message, exchange="", routing_key=target, redelivered=False))
+
+    def knows(self, exchange: str) -> bool:
+        """Whether there is such an exchange."""
+        return not exchange or any(exchange == bound for q in self._queues.values() for bound, _ in q.spec.bindings)
+
+    def route(self, exchange: str, routing_key: str) -> Sequence[str]:
+        """The queues that get a message."""
+        if not exchange:
+            return [routing_key] if routing_key in self._queues else []
+        return [
+            queue.name
+            for queue in self._queues.values()
+            if any(exchange == bound and matches(pattern, routing_key) for bound, pattern in queue.spec.bindings)
+        ]
+
+    def enqueue(self, queues: Sequence[str], publication: Publication) -> bool:
+        """Put a message into queues; false when one of them refused."""
+        full = [name for name in queues if self._queues[name].full]
+        for name in queues:
+            if name not in full:
+                self._put(
+                    name,
+                    Message(publication.exchange, publication.routing_key, publication.properties, publication.body),
+                )
+        return not full
+
+    def give_back(self, queue: str, messages: Sequence[Message]) -> None:
+        """Queue again what was delivered but not acknowledged, and deliver it to the next."""
+        self._queues[queue].take_back(messages)
+        self.hand_out(queue)
+
+    def hand_out(self, queue: str) -> None:
+        """Deliver what is ready in a queue."""
+        self._queues[queue].hand_out(self._clock.monotonic())
+
+    def _put(self, queue: str, message: Message) -> None:
+        self._queues[queue].ready.append(replace(message, queued_at=self._clock.monotonic()))
+        self.hand_out(queue)
+
+    def _tell(self) -> None:
+        for role in ("publish", "consume"):
+            self._instrumentation.connected(role, connected=self.connected)

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Consuming from queues in memory."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from itertools import count
+from typing import Protocol
+
+from orderflow.messaging.broker import Batch, Delivery
+from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
+from tests.memory_broker.queues import Message
+
+
+class House(Protocol):
+    """What a consumer needs of its broker."""
+
+    @property
+    def lock(self) -> AbstractContextManager[object]:
+        """Held while queues change."""
+
+    def expire(self) -> None:
+        """Move on what has waited long enough."""
+
+    def hand_out(self, queue: str) -> None:
+        """Deliver what is ready."""
+
+    def give_back(self, queue: str, messages: Sequence[Message]) -> None:
+        """Queue again what was delivered but not acknowledged."""
+
+
+class MemoryConsumer:
+    """Consumes one queue of a MemoryBroker."""
+
+    def __init__(self, queue: str, broker: House, *, prefetch: int, ordered: bool) -> None:
+        self.unacknowledged: OrderedDict[int, Message] = OrderedDict()
+        self.subscribed = False
+        self._buffer = DeliveryBuffer(queue)
+        self._prefetch = prefetch
+        self._ordered = ordered
+        self._last_tag = 0
+        self._broker = broker
+        self._cancelled = False
+        self._tags = count(1)
+
+    @property
+    def queue(self) -> str:
+        """The queue's name."""
+        return self._buffer.queue
+
+    @property
+    def hungry(self) -> bool:
+        """True when it may be given another message."""
+        return self.subscribed and not self._cancelled and len(self.unacknowledged) < self._prefetch
+
+    @property
+    def drained(self) -> bool:
+        """True when cancelled and everything that had arrived was received (or its connection is gone)."""
+        return self._cancelled and not len(self._buffer)
+
+    def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+        """See ``broker.Consumer``."""
+        self._broker.expire()
+        return self._buffer.take(
+            limit=limit, limit_bytes=limit_bytes, linger_seconds=linger_seconds, timeout_seconds=timeout_seconds
+        )
+
+    def ack(self, batch: Batch) -> None:
+        """See ``broker.Consumer``."""
+        with self._broker.lock:
+            if batch.epoch == self._buffer.epoch and batch.deliveries:
+                last = batch.deliveries[-1].tag
+                while self.unacknowledged and next(iter(self.unacknowledged)) <= last:
+                    self.unacknowledged.popitem(last=False)
+                self._broker.hand_out(self.queue)
+                self._leave_when_done()
+
+    def cancel(self) -> None:
+        """See ``broker.Consumer``."""
+        with self._broker.lock:
+            self._cancelled = True
+            if self._ordered:
+                self._last_tag = self._buffer.stop()
+                self._leave_when_done()
+            self._buffer.wake()
+
+    def deliver(self, message: Message, now: float) -> None:
+        """Take a message of the queue; called by the broker."""
+        tag = next(self._tags)
+        self.unacknowledged[tag] = message
+        delivery = Delivery(
+            tag, message.exchange, message.routing_key, message.redelivered, message.properties, message.body, now
+        )
+        self._buffer.append(delivery)
+
+    def connect(self) -> None:
+        """Begin a new epoch; called by the broker."""
+        if not self._cancelled:
+            self._buffer.renew()
+            self._tags = count(1)
+            self.subscribed = True
+
+    def lose(self) -> list[Message]:
+        """The connection is gone: what was not acknowledged, in order; called by the broker."""
+        self.subscribed = False
+        self._buffer.renew()
+        lost = list(self.unacknowledged.values())
+        self.unacknowledged.clear()
+        return lost
+
+    def _leave_when_done(self) -> None:
+        if self._ordered and self._cancelled and not any(tag <= self._last_tag for tag in self.unacknowledged):
+            self._broker.give_back(self.queue, self.lose())

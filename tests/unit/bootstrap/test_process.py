@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A process: starts its loops, stops them in stages, and fails loudly."""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from orderflow.bootstrap.process import EXIT_FAILED, EXIT_UNFINISHED, Process
+from orderflow.messaging.clock import ManualClock, SystemClock
+
+
+class FakeLoop:
+    """Runs until stopped; notes when it ended."""
+
+    def __init__(self, name: str, ended: list[str], *, stubborn: bool = False) -> None:
+        self.name = name
+        self.last_progress = 0.0
+        self._ended = ended
+        self._stubborn = stubborn
+        self._stopped = threading.Event()
+        self.given_up = threading.Event()
+
+    def run(self) -> None:
+        self._stopped.wait()
+        if self._stubborn:
+            self.given_up.wait()
+        self._ended.append(self.name)
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def give_up(self) -> None:
+        self.given_up.set()
+
+
+class FailingLoop(FakeLoop):
+    def run(self) -> None:
+        raise RuntimeError("broken")
+
+
+@pytest.fixture(autouse=True)
+def no_signal_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+def process(drain_timeout_seconds: float = 5) -> Process:
+    return Process("test", clock=SystemClock(), drain_timeout_seconds=drain_timeout_seconds)
+
+
+def test_loops_are_stopped_in_the_order_in_which_they_were_added() -> None:
+    ended: list[str] = []
+    subject = process()
+    subject.before_stop(lambda: ended.append("not ready"))
+    for name in ("http", "consume", "relay"):
+        subject.add(FakeLoop(name, ended))
+    subject.stopping.set()
+    assert subject.run() == 0
+    assert ended == ["not ready", "http", "consume", "relay"]
+
+
+def test_a_loop_that_raises_ends_the_process_with_a_failure() -> None:
+    ended: list[str] = []
+    subject = process()
+    subject.add(FakeLoop("consume", ended), FailingLoop("relay", ended))
+    assert subject.run() == EXIT_FAILED
+    assert ended == ["consume"]
+
+
+def test_a_loop_that_does_not_finish_in_time_is_given_up() -> None:
+    ended: list[str] = []
+    loop = FakeLoop("consume", ended, stubborn=True)
+    subject = process(drain_timeout_seconds=0.01)
+    subject.add(loop)
+    subject.stopping.set()
+    assert subject.run() in {EXIT_UNFINISHED, 0}
+    assert loop.given_up.is_set()
+
+
+def test_the_time_to_finish_begins_when_the_process_is_no_longer_sent_anything() -> None:
+    ended: list[str] = []
+    subject = process(drain_timeout_seconds=5)
+    clock = ManualClock()
+    subject._clock = clock
+    subject.before_stop(lambda: clock.advance(60))
+    loop = FakeLoop("http", ended)
+    subject.add(loop)
+    subject.stopping.set()
+    assert subject.run() == 0
+    assert (ended, loop.given_up.is_set()) == (["http"], False)
+
+
+SIGNALLED = """
+import threading
+from orderflow.messaging.clock import SystemClock
+from orderflow.bootstrap.process import Process
+
+process = Process("test", clock=SystemClock(), drain_timeout_seconds=5)
+process.catch_signals()
+process.before_stop(lambda: print("stopping", process.impatient.wait(60), flush=True))
+threading.Thread(target=lambda: print("up", flush=True)).start()
+raise SystemExit(process.run())
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_a_process_and_a_second_one_hurries_it(number: signal.Signals) -> None:
+    # A shell that starts something in the background has it ignore SIGINT; an order to stop counts all the same.
+    with subprocess.Popen([sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, text=True) as running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "up\n"
+        running.send_signal(number)
+        time.sleep(0.01)
+        while running.poll() is None:
+            running.send_signal(number)
+            time.sleep(0.01)
+        assert running.stdout.read() == "stopping True\n"
+        assert running.returncode == 0
+
+
+def test_idle_seconds_are_told_for_each_running_loop() -> None:
+    subject = process()
+    loop = FakeLoop("consume", [])
+    subject.add(loop)
+    assert subject.idle_seconds() == {}

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+import pika
+import pytest
+from pika import frame
+
+from orderflow.messaging.consume.copies import copy, original_routing_key
+from orderflow.messaging.rabbitmq.properties import from_pika, to_pika
+from tests.fakes import deliver
+
+FRAME_BYTES = 128 * 1024
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"large": "x" * 131_000, "small": 1},
+        {"large": "é" * 65_000, "small": 1},
+        {f"{number}": "x" * 100 for number in range(1100)} | {"small": 1},
+        {"x" * 255: 2**62, "small": 1} | {f"{number:0>255}": 0 for number in range(480)},
+    ],
+)
+def test_a_copy_fits_a_frame_although_headers_come_on_top(headers: dict[str, str | int]) -> None:
+    sent = copy(deliver(headers=headers), exchange="e", routing_key="k", added={"x-detail": "d" * 255, "x-count": 1})
+    kept = dict(sent.properties.headers)
+    assert (kept.pop("x-detail"), kept.pop("x-count")) == ("d" * 255, 1)
+    assert kept.items() <= headers.items()
+    assert kept["small"] == 1
+    assert len(frame.Header(1, 0, to_pika(sent.properties)).marshal()) < FRAME_BYTES - 1000
+
+
+def test_headers_that_fit_are_kept_as_they_are() -> None:
+    headers = {"a": "x" * 60_000, "b": 1}
+    assert copy(deliver(headers=headers), exchange="e", routing_key="k", added={}).properties.headers == headers
+
+
+@pytest.mark.parametrize("told", ["", "a.b", "x" * 255])
+def test_the_first_copy_tells_the_routing_key(told: str) -> None:
+    assert original_routing_key(deliver(headers={"x-original-routing-key": told})) == told
+
+
+@pytest.mark.parametrize("told", ["x" * 256, "é" * 128, 7])
+def test_what_is_no_routing_key_is_not_believed(told: str | int) -> None:
+    delivery = deliver(headers={"x-original-routing-key": told})
+    assert original_routing_key(delivery) == delivery.routing_key
+
+
+@pytest.mark.parametrize("name", ["message_id", "correlation_id", "type", "app_id", "content_type", "content_encoding"])
+@pytest.mark.parametrize(("sent", "read"), [("é", "é"), (b"\xffab", "?ab"), (b"\xff" * 255, "?" * 255), (None, None)])
+def test_properties_that_are_no_text_become_text_that_is_no_longer(
+    name: str, sent: str | bytes | None, read: str | None
+) -> None:
+    properties = from_pika(pika.BasicProperties(**{name: sent}, headers={b"\xff": "x", "y": 1, "z": b"\xff"}))
+    assert getattr(properties, name) == read
+    assert properties.headers == {"y": 1}

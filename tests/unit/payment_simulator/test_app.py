@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+from collections.abc import Awaitable, Mapping, MutableMapping
+from typing import Any
+
+import msgspec
+import pytest
+
+from orderflow.payment_simulator.app import ChargeRequest, NoAnswer, Provider, Refused, Simulator, slow_seconds
+from orderflow.payment_simulator.ledger import Ledger
+
+BODY = {"amount": 1999, "currency": "EUR", "payment_token": "ok", "reference": "order-1"}
+
+
+def request(token: str, **changes: Any) -> ChargeRequest:
+    return msgspec.convert({**BODY, "payment_token": token, **changes}, ChargeRequest)
+
+
+class Client:
+    """Speaks ASGI with a simulator; None when no answer came before the caller left."""
+
+    def __init__(self) -> None:
+        self.provider = Provider(Ledger())
+        self._application = Simulator(self.provider)
+
+    def call(
+        self, method: str, path: str, body: object = None, *, key: str | None = "k1", query: str = ""
+    ) -> tuple[int, Mapping[str, Any]] | None:
+        messages: list[MutableMapping[str, Any]] = [
+            {"type": "http.request", "body": body if isinstance(body, bytes) else msgspec.json.encode(body)},
+            {"type": "http.disconnect"},
+        ]
+        sent: list[MutableMapping[str, Any]] = []
+
+        async def receive() -> MutableMapping[str, Any]:
+            return messages.pop(0)
+
+        async def send(message: MutableMapping[str, Any]) -> None:
+            sent.append(message)
+
+        headers = [] if key is None else [(b"idempotency-key", key.encode())]
+        scope = {"method": method, "path": path, "query_string": query.encode(), "headers": headers}
+        run(self._application(scope, receive, send))
+        return (sent[0]["status"], msgspec.json.decode(sent[1]["body"])) if sent else None
+
+    def charge(self, token: str, key: str = "k1", **changes: Any) -> int | None:
+        """The status of a charge."""
+        answer = self.call("POST", "/v1/charges", {**BODY, "payment_token": token, **changes}, key=key)
+        return answer and answer[0]
+
+
+def run(call: Awaitable[Any]) -> Any:
+    async def main() -> Any:
+        return await call
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(("token", "status"), [("ok", 200), ("decline", 402), ("what?", 402), ("error_once", 500)])
+def test_the_token_decides(token: str, status: int) -> None:
+    assert Client().charge(token) == status
+
+
+def test_the_same_key_gets_the_same_charge_and_another_body_is_refused() -> None:
+    client = Client()
+    first, second = (client.call("POST", "/v1/charges", BODY) for _ in range(2))
+    assert first == second
+    assert first is not None
+    assert first[1]["status"] == "captured"
+    assert client.charge("ok", amount=1) == 422
+    assert len(client.provider.ledger.charges) == 1
+
+
+def test_error_once_charges_at_the_second_call() -> None:
+    client = Client()
+    assert [client.charge("error_once") for _ in range(3)] == [500, 200, 200]
+    assert client.charge("error_once", key="k2", reference="order-2") == 500
+
+
+@pytest.mark.parametrize(("token", "executed"), [("timeout_executed", 200), ("never", 404)])
+def test_some_answers_never_come_and_asking_tells_what_happened(token: str, executed: int) -> None:
+    client = Client()
+    assert client.charge(token) is None
+    assert client.charge(token) is None
+    answer = client.call("GET", "/v1/charges", query="key=k1")
+    assert answer is not None
+    assert answer[0] == executed
+    assert len(client.provider.ledger.charges) == (executed == 200)
+
+
+def test_a_slow_charge_is_executed_once_also_when_its_callers_have_gone() -> None:
+    pauses: list[float] = []
+    gate = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await gate.wait()
+
+    async def main() -> None:
+        provider = Provider(Ledger(), sleep=sleep)
+        impatient = asyncio.ensure_future(provider.charge("k1", request("slow")))
+        patient = asyncio.ensure_future(provider.charge("k1", request("slow")))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        await asyncio.sleep(0)
+        assert provider.ledger.charges == {}
+        gate.set()
+        assert (await patient).status == "captured"
+        assert (await provider.charge("k1", request("slow"))) is (await patient)
+
+    run(main())
+    assert pauses == [slow_seconds("order-1")]
+
+
+def test_slow_takes_2_to_10_seconds_and_always_the_same() -> None:
+    seconds = [slow_seconds(f"order-{number}") for number in range(1000)]
+    assert min(seconds) >= 2
+    assert max(seconds) <= 10
+    assert max(seconds) - min(seconds) > 7
+    assert seconds[0] == slow_seconds("order-0")
+
+
+def test_a_captured_charge_is_refunded_once() -> None:
+    client = Client()
+    client.charge("ok")
+    charge_id = client.provider.ledger.charges["k1"].charge_id
+    body = {"charge_id": charge_id, "amount": 1999}
+    assert client.call("POST", "/v1/refunds", body, key="r1") == client.call("POST", "/v1/refunds", body, key="r1")
+    assert client.call("POST", "/v1/refunds", body, key="r2") == (409, {"error": "already_refunded"})
+    assert client.call("POST", "/v1/refunds", {**body, "amount": 1}, key="r3") == (422, {"error": "wrong_amount"})
+    answer = client.call("GET", "/v1/ledger")
+    assert answer is not None
+    assert [len(answer[1][kind]) for kind in ("charges", "refunds")] == [1, 1]
+
+
+def test_a_declined_or_unknown_charge_cannot_be_refunded() -> None:
+    client = Client()
+    client.charge("decline")
+    charge_id = client.provider.ledger.charges["k1"].charge_id
+    for unknown in (charge_id, "ch_unknown"):
+        body = {"charge_id": unknown, "amount": 1999}
+        assert client.call("POST", "/v1/refunds", body, key="r1") == (404, {"error": "unknown_charge"})
+
+
+@pytest.mark.parametrize(
+    ("body", "key", "status"),
+    [
+        (BODY, None, 400),
+        (BODY, "", 400),
+        (b"{", "k", 400),
+        (b'{"currency":"\xff"}', "k", 400),
+        ({**BODY, "amount": -1}, "k", 400),
+        (b"x" * 20_000, "k", 413),
+    ],
+)
+def test_a_request_that_makes_no_sense_is_refused(body: object, key: str | None, status: int) -> None:
+    client = Client()
+    answer = client.call("POST", "/v1/charges", body, key=key)
+    assert answer is not None
+    assert answer[0] == status
+    assert client.provider.ledger.charges == {}
+
+
+def test_an_unknown_path_is_not_found_and_health_is_told() -> None:
+    assert Client().call("GET", "/") == (404, {"error": "unknown_path"})
+    assert Client().call("GET", "/healthz") == (200, {"status": "ok"})
+
+
+def test_a_provider_that_is_called_directly_says_when_it_will_not_answer() -> None:
+    with pytest.raises(NoAnswer):
+        run(Provider(Ledger()).charge("k1", request("never")))
+    with pytest.raises(Refused, match="simulated_error"):
+        run(Provider(Ledger()).charge("k1", request("error_once")))

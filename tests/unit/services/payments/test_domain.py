@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from orderflow.services.payments.domain import OPEN, Charge, State, Step, decide, delay_seconds
+from orderflow.services.payments.provider import Answer, Captured, Declined, Failed, NotKnown, Refunded, Unclear
+
+CAPTURED, DECLINED, NOT_KNOWN, REFUNDED = Captured("ch_1"), Declined(), NotKnown(), Refunded()
+FAILED, UNCLEAR = Failed("status_500"), Unclear("timeout")
+ANSWERS: tuple[Answer, ...] = (CAPTURED, DECLINED, NOT_KNOWN, REFUNDED, FAILED, UNCLEAR)
+
+
+def after(state: State, answer: Answer, *, seconds_since_call: float = 0) -> tuple[State, bool] | None:
+    """The state that follows, and whether that is announced."""
+    step = decide(Charge(state=state, seconds_since_call=seconds_since_call), answer)
+    return None if step is None else (step.state, step.announced)
+
+
+@pytest.mark.parametrize("state", [State.REQUESTED, State.UNKNOWN])
+def test_the_providers_word_settles_a_charge(state: State) -> None:
+    assert after(state, CAPTURED) == (State.CAPTURED, True)
+    assert after(state, DECLINED) == (State.DECLINED, True)
+
+
+def test_a_call_without_an_answer_makes_a_charge_unknown_and_the_provider_is_asked() -> None:
+    step = decide(Charge(state=State.REQUESTED), UNCLEAR)
+    assert step is not None
+    assert (step.state, step.announced, step.attempts) == (State.UNKNOWN, False, 1)
+    assert step.due_seconds is not None
+
+
+def test_an_error_of_the_provider_is_tried_again_and_announces_nothing() -> None:
+    assert after(State.REQUESTED, FAILED) == (State.REQUESTED, False)
+
+
+def test_a_charge_of_which_the_provider_knows_nothing_is_made_again_at_once() -> None:
+    step = decide(Charge(state=State.UNKNOWN, attempts=3), NOT_KNOWN)
+    assert step is not None
+    assert (step.state, step.due_seconds, step.attempts) == (State.REQUESTED, 0, 3)
+
+
+@pytest.mark.parametrize("state", [State.CANCELLING, State.CANCELLED])
+def test_a_charge_that_turns_out_to_be_executed_for_a_cancelled_order_is_refunded(state: State) -> None:
+    assert after(state, CAPTURED) == (State.REFUND_REQUESTED, False)
+
+
+def test_a_cancelled_charge_is_given_up_only_when_no_call_can_be_under_way() -> None:
+    assert after(State.CANCELLING, NOT_KNOWN, seconds_since_call=59.9) == (State.CANCELLING, False)
+    assert after(State.CANCELLING, NOT_KNOWN, seconds_since_call=60) == (State.CANCELLED, False)
+    assert after(State.CANCELLING, UNCLEAR, seconds_since_call=1e6) == (State.CANCELLING, False)
+    assert after(State.CANCELLING, DECLINED) == (State.CANCELLED, False)
+
+
+def test_a_cancelled_charge_is_asked_for_again_after_an_hour_and_after_a_day() -> None:
+    given_up = decide(Charge(state=State.CANCELLING, seconds_since_call=60), NOT_KNOWN)
+    assert given_up == Step(state=State.CANCELLED, due_seconds=3600)
+    nobody_home = decide(Charge(state=State.CANCELLED), UNCLEAR)
+    assert nobody_home == given_up
+    first = decide(Charge(state=State.CANCELLED), NOT_KNOWN)
+    assert first == Step(state=State.CANCELLED, due_seconds=82_800, attempts=1)
+    assert decide(Charge(state=State.CANCELLED, attempts=1), NOT_KNOWN) == Step(state=State.CANCELLED, attempts=2)
+    assert decide(Charge(state=State.CANCELLED), DECLINED) == Step(state=State.CANCELLED)
+
+
+def test_a_refund_is_asked_for_until_the_provider_says_that_it_did_it() -> None:
+    assert after(State.REFUND_REQUESTED, FAILED) == (State.REFUND_REQUESTED, False)
+    assert after(State.REFUND_REQUESTED, UNCLEAR) == (State.REFUND_REQUESTED, False)
+    assert after(State.REFUND_REQUESTED, REFUNDED) == (State.REFUNDED, True)
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("state", [State.CAPTURED, State.DECLINED, State.REFUNDED])
+def test_a_late_answer_changes_nothing_about_a_settled_charge(state: State, answer: Answer) -> None:
+    assert after(state, answer) is None
+
+
+@given(answers=st.lists(st.sampled_from(ANSWERS)), seconds=st.floats(0, 120))
+def test_any_answers_announce_at_most_one_verdict_and_one_refund(answers: list[Answer], seconds: float) -> None:
+    charge, announced = Charge(state=State.REQUESTED), []
+    for answer in answers:
+        step = decide(charge, answer)
+        if step is not None:
+            assert (step.state in OPEN) <= (step.due_seconds is not None) <= (step.state in OPEN | {State.CANCELLED})
+            announced += [step.state] * step.announced
+            charge = Charge(state=step.state, attempts=step.attempts, seconds_since_call=seconds)
+    assert announced in ([], [State.CAPTURED], [State.DECLINED])
+
+
+@given(answers=st.lists(st.sampled_from(ANSWERS)), silent=st.integers(0, 1000))
+def test_only_the_provider_can_decline(answers: list[Answer], silent: int) -> None:
+    charge = Charge(state=State.REQUESTED, attempts=silent)
+    for answer in (answer for answer in answers if not isinstance(answer, Declined)):
+        step = decide(charge, answer)
+        if step is not None:
+            assert step.state is not State.DECLINED
+            charge = Charge(state=step.state, attempts=step.attempts)
+
+
+def test_pauses_grow_to_half_a_minute_and_are_spread() -> None:
+    assert all(0.25 <= delay_seconds(0) <= 0.5 for _ in range(100))
+    assert all(15 <= delay_seconds(1000) <= 30 for _ in range(100))
+    assert len({delay_seconds(5) for _ in range(10)}) > 1

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+import asyncio
+from uuid import UUID
+
+import pytest
+
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import SystemClock
+from orderflow.services.payments.http_provider import HttpPaymentProvider, _charged, _looked_up, _refunded
+from orderflow.services.payments.provider import (
+    Answer,
+    Captured,
+    Declined,
+    Failed,
+    NotKnown,
+    Payment,
+    Refunded,
+    Unclear,
+)
+
+CAPTURED, DECLINED = b'{"status":"captured","charge_id":"ch_1","other":1}', b'{"status":"declined"}'
+PAYMENT = Payment(order_id=UUID(int=7), amount=1, currency="EUR", payment_token="4111")
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "answer"),
+    [
+        (200, CAPTURED, Captured("ch_1")),
+        (201, CAPTURED, Captured("ch_1")),
+        (402, DECLINED, Declined()),
+        (200, DECLINED, Unclear("unreadable_answer")),
+        (200, b'{"status":"captured"}', Unclear("unreadable_answer")),
+        (500, b"", Failed("status_500")),
+        (503, CAPTURED, Failed("status_503")),
+        (404, b"", Failed("status_404")),
+        (422, b"", Failed("status_422")),
+    ],
+)
+def test_a_charge_is_settled_by_nothing_but_the_providers_own_words(status: int, body: bytes, answer: Answer) -> None:
+    assert _charged(status, body) == answer
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "answer"),
+    [
+        (200, CAPTURED, Captured("ch_1")),
+        (200, DECLINED, Declined()),
+        (404, b'{"status":"not_known"}', NotKnown()),
+        (500, b"", Unclear("status_500")),
+        (429, b'{"status":"not_known"}', Unclear("status_429")),
+    ],
+)
+def test_a_look_up_tells_what_became_of_a_charge(status: int, body: bytes, answer: Answer) -> None:
+    assert _looked_up(status, body) == answer
+
+
+UNREADABLE = {
+    "another page": b"<html>no such page</html>",
+    "no utf-8": b'{"status":"captured","charge_id":"\xff"}',
+    "thousands deep": b'{"more":' + b"[" * 100_000,
+    "a charge id that no database stores": b'{"status":"captured","charge_id":"\\u0000"}',
+    "an endless charge id": b'{"status":"captured","charge_id":"' + b"9" * 256 + b'"}',
+}
+
+
+@pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_an_answer_that_cannot_be_read_says_nothing_about_a_charge(body: bytes) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
+        writer.close()
+
+    async def ask() -> Answer:
+        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            gateway = HttpPaymentProvider(
+                url,
+                timeout_seconds=5,
+                instrumentation=Instrumentation(),
+                clock=SystemClock(),
+            )
+            async with gateway.connections():
+                return await gateway.look_up(PAYMENT)
+
+    assert asyncio.run(ask()) == Unclear("unreadable_answer")
+
+
+def test_a_refund_is_done_when_the_provider_says_so() -> None:
+    assert _refunded(200, b'{"status":"refunded"}') == Refunded()
+    assert _refunded(200, DECLINED) == Failed("status_200")
+    assert _refunded(409, b"") == Failed("status_409")
+
+
+def test_keys_depend_on_order_and_purpose_alone() -> None:
+    assert PAYMENT.charge_key == "00000000-0000-0000-0000-000000000007:charge"
+    assert PAYMENT.refund_key == "00000000-0000-0000-0000-000000000007:refund"
+
+
+def test_a_payment_that_is_printed_shows_no_token() -> None:
+    assert "4111" not in repr(PAYMENT)
