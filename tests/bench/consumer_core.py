@@ -28,7 +28,7 @@ from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
 from orderflow.messaging.uuid7 import message_id
 from tests.builders import NOW, FunctionHandler, a_codec, an_event
-from tests.fakes import ScriptedConsumer, ScriptedPublisher, deliver
+from tests.rigs.scripted_broker import ScriptedConsumer, ScriptedPublisher, deliver
 
 _STATE = """
 insert into bench_state (order_id, amount)

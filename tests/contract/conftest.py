@@ -6,20 +6,20 @@ from collections.abc import Iterator
 import pytest
 
 from local.servers.stack import Stack
-from tests.contract.grounds import Ground, MemoryGround, RabbitGround, rabbit_ground
+from tests.contract.broker_harness import BrokerHarness, MemoryHarness, RabbitHarness, rabbit_ground
 
 
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.integration)])
-def ground(request: pytest.FixtureRequest) -> Iterator[Ground]:
+def harness(request: pytest.FixtureRequest) -> Iterator[BrokerHarness]:
     """A fresh place with the queues of the contract."""
     if request.param == "memory":
-        yield MemoryGround()
+        yield MemoryHarness()
     else:
         yield request.getfixturevalue("rabbit")
 
 
 @pytest.fixture
-def rabbit(stack: Stack, vhost: str) -> Iterator[RabbitGround]:
+def rabbit(stack: Stack, vhost: str) -> Iterator[RabbitHarness]:
     """The real broker, for what only a real one does."""
-    with rabbit_ground(stack, vhost) as ground:
-        yield ground
+    with rabbit_ground(stack, vhost) as harness:
+        yield harness

@@ -4,13 +4,13 @@
 import threading
 
 from orderflow.messaging.broker import Batch
-from tests.contract.grounds import Ground, message, messages
+from tests.contract.broker_harness import BrokerHarness, message, messages
 from tests.contract.steps import SECONDS, bodies, deliveries, nothing_comes, numbers, sent, take
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 
-def test_a_batch_ends_with_its_limit_and_the_rest_waits(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_batch_ends_with_its_limit_and_the_rest_waits(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     sent(broker, messages(7))
     batches = [take(consumer, 3)[0], take(consumer, 3)[0], take(consumer, 1)[0]]
@@ -18,24 +18,24 @@ def test_a_batch_ends_with_its_limit_and_the_rest_waits(ground: Ground) -> None:
     assert bodies(batches) == numbers(7)
 
 
-def test_a_batch_ends_with_the_message_that_reaches_the_bytes(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_batch_ends_with_the_message_that_reaches_the_bytes(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     sent(broker, messages(6, size_bytes=100))
-    eventually(lambda: ground.depth("work") in (0, 6))
+    eventually(lambda: harness.depth("work") in (0, 6))
     sizes = [len(batch.deliveries) for batch in take(consumer, 6, limit_bytes=250)]
     assert max(sizes) == 3 and sum(sizes) == 6
 
 
-def test_a_message_larger_than_the_bytes_is_a_batch_of_its_own(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_message_larger_than_the_bytes_is_a_batch_of_its_own(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     sent(broker, messages(2, size_bytes=300_000))
     assert [len(batch.deliveries) for batch in take(consumer, 2, limit_bytes=1000)] == [1, 1]
 
 
-def test_a_batch_waits_for_stragglers_and_no_longer_than_needed(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_batch_waits_for_stragglers_and_no_longer_than_needed(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     got: list[Batch | None] = []
 
@@ -51,16 +51,16 @@ def test_a_batch_waits_for_stragglers_and_no_longer_than_needed(ground: Ground) 
     assert [bodies([batch]) for batch in got if batch] == [["0", "1"]]
 
 
-def test_a_batch_that_does_not_fill_comes_after_the_linger(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_batch_that_does_not_fill_comes_after_the_linger(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     sent(broker, messages(3))
     assert bodies(take(consumer, 3, limit=250)) == numbers(3)
     assert nothing_comes(consumer)
 
 
-def test_a_consumer_holds_no_more_than_its_prefetch(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_consumer_holds_no_more_than_its_prefetch(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=10)
     sent(broker, messages(35))
     first = take(consumer, 10)
@@ -72,26 +72,26 @@ def test_a_consumer_holds_no_more_than_its_prefetch(ground: Ground) -> None:
 # Acknowledging
 
 
-def test_an_ack_acknowledges_its_batch_and_not_more(ground: Ground) -> None:
-    broker = ground.broker()
+def test_an_ack_acknowledges_its_batch_and_not_more(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     sent(broker, messages(6))
     first, second, _third = take(consumer, 2)[0], take(consumer, 2)[0], take(consumer, 2)[0]
     consumer.ack(first)
     consumer.ack(second)
     broker.close(timeout_seconds=SECONDS)
-    eventually(lambda: ground.depth("work") == 2)
+    eventually(lambda: harness.depth("work") == 2)
 
 
-def test_what_was_not_acknowledged_comes_back_in_order_and_marked(ground: Ground) -> None:
-    broker = ground.broker()
+def test_what_was_not_acknowledged_comes_back_in_order_and_marked(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     sent(broker, messages(6))
     consumer.ack(take(consumer, 2)[0])
     take(consumer, 1)
-    eventually(lambda: ground.depth("work") in (0, 4))
-    ground.cut()
-    ground.mend()
+    eventually(lambda: harness.depth("work") in (0, 4))
+    harness.cut()
+    harness.mend()
     again = take(consumer, 4)
     assert bodies(again) == numbers(4, first=2)
     assert all(delivery.redelivered for delivery in deliveries(again))
@@ -99,31 +99,31 @@ def test_what_was_not_acknowledged_comes_back_in_order_and_marked(ground: Ground
     assert nothing_comes(consumer)
 
 
-def test_an_ack_of_an_earlier_connection_is_harmless(ground: Ground) -> None:
-    broker = ground.broker()
+def test_an_ack_of_an_earlier_connection_is_harmless(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     sent(broker, messages(3))
     (old,) = take(consumer, 3)
-    ground.cut()
+    harness.cut()
     consumer.ack(old)
-    ground.mend()
+    harness.mend()
     (new,) = take(consumer, 3)
     assert new.epoch != old.epoch
     consumer.ack(old)
     eventually(lambda: broker.ready)
     sent(broker, messages(1, first=3))
     assert bodies(take(consumer, 1)) == ["3"]
-    ground.cut()
-    ground.mend()
+    harness.cut()
+    harness.mend()
     assert sorted(bodies(take(consumer, 4))) == numbers(4)
 
 
-def test_a_message_moves_on_when_its_time_in_a_waiting_queue_is_over(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_message_moves_on_when_its_time_in_a_waiting_queue_is_over(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     sent(broker, [message("x", exchange="", routing_key="later")])
     assert nothing_comes(consumer)
-    ground.advance(0.5)
+    harness.advance(0.5)
     (delivery,) = deliveries(take(consumer))
     assert (delivery.exchange, delivery.routing_key, delivery.body) == ("", "work", b"x")
 

@@ -2,13 +2,13 @@
 """Cancelling and closing: the same on both brokers."""
 
 from orderflow.messaging.broker import Consumer, Delivery, Failure
-from tests.contract.grounds import Ground, message, messages
+from tests.contract.broker_harness import BrokerHarness, message, messages
 from tests.contract.steps import SECONDS, bodies, deliveries, nothing_comes, numbers, sent, take
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 
-def test_a_cancelled_consumer_hands_out_what_has_arrived_and_nothing_is_delivered_twice(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_cancelled_consumer_hands_out_what_has_arrived_and_nothing_is_delivered_twice(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     sent(broker, messages(3000))
     seen: list[Delivery] = []
     for _ in range(10):
@@ -47,8 +47,8 @@ def _rest(consumer: Consumer) -> list[Delivery]:
     return seen
 
 
-def test_a_consumer_cancelled_at_once_is_drained_and_takes_nothing_away(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_consumer_cancelled_at_once_is_drained_and_takes_nothing_away(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     sent(broker, messages(60))
     seen: list[Delivery] = []
     for _ in range(5):
@@ -60,21 +60,21 @@ def test_a_consumer_cancelled_at_once_is_drained_and_takes_nothing_away(ground: 
     assert not [delivery for delivery in seen if delivery.redelivered]
 
 
-def test_a_consumer_cancelled_without_a_connection_is_drained(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_consumer_cancelled_without_a_connection_is_drained(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=10)
     sent(broker, messages(5))
     take(consumer, 1)
-    ground.cut()
+    harness.cut()
     eventually(lambda: not broker.ready)
     consumer.cancel()
     eventually(lambda: consumer.drained)
-    ground.mend()
+    harness.mend()
     assert nothing_comes(consumer)
 
 
-def test_the_next_ordered_consumer_begins_when_the_last_one_has_finished_its_batch(ground: Ground) -> None:
-    broker = ground.broker()
+def test_the_next_ordered_consumer_begins_when_the_last_one_has_finished_its_batch(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     sent(broker, [message(str(number), exchange="", routing_key="single") for number in range(30)])
     first = broker.consumer("single", prefetch=20, ordered=True)
     handled = take(first, 4)
@@ -89,8 +89,8 @@ def test_the_next_ordered_consumer_begins_when_the_last_one_has_finished_its_bat
     second.ack(handled[-1])
 
 
-def test_an_ordered_consumer_that_holds_no_batch_leaves_at_once(ground: Ground) -> None:
-    broker = ground.broker()
+def test_an_ordered_consumer_that_holds_no_batch_leaves_at_once(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     sent(broker, [message(str(number), exchange="", routing_key="single") for number in range(10)])
     for _ in range(3):
         broker.consumer("single", prefetch=5, ordered=True).cancel()
@@ -103,16 +103,16 @@ def test_an_ordered_consumer_that_holds_no_batch_leaves_at_once(ground: Ground) 
     assert seen == numbers(10)
 
 
-def test_closing_waits_for_open_confirms(ground: Ground) -> None:
-    broker = ground.broker()
+def test_closing_waits_for_open_confirms(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     receipt = broker.publisher().publish(messages(2000))
     broker.close(timeout_seconds=SECONDS)
     assert receipt.settled and not receipt.failures
-    assert ground.depth("work") == 2000
+    assert harness.depth("work") == 2000
 
 
-def test_after_closing_everything_is_lost_and_drained(ground: Ground) -> None:
-    broker = ground.broker()
+def test_after_closing_everything_is_lost_and_drained(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=10)
     eventually(lambda: broker.ready)
     consumer.cancel()
@@ -125,9 +125,9 @@ def test_after_closing_everything_is_lost_and_drained(ground: Ground) -> None:
     assert nothing_comes(consumer)
 
 
-def test_confirms_that_never_come_do_not_keep_the_end_back(ground: Ground) -> None:
-    broker = ground.broker()
-    ground.hold()
+def test_confirms_that_never_come_do_not_keep_the_end_back(harness: BrokerHarness) -> None:
+    broker = harness.broker()
+    harness.hold()
     receipt = broker.publisher().publish(messages(3))
     broker.close(timeout_seconds=0.2)
     assert receipt.wait(SECONDS)

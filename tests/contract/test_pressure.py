@@ -6,36 +6,36 @@ import threading
 import pytest
 
 from orderflow.messaging.broker import Failure
-from tests.contract.grounds import Ground, messages
+from tests.contract.broker_harness import BrokerHarness, messages
 from tests.contract.steps import SECONDS, bodies, numbers, sent, take
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 
-def test_the_window_is_never_exceeded_and_everything_goes_through_it(ground: Ground) -> None:
-    broker = ground.broker(window=16)
+def test_the_window_is_never_exceeded_and_everything_goes_through_it(harness: BrokerHarness) -> None:
+    broker = harness.broker(window=16)
     receipts = [broker.publisher().publish(messages(count)) for count in (1, 15, 16, 17, 100, 351)]
     assert all(receipt.wait(SECONDS) and not receipt.failures for receipt in receipts)
-    assert max(ground.watch.on_wire) == 16
-    assert sum(ground.watch.written) == ground.watch.confirmed == 500
-    assert sorted(ground.watch.tokens) == list(range(1, len(ground.watch.written) + 1))
+    assert max(harness.watch.on_wire) == 16
+    assert sum(harness.watch.written) == harness.watch.confirmed == 500
+    assert sorted(harness.watch.tokens) == list(range(1, len(harness.watch.written) + 1))
     eventually(lambda: broker.publisher().room == 16)
 
 
-def test_no_window_is_larger_than_a_deep_quorum_queue_can_bear(ground: Ground) -> None:
-    assert ground.broker(window=5000).publisher().room == 2000
+def test_no_window_is_larger_than_a_deep_quorum_queue_can_bear(harness: BrokerHarness) -> None:
+    assert harness.broker(window=5000).publisher().room == 2000
 
 
-def test_room_shrinks_with_what_is_open_and_comes_back(ground: Ground) -> None:
-    broker = ground.broker(window=10)
+def test_room_shrinks_with_what_is_open_and_comes_back(harness: BrokerHarness) -> None:
+    broker = harness.broker(window=10)
     publisher = broker.publisher()
-    ground.hold()
+    harness.hold()
     first = publisher.publish(messages(4))
     assert publisher.room == 6
     second = publisher.publish(messages(21))
     assert publisher.room == 0
-    eventually(lambda: sum(ground.watch.written) == 10)
+    eventually(lambda: sum(harness.watch.written) == 10)
     assert not first.settled and not second.settled
-    ground.release()
+    harness.release()
     assert first.wait(SECONDS) and second.wait(SECONDS)
     eventually(lambda: publisher.room == 10)
 
@@ -43,9 +43,9 @@ def test_room_shrinks_with_what_is_open_and_comes_back(ground: Ground) -> None:
 # Lost connections
 
 
-def test_without_a_connection_a_publication_is_lost_at_once(ground: Ground) -> None:
-    broker = ground.broker()
-    ground.cut()
+def test_without_a_connection_a_publication_is_lost_at_once(harness: BrokerHarness) -> None:
+    broker = harness.broker()
+    harness.cut()
     eventually(lambda: not broker.ready)
     receipt = broker.publisher().publish(messages(3))
     assert receipt.settled
@@ -53,24 +53,24 @@ def test_without_a_connection_a_publication_is_lost_at_once(ground: Ground) -> N
     assert broker.publisher().room == 0
 
 
-def test_a_lost_connection_loses_what_is_open_and_what_waits(ground: Ground) -> None:
-    broker = ground.broker(window=10)
-    ground.hold()
+def test_a_lost_connection_loses_what_is_open_and_what_waits(harness: BrokerHarness) -> None:
+    broker = harness.broker(window=10)
+    harness.hold()
     receipt = broker.publisher().publish(messages(30))
-    eventually(lambda: sum(ground.watch.written) == 10)
-    ground.cut()
+    eventually(lambda: sum(harness.watch.written) == 10)
+    harness.cut()
     assert receipt.wait(SECONDS)
     assert list(receipt.failures.values()) == [Failure.LOST] * 30
-    ground.release()
-    ground.mend()
+    harness.release()
+    harness.mend()
     eventually(lambda: broker.publisher().room == 10)
     assert not sent(broker, messages(30)).failures
-    assert ground.watch.failures == {"lost": 10}
+    assert harness.watch.failures == {"lost": 10}
 
 
 @pytest.mark.parametrize("losses", [3])
-def test_no_confirmed_message_is_missing_after_losses_under_load(ground: Ground, losses: int) -> None:
-    broker = ground.broker(window=50)
+def test_no_confirmed_message_is_missing_after_losses_under_load(harness: BrokerHarness, losses: int) -> None:
+    broker = harness.broker(window=50)
     confirmed: set[str] = set()
     stop = threading.Event()
 
@@ -90,8 +90,8 @@ def test_no_confirmed_message_is_missing_after_losses_under_load(ground: Ground,
     for _ in range(losses):
         before = len(confirmed)
         eventually(lambda before=before: len(confirmed) > before + 100)  # type: ignore[misc]
-        ground.cut()
-        ground.mend()
+        harness.cut()
+        harness.mend()
     stop.set()
     thread.join(SECONDS)
     assert not thread.is_alive()
@@ -104,26 +104,26 @@ def test_no_confirmed_message_is_missing_after_losses_under_load(ground: Ground,
         consumer.ack(batch)
 
 
-def test_whoever_watches_hears_of_each_connection(ground: Ground) -> None:
-    ground.broker()
-    eventually(lambda: len(ground.watch.connections) == 2)
-    assert sorted(ground.watch.connections) == [("consume", True), ("publish", True)]
-    ground.cut()
-    eventually(lambda: len(ground.watch.connections) == 4)
-    assert sorted(ground.watch.connections[2:]) == [("consume", False), ("publish", False)]
-    ground.mend()
-    eventually(lambda: len(ground.watch.connections) == 6)
-    assert sorted(ground.watch.connections[4:]) == [("consume", True), ("publish", True)]
+def test_whoever_watches_hears_of_each_connection(harness: BrokerHarness) -> None:
+    harness.broker()
+    eventually(lambda: len(harness.watch.connections) == 2)
+    assert sorted(harness.watch.connections) == [("consume", True), ("publish", True)]
+    harness.cut()
+    eventually(lambda: len(harness.watch.connections) == 4)
+    assert sorted(harness.watch.connections[2:]) == [("consume", False), ("publish", False)]
+    harness.mend()
+    eventually(lambda: len(harness.watch.connections) == 6)
+    assert sorted(harness.watch.connections[4:]) == [("consume", True), ("publish", True)]
 
 
 # Blocked
 
 
-def test_a_blocked_publisher_waits_while_acknowledging_goes_on(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_blocked_publisher_waits_while_acknowledging_goes_on(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=10)
     sent(broker, messages(20))
-    ground.block()
+    harness.block()
     try:
         first = broker.publisher().publish(messages(1, first=20))
         eventually(lambda: broker.blocked)
@@ -133,12 +133,12 @@ def test_a_blocked_publisher_waits_while_acknowledging_goes_on(ground: Ground) -
         consumer.ack(take(consumer, 10)[-1])
         assert not second.wait(0.2)
     finally:
-        ground.unblock()
+        harness.unblock()
     assert first.wait(SECONDS) and second.wait(SECONDS)
     assert not first.failures and not second.failures
     eventually(lambda: broker.publisher().room == 1000)
     assert not broker.blocked
-    assert ground.watch.blocks[-2:] == [True, False]
+    assert harness.watch.blocks[-2:] == [True, False]
     assert bodies(take(consumer, 6)) == numbers(6, first=20)
 
 

@@ -10,19 +10,19 @@ from uuid import uuid4
 import pytest
 
 from orderflow.messaging.broker import Failure
-from tests.contract.grounds import TOPOLOGY, RabbitGround, message, messages
+from tests.contract.broker_harness import TOPOLOGY, RabbitHarness, message, messages
 from tests.contract.steps import SECONDS, bodies, deliveries, nothing_comes, sent, take
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 
 
-def connection_names(rabbit: RabbitGround) -> list[str]:
+def connection_names(rabbit: RabbitHarness) -> list[str]:
     """The connections of the vhost, by the management API, which is seconds late."""
     return [each["name"] for each in json.loads(rabbit.api("GET", "vhosts/%v/connections"))]
 
 
-def test_a_connection_killed_by_an_operator_while_publishing_comes_back(rabbit: RabbitGround) -> None:
+def test_a_connection_killed_by_an_operator_while_publishing_comes_back(rabbit: RabbitHarness) -> None:
     broker = rabbit.broker(window=10)
     eventually(lambda: len(connection_names(rabbit)) == 2, 30)
     rabbit.hold()
@@ -36,7 +36,7 @@ def test_a_connection_killed_by_an_operator_while_publishing_comes_back(rabbit: 
     assert not sent(broker, messages(20)).failures
 
 
-def test_a_connection_tells_the_broker_whose_it_is_and_what_it_is_for(rabbit: RabbitGround) -> None:
+def test_a_connection_tells_the_broker_whose_it_is_and_what_it_is_for(rabbit: RabbitHarness) -> None:
     rabbit.broker()
     eventually(lambda: len(connection_names(rabbit)) == 2, 30)
     told = json.loads(rabbit.api("GET", "vhosts/%v/connections"))
@@ -47,7 +47,7 @@ def test_a_connection_tells_the_broker_whose_it_is_and_what_it_is_for(rabbit: Ra
 
 
 def test_what_may_not_be_written_is_lost_and_the_back_off_grows(
-    rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
+    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     user = f"reader-{uuid4().hex[:8]}"
     rabbit.api("PUT", f"users/{user}", {"password": "s3cret-word", "tags": ""})
@@ -74,7 +74,7 @@ def test_what_may_not_be_written_is_lost_and_the_back_off_grows(
 
 
 def test_a_batch_that_nobody_is_bound_for_is_told_in_one_line(
-    rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
+    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = rabbit.broker()
     receipt = sent(broker, [message(str(number), routing_key="nobody.wants") for number in range(50)])
@@ -84,7 +84,7 @@ def test_a_batch_that_nobody_is_bound_for_is_told_in_one_line(
 
 
 def test_a_queue_that_is_missing_is_consumed_once_it_is_there(
-    rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
+    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = rabbit.broker()
     consumer = broker.consumer("late", prefetch=10)
@@ -97,7 +97,7 @@ def test_a_queue_that_is_missing_is_consumed_once_it_is_there(
     assert bodies(take(consumer)) == ["x"]
 
 
-def test_a_queue_deleted_under_its_consumer_is_consumed_again(rabbit: RabbitGround) -> None:
+def test_a_queue_deleted_under_its_consumer_is_consumed_again(rabbit: RabbitHarness) -> None:
     broker = rabbit.broker()
     consumer = broker.consumer("work", prefetch=10)
     eventually(lambda: broker.ready)
@@ -113,7 +113,7 @@ def test_a_queue_deleted_under_its_consumer_is_consumed_again(rabbit: RabbitGrou
     assert bodies([new]) == ["1"] and new.epoch != old.epoch
 
 
-def test_a_consumer_has_one_channel_however_often_it_is_asked_to_subscribe(rabbit: RabbitGround) -> None:
+def test_a_consumer_has_one_channel_however_often_it_is_asked_to_subscribe(rabbit: RabbitHarness) -> None:
     broker = rabbit.unconnected()
     consumer = broker.consumer("work", prefetch=10)
     broker.start()
@@ -132,7 +132,7 @@ def test_a_consumer_has_one_channel_however_often_it_is_asked_to_subscribe(rabbi
     assert not [delivery for delivery in deliveries(batches) if delivery.redelivered]
 
 
-def test_a_broker_that_is_not_there_yet_is_waited_for(rabbit: RabbitGround, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_broker_that_is_not_there_yet_is_waited_for(rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture) -> None:
     rabbit.proxy.open = False
     broker = rabbit.unconnected()
     consumer = broker.consumer("work", prefetch=10)
@@ -149,7 +149,7 @@ def test_a_broker_that_is_not_there_yet_is_waited_for(rabbit: RabbitGround, capl
 
 
 @pytest.mark.parametrize("open_", [True, False])
-def test_closing_before_the_connection_is_up_is_prompt(rabbit: RabbitGround, open_: bool) -> None:
+def test_closing_before_the_connection_is_up_is_prompt(rabbit: RabbitHarness, open_: bool) -> None:
     rabbit.proxy.open = open_
     if open_:
         rabbit.hold()
@@ -164,13 +164,13 @@ def test_closing_before_the_connection_is_up_is_prompt(rabbit: RabbitGround, ope
     assert consumer.drained
 
 
-def test_a_broker_that_was_never_started_can_be_closed(rabbit: RabbitGround) -> None:
+def test_a_broker_that_was_never_started_can_be_closed(rabbit: RabbitHarness) -> None:
     broker = rabbit.unconnected()
     broker.close(timeout_seconds=5)
     assert broker.publisher().publish(messages(1)).settled
 
 
-def test_closing_while_blocked_ends_and_tells_that_the_message_may_be_lost(rabbit: RabbitGround) -> None:
+def test_closing_while_blocked_ends_and_tells_that_the_message_may_be_lost(rabbit: RabbitHarness) -> None:
     broker = rabbit.broker()
     rabbit.block()
     try:
@@ -187,7 +187,7 @@ def test_closing_while_blocked_ends_and_tells_that_the_message_may_be_lost(rabbi
 
 
 def test_when_the_io_thread_fails_nothing_stays_open_and_its_clock_stands_still(
-    rabbit: RabbitGround, caplog: pytest.LogCaptureFixture
+    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = rabbit.unconnected()
     consumer = broker.consumer("work", prefetch=10)
@@ -208,7 +208,7 @@ def test_when_the_io_thread_fails_nothing_stays_open_and_its_clock_stands_still(
     broker.close(timeout_seconds=1)
 
 
-def test_publishing_while_the_connection_ends_never_leaves_a_receipt_open(rabbit: RabbitGround) -> None:
+def test_publishing_while_the_connection_ends_never_leaves_a_receipt_open(rabbit: RabbitHarness) -> None:
     broker = rabbit.broker(window=50)
     receipts = []
     stop = threading.Event()

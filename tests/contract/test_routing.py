@@ -2,13 +2,13 @@
 """Where a publication goes, and what its publisher is told: the same on both brokers."""
 
 from orderflow.messaging.broker import Batch, Failure
-from tests.contract.grounds import Ground, message, messages
+from tests.contract.broker_harness import BrokerHarness, message, messages
 from tests.contract.steps import SECONDS, bodies, deliveries, numbers, sent, take
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 
-def test_a_routed_message_is_confirmed_and_arrives_as_it_was_sent(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_routed_message_is_confirmed_and_arrives_as_it_was_sent(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     consumer = broker.consumer("work", prefetch=10)
     publication = message('{"a": "é"}', content_encoding="zstd")
     receipt = sent(broker, [publication])
@@ -20,8 +20,8 @@ def test_a_routed_message_is_confirmed_and_arrives_as_it_was_sent(ground: Ground
     assert not delivery.redelivered
 
 
-def test_a_message_without_properties_or_body_arrives_without_them(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_message_without_properties_or_body_arrives_without_them(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     bare = message(
         message_id=None, correlation_id=None, type=None, timestamp=None, app_id=None, content_type=None, headers={}
     )
@@ -30,8 +30,8 @@ def test_a_message_without_properties_or_body_arrives_without_them(ground: Groun
     assert (delivery.body, delivery.properties) == (b"", bare.properties)
 
 
-def test_an_unroutable_message_is_returned_and_its_neighbours_are_not(ground: Ground) -> None:
-    broker = ground.broker()
+def test_an_unroutable_message_is_returned_and_its_neighbours_are_not(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     group = [message("1"), message("2", routing_key="nobody.wants"), message("3"), message("4", exchange="")]
     receipt = sent(broker, group)
     assert receipt.failures == {group[1].key: Failure.RETURNED, group[3].key: Failure.RETURNED}
@@ -39,8 +39,8 @@ def test_an_unroutable_message_is_returned_and_its_neighbours_are_not(ground: Gr
     assert bodies(take(broker.consumer("work", prefetch=10), 2)) == ["1", "3"]
 
 
-def test_of_two_messages_with_one_id_only_the_unroutable_one_is_returned(ground: Ground) -> None:
-    broker = ground.broker()
+def test_of_two_messages_with_one_id_only_the_unroutable_one_is_returned(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     for order in (0, 1):
         pair = [
             message("same", exchange="", routing_key="work", message_id="twice", headers={"x-retry-count": 1}),
@@ -50,15 +50,15 @@ def test_of_two_messages_with_one_id_only_the_unroutable_one_is_returned(ground:
         assert receipt.failures == {pair[1].key: Failure.RETURNED}
 
 
-def test_the_default_exchange_leads_to_the_queue_of_that_name(ground: Ground) -> None:
-    broker = ground.broker()
+def test_the_default_exchange_leads_to_the_queue_of_that_name(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     assert not sent(broker, [message("direct", exchange="", routing_key="audit")]).failures
     (delivery,) = deliveries(take(broker.consumer("audit", prefetch=10)))
     assert (delivery.exchange, delivery.routing_key) == ("", "audit")
 
 
-def test_every_queue_whose_pattern_fits_gets_a_copy(ground: Ground) -> None:
-    broker = ground.broker()
+def test_every_queue_whose_pattern_fits_gets_a_copy(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     work, audit = broker.consumer("work", prefetch=10), broker.consumer("audit", prefetch=10)
     sent(
         broker,
@@ -73,8 +73,8 @@ def test_every_queue_whose_pattern_fits_gets_a_copy(ground: Ground) -> None:
     assert bodies(take(audit, 3)) == ["both", "audit", "bare"]
 
 
-def test_the_order_of_publishing_is_the_order_of_arrival(ground: Ground) -> None:
-    broker = ground.broker(window=20)
+def test_the_order_of_publishing_is_the_order_of_arrival(harness: BrokerHarness) -> None:
+    broker = harness.broker(window=20)
     receipts = [broker.publisher().publish(messages(50, first=first)) for first in range(0, 1000, 50)]
     consumer = broker.consumer("work", prefetch=200)
     batches: list[Batch] = []
@@ -87,23 +87,23 @@ def test_the_order_of_publishing_is_the_order_of_arrival(ground: Ground) -> None
     assert tags == sorted(tags)
 
 
-def test_a_refused_message_is_nacked(ground: Ground) -> None:
-    broker = ground.broker()
+def test_a_refused_message_is_nacked(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     receipts = [sent(broker, [message("x", routing_key="small")]) for _ in range(6)]
     assert [failure for receipt in receipts for failure in receipt.failures.values()][-1] is Failure.NACKED
     assert receipts[0].confirmed and not receipts[0].failures
 
 
-def test_an_unknown_exchange_loses_what_is_open_and_publishing_goes_on(ground: Ground) -> None:
-    broker = ground.broker()
+def test_an_unknown_exchange_loses_what_is_open_and_publishing_goes_on(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     lost = sent(broker, [message("x", exchange="nowhere")])
     assert list(lost.failures.values()) == [Failure.LOST]
     eventually(lambda: broker.publisher().room == 1000)
     assert not sent(broker, [message("x")]).failures
 
 
-def test_an_empty_hand_over_is_settled_at_once(ground: Ground) -> None:
-    broker = ground.broker()
+def test_an_empty_hand_over_is_settled_at_once(harness: BrokerHarness) -> None:
+    broker = harness.broker()
     assert broker.publisher().publish([]).settled
     assert broker.publisher().room == 1000
 

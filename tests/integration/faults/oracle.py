@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks for broken promises after the fact, from sources that do not depend on each other.
 
-The crowd's own book, the four databases, the provider's ledger, the broker's queues, and a witness of every event.
+The crowd's own book, the four databases, the provider's ledger, the broker's queues, and a recorder of every event.
 Each violation is one sentence; no violation is an empty list.
 """
 
@@ -21,8 +21,8 @@ from orderflow.messaging.consume.dead_letter import DEAD_LETTER_QUEUE
 from orderflow.messaging.event import event_type
 from orderflow.operations.management_api import Management
 from orderflow.services import SERVICES
-from tests.integration.faults import tap
-from tests.integration.faults.tap import Witness
+from tests.integration.faults import event_recorder
+from tests.integration.faults.event_recorder import EventRecorder
 
 FINAL = {"confirmed": "ORDER_CONFIRMED", "rejected": "ORDER_REJECTED", "cancelled": "ORDER_CANCELLED"}
 _NAMELESS = {"missing_message_id", "invalid_message_id"}
@@ -35,7 +35,7 @@ class Evidence:
     """What the sources say once everything is quiet."""
 
     system: System
-    witness: Witness
+    recorder: EventRecorder
     ledger: Ledger
     initial: Mapping[str, int]
     poison: Counter[str]
@@ -47,7 +47,7 @@ def settle(evidence: Evidence, *, seconds: float, still_seconds: float = math.in
 
     Returns what is left after that time, or as soon as nothing is on its way anywhere and what is left has been the
     same for ``still_seconds``: then it is lost and not late. A queue's depth does not count what its consumer holds,
-    so every event that the witness saw must be in the inbox of each queue that is to get it, and all poison among the
+    so every event that the recorder saw must be in the inbox of each queue that is to get it, and all poison among the
     dead letters.
     """
     began = since = time.monotonic()
@@ -74,7 +74,7 @@ def violations(evidence: Evidence) -> list[str]:
         *_stock(evidence, orders),
         *_charges(evidence.system, orders),
         *_notifications(evidence.system, orders),
-        *_witnessed(evidence.witness, orders),
+        *_recordered(evidence.recorder, orders),
         *_parked(evidence),
     ]
 
@@ -150,9 +150,9 @@ def _notifications(system: System, orders: Mapping[str, Any]) -> Iterator[str]:
             yield f"{'lost' if not count else 'doubled'}: {count} notifications that order {order_id} is {status}"
 
 
-def _witnessed(witness: Witness, orders: Mapping[str, Any]) -> Iterator[str]:
+def _recordered(recorder: EventRecorder, orders: Mapping[str, Any]) -> Iterator[str]:
     """Every event of an order was published under one message id, and the end that was decided was told."""
-    seen = witness.seen
+    seen = recorder.seen
     for (order_id, event), ids in seen.items():
         if order_id in orders and len(ids) > 1:
             yield f"doubled: {event} of order {order_id} was published under {len(ids)} message ids"
@@ -190,14 +190,14 @@ def _moving(system: System) -> Iterator[str]:
         if count:
             yield f"not settled: {count} rows in the outbox of {service.name}"
     queues = json.loads(Management(system.stack.rabbitmq.management_url).get("queues", system.vhost))
-    for name in sorted({queue["name"] for queue in queues} - {DEAD_LETTER_QUEUE, tap.QUEUE}):
+    for name in sorted({queue["name"] for queue in queues} - {DEAD_LETTER_QUEUE, event_recorder.QUEUE}):
         if depth := _depth(system, name):
             yield f"not settled: {depth} messages wait in {name}"
 
 
 def _unfinished(evidence: Evidence) -> list[str]:
     """What is not handled although no queue shows it: a consumer still holds it, or it is lost."""
-    evidence.witness.look()
+    evidence.recorder.look()
     found = [*_unhandled(evidence)]
     parked, planted = _depth(evidence.system, DEAD_LETTER_QUEUE), evidence.poison.total()
     return [*found, f"not settled: {parked} of {planted} malformed messages are parked"] if parked < planted else found
@@ -210,12 +210,12 @@ def _unhandled(evidence: Evidence) -> Iterator[str]:
             handled[queue].add(message_id)
         for queue in service.queues:
             for event in map(event_type, queue.events):
-                if missed := evidence.witness.ids(event) - handled[queue.name]:
+                if missed := evidence.recorder.ids(event) - handled[queue.name]:
                     yield f"lost: {len(missed)} {event} were routed, and {queue.name} has not handled them"
 
 
 def _depth(system: System, queue: str) -> int:
-    with tap.channel(system.admin_url) as channel:
+    with event_recorder.channel(system.admin_url) as channel:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
 
 

@@ -9,8 +9,8 @@ import pytest
 from local.demo.poison import every_kind
 from local.servers.stack import Stack
 from orderflow.events import EXCHANGE, OrderCreated
-from tests.integration.faults import tap
-from tests.integration.faults.disorder import COPIES, Disorder
+from tests.integration.faults import event_recorder
+from tests.integration.faults.reordering import COPIES, Disorder
 from tests.integration.faults.trial import Trial, trial
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -32,7 +32,7 @@ def kill_the_provider(trial: Trial) -> None:
 
 def plant_poison(trial: Trial) -> None:
     """Malformed messages of every kind, between the good ones."""
-    with tap.channel(trial.system.admin_url) as channel:
+    with event_recorder.channel(trial.system.admin_url) as channel:
         channel.confirm_delivery()
         planted = 0
         while planted < POISON:

@@ -13,7 +13,7 @@ from local.servers.stack import Stack
 from orderflow.broker_topology import definitions
 from orderflow.events import EXCHANGE, OrderConfirmed
 from orderflow.services import SERVICES
-from tests.integration.faults import tap
+from tests.integration.faults import event_recorder
 from tests.integration.faults.trial import Trial, trial
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -39,12 +39,12 @@ def nobody_hears_confirmations(running: Trial) -> None:
     """
     document, key, way = definitions(SERVICES, vhost=running.system.vhost), OrderConfirmed.routing_key, "confirmations"
     bound = [b.destination for b in document.bindings if (b.source, b.routing_key) == (EXCHANGE, key)]
-    with tap.channel(running.system.admin_url) as channel:
+    with event_recorder.channel(running.system.admin_url) as channel:
         channel.exchange_declare(way, exchange_type="fanout", durable=True)
-        for queue in (*bound, tap.QUEUE):
+        for queue in (*bound, event_recorder.QUEUE):
             channel.queue_bind(queue, way)
         channel.exchange_bind(way, EXCHANGE, key)
-        for queue in (*bound, tap.QUEUE):
+        for queue in (*bound, event_recorder.QUEUE):
             channel.queue_unbind(queue, EXCHANGE, key)
         time.sleep(2)
         channel.exchange_unbind(way, EXCHANGE, key)
@@ -66,7 +66,7 @@ CASES: dict[str, tuple[str, float, Fault, dict[str, float], tuple[str, ...]]] = 
 def run(stack: Stack, directory: Path, bug: str, case: str) -> list[str]:
     """What the oracle says of a case's trouble, with a bug in the case's process."""
     process, deaths, fault, tokens, _ = CASES[case]
-    command = [sys.executable, "-m", "tests.integration.faults.broken", bug, str(deaths), "serve", process]
+    command = [sys.executable, "-m", "tests.integration.faults.seeded_bugs", bug, str(deaths), "serve", process]
     # A hold longer than the trial: an order whose message is lost stays open instead of being cancelled in peace.
     with trial(stack, directory, seed=31, commands={process: command}) as running:
         running.sell(fault, rate=40, seconds=8, tokens=tokens)

@@ -18,7 +18,7 @@ from local.servers.rabbitmq import RabbitMQ
 from local.servers.stack import Stack
 from local.system import System, eventually
 from orderflow.messaging.consume.dead_letter import DEAD_LETTER_QUEUE
-from tests.integration.faults import tap
+from tests.integration.faults import event_recorder
 from tests.integration.faults.oracle import Evidence, settle, violations
 
 STOCK = {f"sku-{number}": 100_000 for number in range(1, 9)} | {"scarce": 60}
@@ -33,14 +33,14 @@ QUICK = {
 
 
 class Trial:
-    """A running system with stock on the shelf and a witness at the exchange."""
+    """A running system with stock on the shelf and a recorder at the exchange."""
 
     def __init__(self, system: System, *, seed: int) -> None:
         self.system = system
         self.seed = seed
         self.random = random.Random(seed)
         self.poison: Counter[str] = Counter()
-        self.witness = tap.Witness(system.admin_url)
+        self.recorder = event_recorder.EventRecorder(system.admin_url)
         self.sale: Sale
 
     def sell(self, fault: Callable[["Trial"], None], *, rate: float = 80, seconds: float = 10, **plan: Any) -> None:
@@ -64,7 +64,7 @@ class Trial:
 
     def judge(self, *, seconds: float = 90, still_seconds: float = math.inf) -> list[str]:
         """Wait until all is quiet, see ``settle``; what did not settle, and every promise that was broken."""
-        evidence = Evidence(self.system, self.witness, self.sale.ledger, STOCK, self.poison)
+        evidence = Evidence(self.system, self.recorder, self.sale.ledger, STOCK, self.poison)
         found = settle(evidence, seconds=seconds, still_seconds=still_seconds) + violations(evidence)
         if found:
             self._tell(found)
@@ -86,11 +86,11 @@ def trial(
     directory.mkdir(exist_ok=True)
     name = f"trial-{secrets.token_hex(4)}"
     with System.started(stack, directory, environ=QUICK | dict(environ or {}), name=name, **system) as started:
-        tap.install(started.admin_url)
+        event_recorder.install(started.admin_url)
         broker = stack.rabbitmq
         assert isinstance(broker, RabbitMQ)
         # A broker that is killed within a second of a declaration forgets the queue.
         eventually(lambda: broker.keeps(DEAD_LETTER_QUEUE), seconds=10, what="the broker keeps its queues")
-        eventually(lambda: broker.keeps(tap.QUEUE), seconds=10, what="the broker keeps the tap")
+        eventually(lambda: broker.keeps(event_recorder.QUEUE), seconds=10, what="the broker keeps the tap")
         shelf(started, STOCK)
         yield Trial(started, seed=seed)

@@ -34,9 +34,9 @@ from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from orderflow.operations.management_api import Management
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
 from tests.builders import a_codec, an_event
-from tests.fakes import ScriptedPublisher, deliver
 from tests.integration.operations.conftest import Channels, Shop
-from tests.integration.operations.dead_letters_rig import ALL, PRIVATE, TRACE, ids_in, park, taken
+from tests.rigs.dead_letters import ALL, PRIVATE, TRACE, ids_in, park, taken
+from tests.rigs.scripted_broker import ScriptedPublisher, deliver
 
 pytestmark = pytest.mark.integration
 

@@ -14,7 +14,7 @@ from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from orderflow.operations.dead_letters.view import terminal
 from orderflow.settings import Settings
 from tests.integration.operations.conftest import Channels, Shop
-from tests.integration.operations.dead_letters_rig import PRIVATE, ids_in, park, taken
+from tests.rigs.dead_letters import PRIVATE, ids_in, park, taken
 
 pytestmark = pytest.mark.integration
 

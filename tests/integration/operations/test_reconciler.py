@@ -19,7 +19,7 @@ from orderflow.operations.reconciler.integrity import _NAMED, Integrity
 from orderflow.operations.reconciler.queries import integrity
 from orderflow.operations.reconciler.reconciler import Reconciler
 from orderflow.services import SERVICES
-from tests.integration.operations.damages import A_REJECTED, DAMAGE, NOBODY, SOUND
+from tests.integration.operations.corruptions import A_REJECTED, DAMAGE, NOBODY, SOUND
 
 pytestmark = pytest.mark.integration
 

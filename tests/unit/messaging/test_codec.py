@@ -19,7 +19,7 @@ from orderflow.messaging.codec import Codec, Outgoing
 from orderflow.messaging.errors import MalformedMessage
 from orderflow.messaging.event import Event, encode
 from tests.builders import a_codec, an_event
-from tests.fakes import deliver
+from tests.rigs.scripted_broker import deliver
 
 CODEC = a_codec("orders", threshold_bytes=2000, limit_bytes=64 * 1024)
 KEY = UUID("01890000-0000-7000-8000-000000000001")

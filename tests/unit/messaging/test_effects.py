@@ -14,7 +14,7 @@ from orderflow.messaging.effects import EffectRunner
 from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Transaction, UnitOfWork
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 
 class Transactions:

@@ -11,7 +11,7 @@ from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 
 class Ledger:

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from orderflow.telemetry import server
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.tracing.sdk import Pipeline
-from tests.traces import Traces
+from tests.rigs.traces import Traces
 
 
 @pytest.fixture

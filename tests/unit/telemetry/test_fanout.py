@@ -11,7 +11,7 @@ from orderflow.telemetry.fanout import fan_out
 from orderflow.telemetry.metrics.recorder import Recorder
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.tracing.tracer import Tracing
-from tests.fakes import deliver
+from tests.rigs.scripted_broker import deliver
 
 
 def test_a_fault_of_the_tracer_leaves_no_batch_open(

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 
 from orderflow.telemetry.logging import configure
 from orderflow.telemetry.tracing.propagation import parsed
-from tests.traces import Traces
+from tests.rigs.traces import Traces
 
 
 class Output(io.StringIO):

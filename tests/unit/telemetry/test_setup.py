@@ -12,7 +12,7 @@ from orderflow.messaging.instrumentation import BatchResult
 from orderflow.settings import Settings
 from orderflow.telemetry.metrics import catalogue
 from orderflow.telemetry.setup import Telemetry, broker_attributes
-from tests.fakes import deliver
+from tests.rigs.scripted_broker import deliver
 
 Start = Callable[..., Telemetry]
 

@@ -5,7 +5,7 @@ from pika import frame
 
 from orderflow.messaging.consume.copies import copy, original_routing_key
 from orderflow.messaging.rabbitmq.properties import from_pika, to_pika
-from tests.fakes import deliver
+from tests.rigs.scripted_broker import deliver
 
 FRAME_BYTES = 128 * 1024
 

@@ -4,7 +4,7 @@ from uuid import uuid4
 from orderflow.messaging.consume.dead_letter import dead_letter
 from orderflow.messaging.consume.retry import retry_copy
 from tests.builders import NOW
-from tests.fakes import deliver
+from tests.rigs.scripted_broker import deliver
 
 
 def test_a_dead_letter_tells_where_when_and_why_it_failed() -> None:

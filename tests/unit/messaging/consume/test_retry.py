@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from orderflow.messaging.broker import Properties
 from orderflow.messaging.consume.retry import DELAYS_SECONDS, RetryPolicy, first_failure, retry_copy, retry_queue
 from tests.builders import NOW
-from tests.fakes import deliver
+from tests.rigs.scripted_broker import deliver
 
 
 @pytest.mark.parametrize(

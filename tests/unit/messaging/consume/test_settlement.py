@@ -8,7 +8,7 @@ from orderflow.messaging.consume.retry import retry_copy
 from orderflow.messaging.consume.settlement import CopyPublisher
 from orderflow.messaging.errors import BrokerUnavailable
 from tests.builders import NOW
-from tests.fakes import ScriptedPublisher, deliver
+from tests.rigs.scripted_broker import ScriptedPublisher, deliver
 
 
 def copies(*delays: int) -> list[Publication]:

@@ -12,7 +12,7 @@ from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.rabbitmq import connection as connection_module
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.rabbitmq.connection import ReconnectingConnection
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 
 class Loop:

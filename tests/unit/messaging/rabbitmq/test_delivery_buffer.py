@@ -3,7 +3,7 @@ import threading
 
 from orderflow.messaging.broker import Batch
 from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
-from tests.fakes import deliver, eventually
+from tests.rigs.scripted_broker import deliver, eventually
 
 
 class Taking:

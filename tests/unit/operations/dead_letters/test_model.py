@@ -13,7 +13,7 @@ from orderflow.messaging.consume.dead_letter import dead_letter as parked_copy
 from orderflow.messaging.event import encode
 from orderflow.operations.dead_letters.model import DeadLetter, Selection, dead_letter, masked_body, replay_headers
 from tests.builders import NOW, an_event
-from tests.fakes import deliver
+from tests.rigs.scripted_broker import deliver
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

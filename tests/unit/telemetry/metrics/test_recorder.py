@@ -11,7 +11,7 @@ from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.instrumentation import BatchResult
 from orderflow.telemetry.metrics.recorder import Recorder, occurred_at
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from tests.fakes import deliver
+from tests.rigs.scripted_broker import deliver
 
 Value = Callable[..., float | None]
 Q = "order_updates"

@@ -10,7 +10,7 @@ from orderflow.instrumentation import Instrumentation, Reconciliation, Stuck
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.metrics.service_recorder import ServiceRecorder
 from orderflow.telemetry.tracing.tracer import Tracing
-from tests.traces import Traces, attributes
+from tests.rigs.traces import Traces, attributes
 
 Value = Callable[..., float | None]
 SAMPLED = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}

@@ -11,7 +11,7 @@ from litestar.testing import TestClient
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
 from orderflow.telemetry.tracing.http_spans import TracedHttp
-from tests.traces import Traces, attributes
+from tests.rigs.traces import Traces, attributes
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.tracing.sdk import BoundedProcessor, Pipeline, endpoint, pipeline, resource
-from tests.fakes import eventually
+from tests.rigs.scripted_broker import eventually
 
 Value = Callable[..., float | None]
 BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"

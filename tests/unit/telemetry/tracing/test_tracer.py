@@ -10,8 +10,8 @@ from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.instrumentation import BatchResult, PublishObserver
 from orderflow.telemetry.tracing.propagation import is_sampled
 from orderflow.telemetry.tracing.tracer import Tracing
-from tests.fakes import deliver
-from tests.traces import Traces, attributes
+from tests.rigs.scripted_broker import deliver
+from tests.rigs.traces import Traces, attributes
 
 Q = "inventory_updates"
 

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database goes away at the worst moments; nothing is lost, nothing happens twice."""
+
+import time
+from collections.abc import Iterator, Sequence
+from threading import Event
+
+import psycopg
+import pytest
+
+from orderflow.messaging.errors import DatabaseUnavailable, TransactionAborted
+from orderflow.messaging.service import Incoming, Outcome, Transaction, UnitOfWork
+from tests.rigs.consumer import ConsumerRig, cancelled, effects, handle, one, order, prepare
+from tests.rigs.scripted_broker import eventually
+from tests.rigs.tcp_proxy import COMMITTED, Proxy
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def url(database: str) -> str:
+    prepare(database)
+    return database
+
+
+@pytest.fixture
+def proxy(url: str) -> Iterator[Proxy]:
+    with Proxy(url) as proxy:
+        yield proxy
+
+
+def terminate(url: str) -> int:
+    """Kill the consumer's backend as an administrator would; how many there were."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = 'rig' and datname = current_database()"
+        ).rowcount
+
+
+class Gate:
+    """A handler that stands still in the middle of its transaction until it may go on."""
+
+    def __init__(self) -> None:
+        self.entered = Event()
+        self.go_on = Event()
+
+    def __call__(self, messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+        outcomes = handle(messages, transaction)
+        self.entered.set()
+        assert self.go_on.wait(20)
+        return outcomes
+
+
+def test_a_backend_killed_in_the_transaction_costs_a_pause_and_nothing_else(url: str) -> None:
+    gate, messages = Gate(), [cancelled() for _ in range(50)]
+    with ConsumerRig(url, *messages, handler=gate) as rig:
+        assert gate.entered.wait(10)
+        assert terminate(url) == 1
+        gate.go_on.set()
+        eventually(lambda: rig.consumer.acknowledged == messages)
+    assert isinstance(rig.watch.pauses[0], DatabaseUnavailable)
+    assert effects(url) == {order(message): 1 for message in messages}
+    assert (rig.total.done, rig.total.duplicates) == (50, 0)
+    assert len(rig.publisher.published) == 50
+
+
+def test_an_idle_consumer_notices_that_its_backend_is_gone_and_opens_another(url: str) -> None:
+    first, second = cancelled(), cancelled()
+    with ConsumerRig(url, first) as rig:
+        eventually(lambda: one(url, "select count(*) from outbox") == 0 and rig.watch.batches)
+        terminate(url)
+        rig.consumer.put(second)
+        eventually(lambda: rig.consumer.acknowledged == [first, second])
+    assert effects(url) == {order(first): 1, order(second): 1}
+
+
+def test_without_a_database_nothing_leaves_and_when_it_is_there_work_goes_on(url: str, proxy: Proxy) -> None:
+    proxy.open = False
+    message, never, malformed = cancelled(), cancelled("never"), cancelled(body=b"?")
+    with ConsumerRig(proxy.url, message, never, malformed) as rig:
+        eventually(lambda: len(rig.watch.pauses) >= 3)
+        assert rig.consumer.acknowledged == []
+        assert rig.publisher.published == []
+        proxy.open = True
+        eventually(lambda: rig.consumer.acknowledged == [message, never, malformed])
+    assert effects(url) == {order(message): 1}
+    assert len(rig.publisher.to("dlx")) == 2
+
+
+def test_what_was_committed_before_an_outage_is_not_taken_for_duplicates(url: str) -> None:
+    sent = [cancelled(), cancelled(), cancelled(), cancelled()]
+    calls = list[int]()
+
+    def handler(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
+        calls.append(len(messages))
+        if len(calls) == 1:
+            raise ZeroDivisionError  # so that the batch is halved
+        if len(calls) == 3:
+            raise DatabaseUnavailable("gone")
+        return handle(messages, transaction)
+
+    with ConsumerRig(url, *sent, handler=handler) as rig:
+        eventually(lambda: rig.consumer.acknowledged)
+        assert calls == [4, 2, 2, 2]
+        assert (rig.total.done, rig.total.duplicates) == (4, 0)
+    assert effects(url) == {order(message): 1 for message in sent}
+
+
+def test_a_batch_full_of_culprits_shows_that_it_moves_and_ends_when_told_to(url: str) -> None:
+    looks = list[float]()
+
+    def handler(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
+        looks.append(rig.loop.last_progress)
+        rig.loop.last_progress = float("-inf")
+        if len(looks) == 9:
+            rig.loop.give_up()
+        raise ZeroDivisionError
+
+    with ConsumerRig(url, *[cancelled() for _ in range(8)], handler=handler) as rig:
+        rig.join()
+    assert len(looks) == 9, "fifteen without the order to end"
+    assert float("-inf") not in looks
+    assert rig.consumer.acknowledged == []
+
+
+def test_a_commit_whose_answer_is_lost_happened_once(url: str, proxy: Proxy) -> None:
+    proxy.swallow = COMMITTED
+    messages = [cancelled() for _ in range(20)]
+    with ConsumerRig(proxy.url, *messages) as rig:
+        eventually(lambda: rig.consumer.acknowledged == messages)
+    assert isinstance(rig.watch.pauses[0], DatabaseUnavailable)
+    assert effects(url) == {order(message): 1 for message in messages}
+    assert rig.total.duplicates == 20, "the second attempt finds them all in the inbox"
+    assert rig.publisher.published == [], "this process does not know of the events"
+    assert one(url, "select count(*) from outbox") == 20, "but the table does, and the relay will send them"
+
+
+def test_a_backend_killed_while_it_commits_leaves_all_or_nothing(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("""
+            create function linger() returns trigger language plpgsql as $$
+            begin perform pg_advisory_xact_lock_shared(7); return null; end $$;
+            create constraint trigger slow_commit after insert on effects deferrable initially deferred
+            for each row execute function linger()""")
+        connection.execute("select pg_advisory_lock(7)")
+        messages = [cancelled() for _ in range(10)]
+        with ConsumerRig(url, *messages) as rig:
+            waiting = "select count(*) from pg_stat_activity where application_name = 'rig' and wait_event = 'advisory'"
+            eventually(lambda: one(url, waiting) == 1)
+            terminate(url)
+            eventually(lambda: rig.watch.pauses)
+            connection.execute("select pg_advisory_unlock(7)")
+            eventually(lambda: rig.consumer.acknowledged == messages)
+    assert effects(url) == {order(message): 1 for message in messages}
+    assert len(rig.publisher.published) == 10
+
+
+def test_aborted_transactions_are_done_again_without_a_pause_unless_it_never_ends(url: str) -> None:
+    attempts: list[int] = []
+
+    def unlucky(messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+        attempts.append(len(messages))
+        if len(attempts) <= 7:
+            raise TransactionAborted("row count")
+        return handle(messages, transaction)
+
+    message = cancelled()
+    with ConsumerRig(url, message, handler=unlucky) as rig:
+        eventually(lambda: rig.consumer.acknowledged == [message])
+    assert [type(error) for error in rig.watch.pauses] == [TransactionAborted] * 2
+    assert effects(url) == {order(message): 1}
+
+
+@pytest.mark.parametrize("trouble", ["database", "parking", "confirms"])
+def test_giving_up_ends_a_consumer_that_cannot_finish_within_a_moment(url: str, proxy: Proxy, trouble: str) -> None:
+    proxy.open = trouble != "database"
+    with ConsumerRig(proxy.url, confirm_timeout_seconds=60) as rig:
+        rig.publisher.holding = True
+        rig.consumer.put(cancelled("good" if trouble == "confirms" else "never"))
+        if trouble == "database":
+            eventually(lambda: rig.watch.pauses)
+        else:
+            eventually(lambda: rig.publisher.published)
+        rig.loop.stop()
+        started = time.monotonic()
+        rig.loop.give_up()
+        rig.join(5)
+        assert time.monotonic() - started < 2
+    if trouble != "confirms":
+        assert rig.consumer.acknowledged == []

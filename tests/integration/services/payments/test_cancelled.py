@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Orders that are cancelled around their charge: never charged, or refunded once."""
+
+import pytest
+
+from orderflow.events import PaymentCaptured, PaymentRefunded
+from tests.rigs.consumer import query
+from tests.rigs.payments import Payments, Simulator, cancelled, quickly_slow, reserved
+from tests.rigs.scripted_broker import eventually
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_charge_that_the_provider_executes_long_after_the_order_was_given_up_is_refunded(
+    url: str, simulator: Simulator
+) -> None:
+    event = reserved("never")
+    with Payments(url, simulator.url, timeout_seconds=0.2, settled_after_seconds=0) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.watch.calls["charge", "unclear"] >= 1)
+        payments.receive(cancelled(event.order_id))
+        eventually(lambda: payments.states("charges") == {"cancelled": 1})
+        simulator.execute(event)
+        query(url, "update charges set due_at = now() returning 1")
+        eventually(lambda: payments.states("charges") == {"refunded": 1})
+    assert (simulator.charged(event.order_id), simulator.refunded(event.order_id)) == (1, 1)
+
+
+def test_an_order_that_was_cancelled_before_it_was_reserved_is_never_charged(url: str, simulator: Simulator) -> None:
+    event = reserved("ok")
+    with Payments(url, simulator.url) as payments:
+        payments.receive(cancelled(event.order_id))
+        payments.receive(event)
+        payments.receive(reserved("ok"))
+        eventually(lambda: payments.publisher.published)
+    assert payments.states("charges") == {"cancelled": 1, "captured": 1}
+    assert simulator.charged(event.order_id) == 0
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_order_that_is_reserved_and_cancelled_in_one_batch_is_never_charged(
+    url: str, simulator: Simulator, turned: bool
+) -> None:
+    event = reserved("ok")
+    batch = [event, cancelled(event.order_id)]
+    with Payments(url, simulator.url) as payments:
+        payments.receive(*reversed(batch) if turned else batch)
+        payments.receive(reserved("ok"))
+        eventually(lambda: payments.publisher.published)
+    assert payments.states("charges") == {"cancelled": 1, "captured": 1}
+    assert simulator.charged(event.order_id) == 0
+
+
+def test_an_order_that_is_cancelled_before_the_first_call_is_never_charged(url: str, simulator: Simulator) -> None:
+    event = reserved("ok")
+    payments = Payments(url, simulator.url)
+    payments.receive(event)
+    payments.receive(cancelled(event.order_id))
+    with payments:
+        payments.receive(reserved("ok"))
+        eventually(lambda: payments.publisher.published)
+    assert payments.states("charges") == {"cancelled": 1, "captured": 1}
+    assert simulator.charged(event.order_id) == 0
+
+
+def test_a_charge_that_succeeds_after_its_order_was_cancelled_is_refunded_once(url: str, simulator: Simulator) -> None:
+    event = reserved("slow", order_id=quickly_slow())
+    with Payments(url, simulator.url) as payments:
+        payments.receive(event)
+        eventually(lambda: query(url, "select 1 from charges where called_at is not null"))
+        payments.receive(cancelled(event.order_id))
+        payments.receive(cancelled(event.order_id))
+        assert payments.states("charges") == {"cancelling": 1}
+        eventually(lambda: payments.publisher.published, 15)
+    assert payments.published() == {("PaymentRefunded", event.order_id): 1}
+    assert payments.states("charges") == {"refunded": 1}
+    assert (simulator.charged(event.order_id), simulator.refunded(event.order_id)) == (1, 1)
+
+
+def test_an_answer_that_comes_while_the_order_is_cancelled_leads_to_a_refund(url: str, simulator: Simulator) -> None:
+    event = reserved("slow", order_id=quickly_slow())
+    with Payments(url, simulator.url, timeout_seconds=10, lease_seconds=12) as payments:
+        payments.receive(event)
+        eventually(lambda: query(url, "select 1 from charges where called_at is not null"))
+        payments.receive(cancelled(event.order_id))
+        eventually(lambda: payments.publisher.published, 15)
+    assert payments.watch.calls == {("charge", "captured"): 1, ("refund", "refunded"): 1}
+    assert payments.published() == {("PaymentRefunded", event.order_id): 1}
+
+
+def test_an_answer_waits_for_a_cancellation_that_is_being_committed(url: str, simulator: Simulator) -> None:
+    event = reserved("slow", order_id=quickly_slow())
+    waiting = "select 1 from pg_stat_activity where application_name = 'payments calls' and wait_event_type = 'Lock'"
+    with Payments(url, simulator.url, timeout_seconds=10, lease_seconds=12) as payments:
+        payments.receive(event)
+        eventually(lambda: query(url, "select 1 from charges where called_at is not null"))
+        with payments.cancelling(event.order_id):
+            eventually(lambda: query(url, waiting), 15)
+        eventually(lambda: payments.publisher.published)
+    assert payments.published() == {("PaymentRefunded", event.order_id): 1}
+
+
+def test_a_captured_charge_of_a_cancelled_order_is_refunded_once_with_its_reason(
+    url: str, simulator: Simulator
+) -> None:
+    event = reserved("ok")
+    with Payments(url, simulator.url) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.states("charges") == {"captured": 1})
+        payments.receive(cancelled(event.order_id), cancelled(event.order_id))
+        payments.receive(cancelled(event.order_id))
+        eventually(lambda: payments.states("charges") == {"refunded": 1})
+        payments.receive(event, cancelled(event.order_id))
+    captured, refund = payments.events()
+    assert isinstance(captured, PaymentCaptured)
+    assert isinstance(refund, PaymentRefunded)
+    assert (refund.reason, refund.charge_id) == ("hold_expired", captured.charge_id)
+    assert (simulator.charged(event.order_id), simulator.refunded(event.order_id)) == (1, 1)
+
+
+def test_a_declined_order_that_is_cancelled_stays_declined(url: str, simulator: Simulator) -> None:
+    event = reserved("decline")
+    with Payments(url, simulator.url) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.states("charges") == {"declined": 1})
+        payments.receive(cancelled(event.order_id))
+    assert payments.states("charges") == {"declined": 1}

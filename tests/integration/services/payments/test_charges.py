@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the provider answers to a charge, and what is told of it."""
+
+import pytest
+
+from orderflow.events import PaymentCaptured, PaymentDeclined
+from tests.rigs.consumer import one, query
+from tests.rigs.effects import TRACE
+from tests.rigs.payments import Payments, Simulator, cancelled, quickly_slow, reserved
+from tests.rigs.scripted_broker import eventually
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_reserved_order_is_charged_and_the_capture_belongs_to_the_message_that_asked(
+    url: str, simulator: Simulator
+) -> None:
+    event = reserved("ok", total_amount=4200)
+    with Payments(url, simulator.url) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.publisher.published)
+    (captured,) = payments.events()
+    (publication,) = payments.publisher.published
+    assert isinstance(captured, PaymentCaptured)
+    assert (captured.order_id, captured.total_amount, captured.user_id) == (event.order_id, 4200, event.user_id)
+    assert publication.properties.correlation_id == str(event.order_id)
+    assert publication.properties.headers["traceparent"] == TRACE["traceparent"]
+    assert publication.properties.headers["x-causation-id"] == str(one(url, "select message_id from inbox"))
+    assert simulator.charged(event.order_id) == 1
+
+
+@pytest.mark.parametrize("token", ["decline", "a token that nobody knows"])
+def test_a_declined_charge_is_told_once(url: str, simulator: Simulator, token: str) -> None:
+    event = reserved(token)
+    with Payments(url, simulator.url) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.publisher.published)
+    (declined,) = payments.events()
+    assert isinstance(declined, PaymentDeclined)
+    assert declined.reason == "payment_declined"
+    assert simulator.charged(event.order_id) == 0
+
+
+def test_a_provider_that_fails_once_is_asked_again_and_charges_once(url: str, simulator: Simulator) -> None:
+    event = reserved("error_once")
+    with Payments(url, simulator.url) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.states("charges") == {"captured": 1})
+    assert payments.watch.calls == {("charge", "failed"): 1, ("charge", "captured"): 1}
+    assert simulator.charged(event.order_id) == 1
+
+
+def test_a_charge_that_was_executed_but_never_answered_is_found_by_asking(url: str, simulator: Simulator) -> None:
+    event = reserved("timeout_executed")
+    with Payments(url, simulator.url) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.states("charges") == {"unknown": 1})
+        eventually(lambda: payments.publisher.published)
+    assert payments.published() == {("PaymentCaptured", event.order_id): 1}
+    assert payments.watch.calls == {("charge", "unclear"): 1, ("look_up", "captured"): 1}
+    assert simulator.charged(event.order_id) == 1
+
+
+def test_a_slow_charge_is_waited_for_by_asking_and_by_charging_with_the_same_key(
+    url: str, simulator: Simulator
+) -> None:
+    event = reserved("slow", order_id=quickly_slow())
+    with Payments(url, simulator.url) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.publisher.published, 15)
+    assert payments.published() == {("PaymentCaptured", event.order_id): 1}
+    assert simulator.charged(event.order_id) == 1
+
+
+def test_silence_is_never_a_decline_and_ends_with_the_order(url: str, simulator: Simulator) -> None:
+    event = reserved("never")
+    with Payments(url, simulator.url, timeout_seconds=0.2, settled_after_seconds=1) as payments:
+        payments.receive(event)
+        eventually(lambda: payments.watch.calls["charge", "unclear"] >= 2)
+        payments.receive(cancelled(event.order_id))
+        payments.count_unknown()
+        eventually(lambda: payments.states("charges") == {"cancelled": 1})
+        payments.count_unknown()
+    assert payments.events() == []
+    assert payments.watch.unknown == [1, 0]
+    assert simulator.charged(event.order_id) == 0
+    ((minutes, token, reason),) = query(
+        url, "select extract(epoch from due_at - now()) / 60, payment_token, reason from charges"
+    )
+    assert 59 < minutes < 60
+    assert (token, reason) == ("", "hold_expired")
+
+
+def test_a_batch_of_250_costs_few_statements(url: str, simulator: Simulator) -> None:
+    with Payments(url, simulator.url, concurrency=250) as payments:
+        eventually(lambda: payments.work.statements)
+        before = payments.work.statements
+        progress = payments.receive(*[reserved("ok") for _ in range(250)])
+        eventually(lambda: len(payments.publisher.published) == 250)
+        calling = payments.work.statements - before
+    assert progress.outcomes.done == 250
+    assert progress.outcomes.statements == 4  # begin, inbox, charges, commit
+    assert calling / 250 < 0.25, f"{calling} statements for 250 charges"

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes, providers and connections end at the worst moments; each order is charged at most once."""
+
+from collections import Counter
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from orderflow.events import InventoryReserved
+from orderflow.services.payments.domain import State
+from orderflow.services.payments.provider import Captured, Unclear
+from tests.rigs.consumer import query
+from tests.rigs.payments import Payments, ProcessGroup, Simulator, cancelled, quickly_slow, reserved
+from tests.rigs.scripted_broker import eventually
+
+pytestmark = pytest.mark.integration
+
+
+def test_a_process_that_is_killed_in_a_call_leaves_it_to_the_next_one_which_charges_once(
+    url: str, simulator: Simulator
+) -> None:
+    event = reserved("slow", order_id=quickly_slow())
+    payments = Payments(url, simulator.url, timeout_seconds=5)
+    payments.receive(event)
+    with ProcessGroup("tests.rigs.payments_process", url, simulator.url):
+        eventually(lambda: query(url, "select 1 from charges where called_at is not null"), 15)
+    assert payments.states("charges") == {"requested": 1}
+    with payments:
+        eventually(lambda: payments.publisher.published, 15)
+    assert payments.published() == {("PaymentCaptured", event.order_id): 1}
+    assert simulator.charged(event.order_id) == 1
+
+
+def test_a_provider_that_is_killed_remembers_what_it_executed(url: str, tmp_path: Path) -> None:
+    events = [reserved("ok") for _ in range(300)]
+    with Simulator(tmp_path / "ledger.jsonl") as simulator, Payments(url, simulator.url) as payments:
+        for start in range(0, 300, 20):
+            payments.receive(*events[start : start + 20])
+            if start == 100:
+                eventually(lambda: payments.publisher.published)
+                simulator.kill()
+            if start == 200:
+                simulator.start()
+        eventually(lambda: payments.states("charges") == {"captured": 300}, 30)
+        eventually(lambda: len(payments.publisher.published) == 300)
+        assert simulator.ledger()[0] == Counter(event.order_id for event in events)
+    assert payments.published() == Counter(("PaymentCaptured", event.order_id) for event in events)
+
+
+def test_two_processes_share_the_calls_and_none_is_made_twice(url: str, simulator: Simulator) -> None:
+    events = [reserved("ok") for _ in range(500)]
+    with Payments(url, simulator.url, lease_seconds=30) as one, Payments(url, simulator.url, lease_seconds=30) as two:
+        one.receive(*events[:250])
+        two.receive(*events[250:])
+        eventually(lambda: one.states("charges") == {"captured": 500}, 20)
+    assert one.watch.calls + two.watch.calls == {("charge", "captured"): 500}
+    assert one.published() + two.published() == Counter(("PaymentCaptured", event.order_id) for event in events)
+
+
+def test_a_lost_database_connection_costs_nothing(url: str, simulator: Simulator) -> None:
+    events = [reserved(token) for token in ["ok", "timeout_executed"] * 100]
+    break_it = partial(
+        query, url, "select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'payments calls'"
+    )
+    with Payments(url, simulator.url) as payments:
+        for start in range(0, 200, 20):
+            payments.receive(*events[start : start + 20])
+            break_it()
+        eventually(lambda: payments.states("charges") == {"captured": 200}, 30)
+    rows = query(url, "select properties->>'correlation_id' from outbox")
+    told = Counter(key for _, key in payments.published().elements())
+    told.update(UUID(order) for (order,) in rows if UUID(order) not in told)
+    assert told == Counter(event.order_id for event in events)
+    assert all(charged == 1 for charged in (simulator.ledger()[0][event.order_id] for event in events))
+
+
+def test_an_answer_that_is_recorded_twice_is_told_once(url: str, simulator: Simulator) -> None:
+    event = reserved("ok")
+    payments = Payments(url, simulator.url)
+    payments.receive(event)
+    with payments.work.transaction() as work:
+        calls = payments.effects.claim(work, limit=10, lease=timedelta(seconds=30))
+    for answers in ([Captured("ch_1"), Captured("ch_1")], [Captured("ch_1")], [Unclear("timeout")]):
+        with payments.work.transaction() as work:
+            payments.effects.record(work, [(calls[0], answer) for answer in answers])
+    payments.close()
+    assert payments.published() == {("PaymentCaptured", event.order_id): 1}
+    assert payments.states("charges") == {"captured": 1}
+
+
+def test_messages_in_any_order_and_number_charge_each_order_at_most_once(url: str, simulator: Simulator) -> None:
+    events: list[InventoryReserved] = [reserved(token) for token in ("ok", "decline", "error_once") * 10]
+    batch = [*events, *map(cancelled, [event.order_id for event in events[::2]])] * 3
+    with Payments(url, simulator.url) as payments:
+        payments.receive(*batch)
+        payments.receive(*reversed(batch))
+        eventually(lambda: not query(url, "select 1 from charges where due_at is not null"))
+        eventually(lambda: not payments.states("charges").keys() & {State.REQUESTED, State.REFUND_REQUESTED})
+    charges, refunds = simulator.ledger()
+    assert all(charges[event.order_id] == refunds[event.order_id] == 0 for event in events[::2])
+    assert all(charges[event.order_id] == (event.payment_token != "decline") for event in events[1::2])

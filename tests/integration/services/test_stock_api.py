@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The stock API on a real database."""
+
+import threading
+from collections.abc import Iterator
+from importlib.resources import files
+from typing import Any
+
+import pytest
+from litestar.testing import TestClient
+
+from orderflow.events import StockChanged, decode
+from orderflow.http.api_keys import ApiKeys, make_key
+from orderflow.http.reader import Reader
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.group_commit import GroupCommit
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.services.inventory.api import SetStock, StockApi
+from tests.builders import a_codec
+from tests.rigs.scripted_broker import ScriptedPublisher, eventually
+
+pytestmark = pytest.mark.integration
+
+KEY, ENTRY = make_key("shelf", frozenset({"stock:write", "stock:read"}))
+READER, READER_ENTRY = make_key("auditor", frozenset({"stock:read"}))
+STOCK = {"on_hand": 10, "unit_price": 1999, "currency": "EUR"}
+
+LOW = 10
+
+
+class Moved(Instrumentation):
+    """Remembers how many units were put on the shelf."""
+
+    def __init__(self) -> None:
+        self.put: list[int] = []
+
+    def stock_moved(self, move: str, units: int) -> None:
+        assert move == "put"
+        self.put.append(units)
+
+
+class StockAllocator:
+    """The application with everything around it that it needs."""
+
+    def __init__(self, client: TestClient[Any], publisher: ScriptedPublisher, database: Database, moved: Moved) -> None:
+        self.client, self.publisher, self.database, self.moved = client, publisher, database, moved
+
+    def put(self, sku: str, body: Any, key: str = KEY) -> Any:
+        return self.client.put(f"/v1/stock/{sku}", json=body, headers={"Authorization": f"Bearer {key}"})
+
+    def get(self, sku: str, key: str = KEY) -> Any:
+        return self.client.get(f"/v1/stock/{sku}", headers={"Authorization": f"Bearer {key}"})
+
+
+@pytest.fixture
+def shelf(database: str) -> Iterator[StockAllocator]:
+    setup = Database(database)
+    names = ("orderflow.messaging", "orderflow.services.inventory")
+    migrate(setup, [(name, files(name).joinpath("schema.sql").read_text()) for name in names])
+    publisher, instrumentation = ScriptedPublisher(), Moved()
+    outbox = Outbox(publisher, a_codec("inventory"), lease_seconds=10)
+    writer = GroupCommit(
+        UnitOfWorkFactory(Database(database), outbox),
+        SetStock(low_units=LOW, instrumentation=instrumentation),
+        clock=SystemClock(),
+    )
+    reader = Reader(lambda: Database(database))
+    api = StockApi(
+        writer=writer, reader=reader, keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"), instrumentation=instrumentation
+    )
+    thread = threading.Thread(target=writer.run)
+    thread.start()
+    with TestClient(api.app()) as client:
+        yield StockAllocator(client, publisher, setup, instrumentation)
+    writer.stop()
+    thread.join()
+    reader.close()
+    setup.close()
+
+
+def test_stock_is_set_told_and_read(shelf: StockAllocator) -> None:
+    wanted = {"sku": "a", **STOCK, "available": 10, "reserved": 0, "sold": 0}
+    assert shelf.put("a", STOCK).json() == wanted
+    assert shelf.get("a").json() == wanted
+    (publication,) = shelf.publisher.published
+    event = decode(publication.body)
+    assert isinstance(event, StockChanged)
+    assert (event.sku, event.available, event.stock_version) == ("a", 10, 1)
+
+
+def test_a_fall_to_the_low_mark_is_told_once_and_units_are_counted_by_their_change(shelf: StockAllocator) -> None:
+    for on_hand, price in ((100, 5), (100, 6), (10, 6), (3, 6), (50, 6), (9, 6)):
+        assert shelf.put("a", {**STOCK, "on_hand": on_hand, "unit_price": price}).status_code == 200
+    eventually(lambda: len(shelf.publisher.published) == 6)
+    told = [publication.properties.type for publication in shelf.publisher.published]
+    changed, low = "STOCK_CHANGED", "STOCK_LOW"
+    assert told == [changed, changed, low, changed, changed, low]
+    assert shelf.moved.put == [100, 0, -90, -7, 47, -41]
+
+
+def test_stock_cannot_be_set_under_what_is_promised(shelf: StockAllocator) -> None:
+    shelf.put("a", STOCK)
+    with shelf.database.transaction() as transaction:
+        transaction.execute("update stock set available = 3, reserved = 5, sold = 2")
+    refused = shelf.put("a", {**STOCK, "on_hand": 6})
+    assert (refused.status_code, refused.json()["type"]) == (409, "too-few")
+    assert shelf.get("a").json()["on_hand"] == 10
+    lowered = shelf.put("a", {**STOCK, "on_hand": 7}).json()
+    assert (lowered["available"], lowered["reserved"], lowered["sold"]) == (0, 5, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"on_hand": -1}, {"on_hand": 2**31}, {"unit_price": 1.5}, {"currency": "euro"}, {"colour": "red"}],
+)
+def test_a_body_that_does_not_fit_is_refused(shelf: StockAllocator, change: dict[str, Any]) -> None:
+    answer = shelf.put("a", {**STOCK, **change})
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+
+
+def test_keys_and_scopes_decide_who_may_do_what(shelf: StockAllocator) -> None:
+    assert shelf.put("a", STOCK, key="guess").status_code == 401
+    assert shelf.put("a", STOCK, key=READER).status_code == 403
+    shelf.put("a", STOCK)
+    assert shelf.get("a", key=READER).status_code == 200
+
+
+def test_an_unknown_or_impossible_sku_is_a_problem_document(shelf: StockAllocator) -> None:
+    assert (shelf.get("none").status_code, shelf.get("none").json()["type"]) == (404, "not-found")
+    assert shelf.put("x" * 65, STOCK).status_code == 422

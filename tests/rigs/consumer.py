@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The consumer core on a real database and a scripted broker, with a handler whose effects can be counted."""
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, Self
+
+import psycopg
+
+from orderflow.events import OrderCancelled, OrderRejected
+from orderflow.messaging.broker import Delivery
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.consume.batch_processor import BatchProcessor
+from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
+from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.event import Event
+from orderflow.messaging.instrumentation import BatchObserver, BatchResult, MessagingInstrumentation
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.service import Done, Incoming, Outcome, Reject, Retry, Transaction
+from tests.builders import FunctionHandler, Handling, a_codec, an_event
+from tests.rigs.scripted_broker import ScriptedConsumer, ScriptedPublisher, deliver
+
+EFFECTS = "create table effects (order_id uuid not null, amount bigint not null check (amount <> 13));"
+CODEC = a_codec("test")
+
+
+def prepare(url: str) -> None:
+    """The core's tables, and one for effects which does not mind that they happen twice."""
+    schema = resources.files("orderflow.messaging").joinpath("schema.sql").read_text()
+    database = Database(url)
+    migrate(database, [("messaging", schema), ("effects", EFFECTS)])
+    database.close()
+
+
+def query(url: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+def one(url: str, statement: str) -> Any:
+    ((value,),) = query(url, statement)
+    return value
+
+
+def effects(url: str) -> Counter[Any]:
+    """How often each order had its effect."""
+    return Counter(dict(query(url, "select order_id, count(*) from effects group by 1")))
+
+
+def cancelled(reason: str = "good", **changes: object) -> Delivery:
+    """A delivery that the handler treats as its reason says: good, later, never, bug or bad."""
+    amount = 13 if reason == "bad" else 1999
+    return deliver(an_event(OrderCancelled, reason=reason, total_amount=amount), **changes)  # type: ignore[arg-type]
+
+
+def order(delivery: Delivery) -> Any:
+    """The order that a delivery is about, as the broker knows it."""
+    return uuid.UUID(delivery.properties.correlation_id or "")
+
+
+def handle(messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
+    """One effect and one event per message; ``later`` is retried, ``never`` rejected, ``bug`` and ``bad`` fail."""
+    outcomes: list[Outcome] = []
+    applied: list[OrderCancelled] = []
+    for message in messages:
+        event = message.event
+        assert isinstance(event, OrderCancelled)
+        if event.reason == "bug":
+            raise ZeroDivisionError
+        if event.reason == "later":
+            outcomes.append(Retry("later"))
+        elif event.reason == "never":
+            outcomes.append(Reject("never"))
+        else:
+            applied.append(event)
+            outcomes.append(Done((an_event(OrderRejected, order_id=event.order_id),)))
+    transaction.execute(
+        "insert into effects select * from unnest(%(ids)s::uuid[], %(amounts)s::bigint[])",
+        {"ids": [event.order_id for event in applied], "amounts": [event.total_amount for event in applied]},
+    )
+    return outcomes
+
+
+class Watch(MessagingInstrumentation):
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.batches: list[BatchResult] = []
+        self.pauses: list[BaseException] = []
+        self.relayed_rows = 0
+
+    def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchObserver:
+        watch = self
+
+        class Span(BatchObserver):
+            def handled(self, outcomes: BatchResult) -> None:
+                watch.batches.append(outcomes)
+
+        return Span()
+
+    def consumer_paused(self, queue: str, error: BaseException, seconds: float) -> None:
+        self.pauses.append(error)
+
+    def relayed(self, count: int) -> None:
+        self.relayed_rows += count
+
+
+class ConsumerRig:
+    """One consumer of the queue ``work`` in its thread; leaving the context stops it, by force if need be."""
+
+    def __init__(
+        self,
+        url: str,
+        *deliveries: Delivery,
+        handler: Handling = handle,
+        accepted: tuple[type[Event], ...] = (OrderCancelled,),
+        policy: RetryPolicy | None = None,
+        batch_size: int = 250,
+        lease_seconds: float = 60,
+        confirm_timeout_seconds: float = 0.3,
+    ) -> None:
+        self.publisher = ScriptedPublisher()
+        self.consumer = ScriptedConsumer("work", deliveries)
+        self.watch = Watch()
+        self.outbox = Outbox(self.publisher, CODEC, lease_seconds=lease_seconds)
+        self.loop = ConsumerLoop(
+            consumer=self.consumer,
+            publisher=self.publisher,
+            processor=BatchProcessor(
+                handler=FunctionHandler(handler),
+                accepted=accepted,
+                codec=CODEC,
+                inbox=Inbox("work"),
+                units_of_work=UnitOfWorkFactory(Database(url, application_name="rig"), self.outbox),
+            ),
+            policy=policy or RetryPolicy(),
+            instrumentation=self.watch,
+            clock=SystemClock(),
+            limits=BatchLimits(messages=batch_size),
+            confirm_timeout_seconds=confirm_timeout_seconds,
+        )
+        self._thread = threading.Thread(target=self.loop.run, name="rig")
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.stop()
+        self.loop.give_up()
+        self.join()
+
+    def join(self, seconds: float = 10) -> None:
+        """Wait for the end of the thread; fail when it does not come."""
+        self._thread.join(seconds)
+        assert not self._thread.is_alive()
+
+    @property
+    def running(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def total(self) -> BatchResult:
+        """All batches that were settled, summed up."""
+        total = BatchResult()
+        for batch in self.watch.batches:
+            total.done += batch.done
+            total.duplicates += batch.duplicates
+            total.retried += batch.retried
+            total.dead += batch.dead
+        return total
+
+
+def settled(url: str, *deliveries: Delivery, **options: Any) -> ConsumerRig:
+    """Everything handed in is taken through a consumer, which is then stopped in an orderly way."""
+    rig = ConsumerRig(url, *deliveries, **options)
+    with rig:
+        rig.loop.stop()
+        rig.join()
+    return rig

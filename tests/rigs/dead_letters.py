@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dead letters of payments to look at, replay and discard."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pika
+
+from orderflow.events import InventoryReserved
+from orderflow.messaging.broker import Publication
+from orderflow.messaging.consume.dead_letter import dead_letter
+from orderflow.operations.dead_letters.model import Selection
+from orderflow.operations.dead_letters.queue import DeadLetterQueue
+from tests.builders import NOW, an_event
+from tests.integration.operations.conftest import Channels, Shop
+from tests.rigs.scripted_broker import deliver
+
+ALL = Selection()
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+PRIVATE = "customer-secret-name"
+
+
+def park(shop: Shop, channels: Channels, reasons: Sequence[str]) -> list[str]:
+    """Dead letters of payments, as the core parks them; their message ids."""
+    channel = channels.open(shop.url("payments"))
+    ids = [str(uuid4()) for _ in reasons]
+    for number, (message_id, reason) in enumerate(zip(ids, reasons, strict=True)):
+        parked_at = NOW + timedelta(seconds=number)
+        event = an_event(InventoryReserved, user_id=PRIVATE)
+        failed = deliver(event, message_id=message_id, headers={"traceparent": TRACE, "x-retry-count": 3})
+        publish(channel, dead_letter(failed, queue="payment_requests", reason=reason, detail="why", now=parked_at))
+    return ids
+
+
+def publish(channel: Any, publication: Publication) -> None:
+    sent = publication.properties
+    properties = pika.BasicProperties(
+        message_id=sent.message_id,
+        correlation_id=sent.correlation_id,
+        type=sent.type,
+        timestamp=sent.timestamp,
+        content_type=sent.content_type,
+        headers=dict(sent.headers),
+        delivery_mode=2,
+    )
+    channel.basic_publish(publication.exchange, publication.routing_key, publication.body, properties, mandatory=True)
+
+
+def taken(shop: Shop, channels: Channels, queue: str = "payment_requests") -> list[tuple[pika.BasicProperties, bytes]]:
+    """Everything that is in a queue, taken out of it."""
+    channel = channels.open(shop.admin_url)
+    found: list[tuple[pika.BasicProperties, bytes]] = []
+    while True:
+        method, properties, body = channel.basic_get(queue, auto_ack=True)
+        if method is None or properties is None or body is None:
+            return found
+        found.append((properties, body))
+
+
+def ids_in(queue: DeadLetterQueue) -> list[str]:
+    return [letter.message_id for letter in queue.browse(ALL, limit=1000).letters]

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The orders API with everything around it that it needs, on a real database."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+from uuid import uuid4
+
+from litestar.testing import TestClient
+
+from orderflow.events import StockChanged
+from orderflow.http.api_keys import ApiKeys, make_key
+from orderflow.http.reader import Reader
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.group_commit import GroupCommit
+from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.publish.outbox import Outbox
+from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
+from orderflow.services.orders import store
+from orderflow.services.orders.api import OrdersApi
+from orderflow.services.orders.place_orders import PlaceOrders
+from tests.builders import a_codec
+from tests.rigs.scripted_broker import ScriptedPublisher
+
+KEY, ENTRY = make_key("shop", frozenset({"orders:write", "orders:read"}))
+OTHER, OTHER_ENTRY = make_key("partner", frozenset({"orders:write", "orders:read"}))
+READER, READER_ENTRY = make_key("auditor", frozenset({"orders:read"}))
+KEYS = ApiKeys.parse(",".join((ENTRY, OTHER_ENTRY, READER_ENTRY)))
+ORDER: dict[str, Any] = {"user_id": "u", "items": [{"sku": "a", "quantity": 2}], "payment_token": "ok"}
+PRICES = {"a": (100, 50, "EUR"), "b": (7, 50, "EUR"), "gone": (5, 0, "EUR"), "dollar": (5, 50, "USD")}
+
+
+@dataclass(slots=True)
+class Shop:
+    """The application with everything around it that it needs."""
+
+    client: TestClient[Any]
+    database: Database
+    publisher: ScriptedPublisher
+    age: list[float] = field(default_factory=lambda: [0.0])
+
+    def post(self, body: Any = None, *, key: str = KEY, name: str | None = None, **headers: str) -> Any:
+        """Place an order under an idempotency key (a new one, unless named)."""
+        known = {"Authorization": f"Bearer {key}", "Idempotency-Key": name or str(uuid4()), **headers}
+        content = body if isinstance(body, bytes) else json.dumps(ORDER if body is None else body).encode()
+        return self.client.post("/v1/orders", content=content, headers={"Content-Type": "application/json", **known})
+
+    def get(self, path: str, key: str = KEY) -> Any:
+        return self.client.get(path, headers={"Authorization": f"Bearer {key}"})
+
+    def count(self, table: str) -> int:
+        with self.database.transaction() as transaction:
+            ((rows,),) = transaction.execute(f"select count(*) from {table}")
+        return int(rows)
+
+
+@contextmanager
+def opened(url: str, *, most_waiting: int = 2000) -> Iterator[Shop]:
+    """The application on a database."""
+    publisher, clock, instrumentation = ScriptedPublisher(), SystemClock(), Instrumentation()
+    outbox = Outbox(publisher, a_codec("orders"), lease_seconds=10)
+    intake = PlaceOrders(hold_seconds=60, instrumentation=instrumentation)
+    writer = GroupCommit(UnitOfWorkFactory(Database(url), outbox), intake, clock=clock, most_waiting=most_waiting)
+    reader = Reader(lambda: Database(url))
+    age = [0.0]
+    api = OrdersApi(
+        writer=writer,
+        reader=reader,
+        keys=KEYS,
+        instrumentation=instrumentation,
+        outbox_age=lambda: age[0],
+        outbox_max_age_seconds=30,
+    )
+    thread = threading.Thread(target=writer.run)
+    thread.start()
+    try:
+        with TestClient(api.app()) as client:
+            yield Shop(client, Database(url), publisher, age)
+    finally:
+        writer.stop()
+        thread.join()
+        reader.close()
+
+
+def prepare_offers(url: str) -> None:
+    """Tables and offers."""
+    setup = Database(url)
+    names = ("orderflow.messaging", "orderflow.services.orders")
+    migrate(setup, [(name, files(name).joinpath("schema.sql").read_text()) for name in names])
+    news = [
+        StockChanged(
+            timestamp=datetime.now(UTC),
+            sku=sku,
+            on_hand=50,
+            available=available,
+            unit_price=price,
+            currency=currency,
+            stock_version=1,
+        )
+        for sku, (price, available, currency) in PRICES.items()
+    ]
+    with setup.transaction() as transaction:
+        store.note_stock(SqlUnitOfWork(transaction), news)
+    setup.close()

@@ -1,0 +1,16 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The calls of payments as a process of their own, so that a test can kill it: database URL, provider URL."""
+
+import sys
+import threading
+
+from tests.rigs.payments import Payments
+
+
+def main(database_url: str, provider_url: str) -> None:
+    with Payments(database_url, provider_url, timeout_seconds=30):
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
