@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from orderflow.instrumentation import Instrumentation
-from orderflow.messaging.instrumentation import CallObserver, MessagingInstrumentation
+from orderflow.messaging.instrumentation import CallObserver
 from orderflow.services.notifications import NOTIFICATIONS
 from orderflow.services.notifications.effects import MOST_ATTEMPTS, NotificationEffect
 from orderflow.services.notifications.handlers import NotificationRequests
@@ -18,8 +18,11 @@ from orderflow.services.notifications.senders import Sender
 from tests.rigs.effects import EffectsRig
 
 
-class Passing(MessagingInstrumentation):
-    """Sends the stored trace headers along."""
+class Watch(Instrumentation):
+    """Counts notifications by kind and outcome, and sends the stored trace headers with each call."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
 
     def calling(self, operation: str, trace: Any) -> CallObserver:
         class Span(CallObserver):
@@ -27,13 +30,6 @@ class Passing(MessagingInstrumentation):
                 return trace
 
         return Span()
-
-
-class Watch(Instrumentation):
-    """Counts notifications by kind and outcome."""
-
-    def __init__(self) -> None:
-        self.outcomes: Counter[tuple[str, str]] = Counter()
 
     def notification(self, kind: str, outcome: str) -> None:
         self.outcomes[kind, outcome] += 1

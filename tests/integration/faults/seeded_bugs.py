@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts orderflow with one bug seeded, and optionally dying now and then just before a commit.
 
-``python -m tests.integration.faults.seeded_bugs BUG DEATHS COMMAND…``: BUG is a name below or ``none``; DEATHS the share
-of transactions with events before whose commit the process kills itself. Each bug is one that was really written
+``python -m tests.integration.faults.seeded_bugs BUG DEATHS COMMAND…``: BUG is a name below or ``none``; DEATHS the
+share of transactions with events before whose commit the process kills itself. Each bug is one that was really written
 somewhere.
 """
 

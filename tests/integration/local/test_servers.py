@@ -205,7 +205,7 @@ def healths(stack: Stack) -> Mapping[str, str]:
     ("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0)]
 )
 def test_nothing_is_left_when_the_program_itself_ends(signum: int, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "local.servers.stack", "--suite", SUITE, "--directory", str(tmp_path)]
+    command = [sys.executable, "-m", "local.servers", "--suite", SUITE, "--directory", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=OURS) as program:
         assert program.stdout is not None
         try:

@@ -38,7 +38,7 @@ from orderflow.operations.management_api import Management
 from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
 from orderflow.services.orders import ORDERS
-from tests.builders import a_codec
+from tests.builders import FunctionHandler, a_codec
 
 pytestmark = pytest.mark.integration
 
@@ -60,7 +60,7 @@ class Seen:
     count: int = 0
 
 
-def handler(seen: Seen, replica: str, queue: str) -> Any:
+def handler(seen: Seen, replica: str, queue: str) -> FunctionHandler:
     def handle(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
         transaction.after_commit(lambda: note(messages))
         return [DONE] * len(messages)
@@ -72,7 +72,7 @@ def handler(seen: Seen, replica: str, queue: str) -> Any:
             seen.numbers[message.event.order_id].append(message.event.total_amount)
             seen.count += 1
 
-    return handle
+    return FunctionHandler(handle)
 
 
 class Replica:
