@@ -26,7 +26,7 @@ from orderflow.messaging.postgres.database import Database, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
-from orderflow.messaging.uuid7 import message_id
+from orderflow.messaging.uuid7 import uuid7
 from tests.builders import NOW, FunctionHandler, a_codec, an_event
 from tests.rigs.scripted_broker import ScriptedConsumer, ScriptedPublisher, deliver
 
@@ -68,7 +68,7 @@ def main(database_url: str, messages: int, profile: str | None = None) -> None:
         transaction.execute("drop table if exists bench_state")
         transaction.execute("create table bench_state (order_id uuid primary key, amount bigint not null)")
         transaction.execute("truncate inbox, outbox")
-    deliveries = [deliver(an_event(InventoryReserved, timestamp=NOW), message_id=message_id()) for _ in range(messages)]
+    deliveries = [deliver(an_event(InventoryReserved, timestamp=NOW), message_id=uuid7()) for _ in range(messages)]
     publisher, consumer = ScriptedPublisher(), ScriptedConsumer("bench", deliveries)
     codec = a_codec("bench")
     processor = BatchProcessor(

@@ -106,5 +106,5 @@ def prepare_offers(url: str) -> None:
         for sku, (price, available, currency) in PRICES.items()
     ]
     with setup.transaction() as transaction:
-        store.note_stock(SqlUnitOfWork(transaction), news)
+        store.update_availability(SqlUnitOfWork(transaction), news)
     setup.close()

@@ -1,11 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long to wait after a failure: longer each time, and never in step with others."""
+"""How long to wait after a failure: exponential, with jitter, so that clients do not retry in step."""
 
 import random
 
+_MAX_DOUBLINGS = 32
+
+
+def delay_seconds(attempts: int, *, first: float, most: float, rng: random.Random | None = None) -> float:
+    """The delay after so many failed attempts (0 for the first): ``first``, doubling up to ``most``, in seconds.
+
+    Between half of that and all of it, at random: for attempts that are stored with their number.
+    """
+    step = _step(attempts, first, most)
+    return (rng or random).uniform(step / 2, step)
+
 
 class Backoff:
-    """Exponential back-off with full jitter: up to ``first`` seconds, doubling up to ``most``."""
+    """Counts the failures of one loop. Full jitter: between a tenth of the exponential step and all of it."""
 
     def __init__(self, *, first: float = 0.1, most: float = 10.0, rng: random.Random | None = None) -> None:
         self._first = first
@@ -14,11 +25,15 @@ class Backoff:
         self._failures = 0
 
     def next(self) -> float:
-        """Seconds to wait now; at least a tenth of the step, so that nobody spins."""
-        step = min(self._most, self._first * 2**self._failures)
-        self._failures = min(self._failures + 1, 32)
+        """Seconds to wait now. At least a tenth of the step, so that no loop spins."""
+        step = _step(self._failures, self._first, self._most)
+        self._failures += 1
         return self._rng.uniform(step / 10, step)
 
     def reset(self) -> None:
-        """Something worked: begin again at the first step."""
+        """Begin again at the first step, after a success."""
         self._failures = 0
+
+
+def _step(failures: int, first: float, most: float) -> float:
+    return min(most, first * 2.0 ** min(failures, _MAX_DOUBLINGS))

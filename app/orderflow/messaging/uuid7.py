@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Message ids that sort by time, so that an index grows at its end."""
+"""Ids that sort by time, so that an index grows at its end."""
 
 import os
 import time
 from uuid import UUID
 
 
-def message_id() -> UUID:
+def uuid7() -> UUID:
     """A new UUID version 7 (RFC 9562): 48 bits of milliseconds, then 74 random bits."""
     random = int.from_bytes(os.urandom(10), "big")
     value = (time.time_ns() // 1_000_000) << 80

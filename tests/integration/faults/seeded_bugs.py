@@ -118,20 +118,20 @@ def read_then_write_stock() -> None:
     load, seen = store.load, dict[str, store.Stock]()
 
     def reading(transaction: Transaction, ids: Iterable[UUID], skus: Iterable[str]) -> Any:
-        shelf, stock = load(transaction, ids, skus)
+        allocator, stock = load(transaction, ids, skus)
         seen.clear()
         seen.update(stock)
         time.sleep(0.01)
-        return shelf, stock
+        return allocator, stock
 
-    def writing(transaction: Transaction, shelf: StockAllocator) -> list[store.Stock]:
-        changed = [shelf.reservations[order_id] for order_id in sorted(shelf.changed)]
+    def writing(transaction: Transaction, allocator: StockAllocator) -> list[store.Stock]:
+        changed = [allocator.reservations[order_id] for order_id in sorted(allocator.changed)]
         new = [item for item in changed if item.new]
         store._save_reservations(transaction, new, [item for item in changed if not item.new])
-        if not shelf.movements:
+        if not allocator.movements:
             return []
-        transaction.execute(store._NOTE, store._ledger_columns(shelf.movements) | {"now": transaction.now})
-        totals = store._sums(shelf.movements)
+        transaction.execute(store._ADD_TO_LEDGER, store._ledger_columns(allocator.movements) | {"now": transaction.now})
+        totals = store._sums(allocator.movements)
         after = []
         for sku, available, reserved, sold in zip(*totals.values(), strict=True):
             old = seen[sku]

@@ -33,7 +33,7 @@ from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.service import DONE, Incoming, Outcome, Service, UnitOfWork
-from orderflow.messaging.uuid7 import message_id
+from orderflow.messaging.uuid7 import uuid7
 from orderflow.operations.management_api import Management
 from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
@@ -138,7 +138,7 @@ def test_events_of_one_order_stay_in_order_while_replicas_come_and_go(
     def publish(broker: RabbitMQBroker, count: int) -> None:
         batch = []
         for order in chance.choices(orders, k=count):
-            batch.append(CODEC.publication(message_id(), captured(order, sent[order])))
+            batch.append(CODEC.publication(uuid7(), captured(order, sent[order])))
             sent[order] += 1
         receipt = broker.publisher().publish(batch)
         assert receipt.wait(10) and not receipt.failures

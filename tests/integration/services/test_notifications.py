@@ -14,7 +14,13 @@ from aiosmtpd.handlers import Message as MessageHandler
 from orderflow.events import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
 from orderflow.messaging.clock import SystemClock
 from orderflow.services.notifications.effects import NotificationEffect
-from orderflow.services.notifications.senders import SENDS_AT_ONCE, LogSender, SendFailed, SmtpSender, WebhookSender
+from orderflow.services.notifications.senders import (
+    MAX_CONCURRENT_SENDS,
+    LogSender,
+    SendFailed,
+    SmtpSender,
+    WebhookSender,
+)
 from tests.builders import an_event
 from tests.rigs.consumer import query
 from tests.rigs.effects import TRACE
@@ -78,11 +84,11 @@ def mailing(server: str, mail_to: str = "{user_id}@example.com") -> SmtpSender:
 
 def test_no_mail_waits_for_another(url: str, mailbox: tuple[Mailbox, str]) -> None:
     box, server = mailbox
-    box.gathering = SENDS_AT_ONCE
-    with Notifications(url, mailing(server), concurrency=SENDS_AT_ONCE) as notifications:
-        notifications.receive(*(an_event(OrderConfirmed, order_id=uuid4()) for _ in range(SENDS_AT_ONCE)))
-        eventually(lambda: notifications.states("notifications") == {"sent": SENDS_AT_ONCE}, 20)
-    assert len(box.mails) == SENDS_AT_ONCE
+    box.gathering = MAX_CONCURRENT_SENDS
+    with Notifications(url, mailing(server), concurrency=MAX_CONCURRENT_SENDS) as notifications:
+        notifications.receive(*(an_event(OrderConfirmed, order_id=uuid4()) for _ in range(MAX_CONCURRENT_SENDS)))
+        eventually(lambda: notifications.states("notifications") == {"sent": MAX_CONCURRENT_SENDS}, 20)
+    assert len(box.mails) == MAX_CONCURRENT_SENDS
 
 
 def test_every_kind_is_posted_once_with_its_key_and_its_trace(url: str, hook: Webhook) -> None:

@@ -238,7 +238,7 @@ def test_forgotten_answers_let_a_key_be_used_again(shop: Shop) -> None:
     first = shop.post(name="old").json()["order_id"]
     with shop.database.transaction() as transaction:
         transaction.execute("update idempotency set created_at = created_at - interval '73 hours'")
-        store.forget_answers(SqlUnitOfWork(transaction), hours=72)
+        store.prune_idempotency_keys(SqlUnitOfWork(transaction), hours=72)
     assert shop.post(name="old").json()["order_id"] != first
 
 

@@ -18,7 +18,8 @@ from orderflow.messaging.group_commit import GroupCommit
 from orderflow.messaging.postgres.database import Database, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
-from orderflow.services.inventory.api import SetStock, StockApi
+from orderflow.services.inventory.api import StockApi
+from orderflow.services.inventory.set_stock import SetStock
 from tests.builders import a_codec
 from tests.rigs.scripted_broker import ScriptedPublisher, eventually
 

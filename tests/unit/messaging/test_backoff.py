@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import random
 
-from orderflow.messaging.backoff import Backoff
+from orderflow.messaging.backoff import Backoff, delay_seconds
 
 
 def test_waits_double_up_to_the_most_and_are_never_nothing() -> None:
@@ -22,3 +22,10 @@ def test_after_a_success_it_begins_again() -> None:
 def test_two_processes_do_not_wait_in_step() -> None:
     first, second = Backoff(rng=random.Random(1)), Backoff(rng=random.Random(2))
     assert [first.next() for _ in range(5)] != [second.next() for _ in range(5)]
+
+
+def test_stored_attempts_wait_between_half_of_their_step_and_all_of_it() -> None:
+    for attempts in range(100):
+        step = min(30, 0.5 * 2**attempts)
+        assert step / 2 <= delay_seconds(attempts, first=0.5, most=30, rng=random.Random(attempts)) <= step
+    assert len({delay_seconds(5, first=0.5, most=30) for _ in range(10)}) > 1

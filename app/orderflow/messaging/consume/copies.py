@@ -2,7 +2,7 @@
 """Copies of a message on its way to a retry queue or to the dead letters."""
 
 from orderflow.messaging.broker import Delivery, Headers, Properties, Publication
-from orderflow.messaging.uuid7 import message_id
+from orderflow.messaging.uuid7 import uuid7
 
 ORIGINAL_ROUTING_KEY = "x-original-routing-key"
 _LONGEST_ROUTING_KEY = 255
@@ -26,7 +26,7 @@ def copy(delivery: Delivery, *, exchange: str, routing_key: str, added: Headers)
         content_encoding=old.content_encoding,
         headers={**bounded(old.headers), **added},
     )
-    return Publication(message_id(), exchange, routing_key, properties, delivery.body)
+    return Publication(uuid7(), exchange, routing_key, properties, delivery.body)
 
 
 def original_routing_key(delivery: Delivery) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from orderflow.messaging.broker import Publication, Publisher, Receipt
 from orderflow.messaging.codec import Codec, Outgoing
 from orderflow.messaging.service import Transaction
-from orderflow.messaging.uuid7 import message_id
+from orderflow.messaging.uuid7 import uuid7
 
 # The server's clock tells when a lease is over: the clocks of the processes that share the table may differ.
 _INSERT = """
@@ -53,7 +53,7 @@ class Outbox:
         self.collect()
         if self._confirmed:
             transaction.execute(_DELETE, {"ids": self._confirmed})
-        publications = [self._codec.publication(message_id(), item) for item in outgoing]
+        publications = [self._codec.publication(uuid7(), item) for item in outgoing]
         dispatch = bool(publications) and self._publisher.room > 0
         if publications:
             lease_seconds = self._lease_seconds if dispatch else 0.0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inventory: reserves, sells and releases stock, and never sells what is not there."""
+"""Inventory: reserves, sells and releases stock, and never oversells."""
 
 from orderflow.events import (
     InventoryRejected,
@@ -18,7 +18,7 @@ INVENTORY = Service(
     queues=(Queue(name="inventory_updates", events=(OrderCreated, OrderConfirmed, OrderRejected, OrderCancelled)),),
     publishes=(InventoryReserved, InventoryRejected, StockChanged, StockLow),
     processes={
-        "inventory-api": "HTTP API: sets and tells the stock",
+        "inventory-api": "HTTP API: sets and shows the stock",
         "inventory": "reserves, sells and releases stock",
     },
 )

@@ -2,7 +2,7 @@
 """The stock API: sets and tells the stock of a SKU."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,9 +19,8 @@ from orderflow.http.reader import ANSWER_SECONDS, Reader
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
-from orderflow.messaging.service import UnitOfWork
 from orderflow.services.inventory import store
-from orderflow.services.inventory.handlers import stock_event
+from orderflow.services.inventory.set_stock import StockUpdate
 from orderflow.services.inventory.store import Stock
 
 _SkuInPath = Annotated[str, PathParameter(pattern=SKU_PATTERN, description="Stock keeping unit.")]
@@ -47,51 +46,11 @@ class StockView(msgspec.Struct, frozen=True):
     currency: str
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
-    """One request to set the stock."""
-
-    sku: str
-    wanted: StockRequest
-    trace: dict[str, str]
-
-
-class SetStock:
-    """Sets the stock of several SKUs in one transaction; for ``GroupCommit``. None means refused: too few units.
-
-    ``low_units`` as in ``InventoryUpdates``.
-    """
-
-    def __init__(self, *, low_units: int, instrumentation: Instrumentation) -> None:
-        self._low = low_units
-        self._instrumentation = instrumentation
-
-    def __call__(self, puts: Sequence[Put], work: UnitOfWork) -> list[Stock | None]:
-        """One result for each request, in their order; everybody hears of each change."""
-        # In the order of the keys, so that two of us never wait for each other in a circle.
-        order = sorted(range(len(puts)), key=lambda position: puts[position].sku)
-        results: dict[int, Stock | None] = {position: self._put(puts[position], work) for position in order}
-        return [results[position] for position in range(len(puts))]
-
-    def _put(self, put: Put, work: UnitOfWork) -> Stock | None:
-        wanted = put.wanted
-        done = store.put(
-            work, sku=put.sku, on_hand=wanted.on_hand, unit_price=wanted.unit_price, currency=wanted.currency
-        )
-        if done is None:
-            return None
-        before, after = done
-        event = stock_event(after, work.now, low=after.available <= self._low < before.available)
-        work.publish(event, trace=put.trace)
-        work.after_commit(lambda: self._instrumentation.stock_moved("put", after.available - before.available))
-        return after
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockApi:
     """What the stock API needs."""
 
-    writer: GroupCommit[Put, Stock | None]
+    writer: GroupCommit[StockUpdate, Stock | None]
     reader: Reader
     keys: ApiKeys | None
     instrumentation: Instrumentation
@@ -104,7 +63,15 @@ class StockApi:
             request: Request[Any, Any, Any], sku: _SkuInPath, data: JSONBody[StockRequest]
         ) -> StockView:
             """Sets the units on hand and the price; 409 when more than that is reserved and sold already."""
-            stock = await self._put(Put(sku, data, trace_of(request)))
+            stock = await self._put(
+                StockUpdate(
+                    sku=sku,
+                    on_hand=data.on_hand,
+                    unit_price=data.unit_price,
+                    currency=data.currency,
+                    trace=trace_of(request),
+                )
+            )
             if stock is None:
                 raise Problem(409, "too-few", "more units than that are reserved and sold already")
             return _view(stock)
@@ -125,9 +92,9 @@ class StockApi:
             description="Sets and tells the stock.",
         )
 
-    async def _put(self, put: Put) -> Stock | None:
+    async def _put(self, update: StockUpdate) -> Stock | None:
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(self.writer.submit(put)), ANSWER_SECONDS)
+            return await asyncio.wait_for(asyncio.wrap_future(self.writer.submit(update)), ANSWER_SECONDS)
         except Overloaded:
             raise Problem(429, "overloaded", "too many requests at the same time", retry_after=1) from None
         except (InfrastructureError, TimeoutError):

@@ -7,7 +7,8 @@ from orderflow.runtime import ProcessDeclaration, Runtime
 def build_inventory_api(runtime: Runtime) -> None:
     """HTTP in, group commit, relay."""
     from orderflow.messaging.group_commit import GroupCommit
-    from orderflow.services.inventory.api import SetStock, StockApi
+    from orderflow.services.inventory.api import StockApi
+    from orderflow.services.inventory.set_stock import SetStock
 
     instrumentation = runtime.instrumentation
     set_stock = SetStock(low_units=runtime.settings.low_stock_units, instrumentation=instrumentation)

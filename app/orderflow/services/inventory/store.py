@@ -12,7 +12,7 @@ from orderflow.messaging.service import Transaction
 from orderflow.services.inventory.domain import Movement, Reservation, State, StockAllocator
 
 _COLUMNS = "sku, on_hand, available, reserved, sold, unit_price, currency, stock_version"
-# The order of code points, as Python sorts: one order for whoever locks several, whatever the database's collation.
+# Sorted by code point, as Python sorts: every transaction locks in the same order, whatever the collation.
 _LOCK_STOCK = f"""
 select {_COLUMNS} from stock where sku = any(%(skus)s::text[]) order by sku collate "C" for update
 """
@@ -40,7 +40,7 @@ update reservations set state = ended.state, updated_at = %(now)s
 from unnest(%(ids)s::uuid[], %(states)s::text[]) as ended (order_id, state)
 where reservations.order_id = ended.order_id
 """
-_NOTE = """
+_ADD_TO_LEDGER = """
 insert into stock_ledger (sku, order_id, kind, d_available, d_reserved, d_sold, at)
 select sku, order_id, kind, d_available, d_reserved, d_sold, %(now)s
 from unnest(%(skus)s::text[], %(ids)s::uuid[], %(kinds)s::text[], %(available)s::int[], %(reserved)s::int[],
@@ -75,7 +75,7 @@ class Stock:
 def load(
     transaction: Transaction, order_ids: Iterable[UUID], skus: Iterable[str]
 ) -> tuple[StockAllocator, dict[str, Stock]]:
-    """Lock what a batch is about: its reservations and stock, including the SKUs that the reservations hold."""
+    """Lock the reservations and the stock that a batch concerns, including the SKUs that the reservations hold."""
     rows = transaction.execute(_LOCK_RESERVATIONS, {"ids": sorted(set(order_ids))})
     reservations = {
         order_id: Reservation(order_id, State(state), msgspec.json.decode(items, type=dict[str, int]))
@@ -86,21 +86,21 @@ def load(
     return StockAllocator({sku: item.available for sku, item in stock.items()}, reservations), stock
 
 
-def save(transaction: Transaction, shelf: StockAllocator) -> list[Stock]:
-    """Write what a batch decided; the stock of every SKU that it changed, as it is now.
+def save(transaction: Transaction, allocator: StockAllocator) -> list[Stock]:
+    """Write what the allocator decided; the new stock of every SKU that changed.
 
-    The changes are relative and the table refuses a negative count, so even a decision made on an outdated view
-    could not oversell: the transaction would fail. Raises BadData when a SKU that an order holds is no longer there.
+    The updates are relative and the table refuses negative counts, so a decision on outdated numbers fails instead of
+    overselling. Raises BadData when a SKU that an order holds has no row.
     """
-    changed = [shelf.reservations[order_id] for order_id in sorted(shelf.changed)]
+    changed = [allocator.reservations[order_id] for order_id in sorted(allocator.changed)]
     _save_reservations(transaction, [item for item in changed if item.new], [item for item in changed if not item.new])
-    if not shelf.movements:
+    if not allocator.movements:
         return []
-    transaction.execute(_NOTE, _ledger_columns(shelf.movements) | {"now": transaction.now})
-    after = [Stock(*row) for row in transaction.execute(_MOVE, _sums(shelf.movements))]
-    gone = {movement.sku for movement in shelf.movements} - {item.sku for item in after}
+    transaction.execute(_ADD_TO_LEDGER, _ledger_columns(allocator.movements) | {"now": transaction.now})
+    after = [Stock(*row) for row in transaction.execute(_MOVE, _sums(allocator.movements))]
+    gone = {movement.sku for movement in allocator.movements} - {item.sku for item in after}
     if gone:
-        raise BadData(f"there is no stock of {', '.join(sorted(gone))}, which an order holds")
+        raise BadData(f"the stock table has no row for {', '.join(sorted(gone))}, which an order holds")
     return after
 
 
@@ -109,7 +109,7 @@ def put(
 ) -> tuple[Stock, Stock] | None:
     """Set the units on hand and the price; the stock before and after.
 
-    None, and nothing is changed, when more units are reserved and sold.
+    None, without a change, when more units than that are reserved and sold.
     """
     parameters = {"sku": sku, "on_hand": on_hand, "unit_price": unit_price, "currency": currency}
     transaction.execute(_ENSURE, parameters)
@@ -119,8 +119,10 @@ def put(
         return None
     (after,) = transaction.execute(_PUT, parameters)
     new = Stock(*after)
-    columns = {"skus": [sku], "ids": [None], "kinds": ["put"], "reserved": [0], "sold": [0]}
-    transaction.execute(_NOTE, {**columns, "available": [new.available - old.available], "now": transaction.now})
+    columns: dict[str, object] = {"skus": [sku], "ids": [None], "kinds": ["put"], "reserved": [0], "sold": [0]}
+    transaction.execute(
+        _ADD_TO_LEDGER, {**columns, "available": [new.available - old.available], "now": transaction.now}
+    )
     return old, new
 
 
@@ -131,11 +133,11 @@ def read(transaction: Transaction, sku: str) -> Stock | None:
 
 
 def _save_reservations(transaction: Transaction, new: Collection[Reservation], ended: Collection[Reservation]) -> None:
-    """Raises TransactionAborted when a rival made a reservation for the same order meanwhile: then decide anew."""
+    """Raises TransactionAborted when a concurrent transaction reserved for the same order: the batch is repeated."""
     if new:
         added = transaction.execute(_ADD_RESERVATIONS, _reservation_columns(new) | {"now": transaction.now})
         if len(added) < len(new):
-            raise TransactionAborted("another transaction has just handled an event of the same order")
+            raise TransactionAborted("a concurrent transaction handled an event of the same order")
     if ended:
         transaction.execute(_END_RESERVATIONS, _reservation_columns(ended) | {"now": transaction.now})
 

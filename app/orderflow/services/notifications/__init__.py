@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications: tells customers how their order ended and the shop what runs out."""
+"""Notifications: informs customers about the end of their orders, and the operator about low stock."""
 
 from orderflow.events import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
 from orderflow.messaging.service import Queue, Service

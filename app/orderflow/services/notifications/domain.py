@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What there is to tell, and in which words."""
+"""The notifications that events cause, and their texts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ Payload = Mapping[str, str | int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notification:
-    """One thing to tell. ``subject`` is the order id, or the SKU and the version of its stock."""
+    """One notification. ``subject`` is the order id, or the SKU and the version of its stock."""
 
     subject: str
     kind: str
@@ -37,7 +37,7 @@ class Notification:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A title and a body in plain words."""
+    """A title and a body."""
 
     title: str
     body: str
@@ -61,7 +61,7 @@ KINDS = tuple(_TEXTS)
 
 
 def notification(event: Event, trace: Mapping[str, str]) -> Notification:
-    """What an event gives to tell; raises TypeError for an event that gives nothing."""
+    """The notification that an event causes; raises TypeError for an event that causes none."""
     match event:
         case StockLow():
             subject = f"{event.sku}@{event.stock_version}"
@@ -79,7 +79,7 @@ def notification(event: Event, trace: Mapping[str, str]) -> Notification:
 
 
 def text(notification: Notification) -> Text:
-    """The words for a notification; amounts are written with two decimals."""
+    """The text of a notification; amounts have two decimals."""
     payload = dict(notification.payload)
     if "total_amount" in payload:
         units, cents = divmod(int(payload["total_amount"]), 100)

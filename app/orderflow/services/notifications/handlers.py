@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What notifications does with messages: write down what is to be told. The telling is in ``sending``."""
+"""Handles the messages of notifications: records what is to be sent. ``effects`` sends it."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,7 +15,7 @@ class NotificationRequests:
         self._wake = wake
 
     def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
-        """Every message is done; what it gives to tell is in a row."""
+        """Every message is done; its notification is recorded."""
         if messages:
             store.add(unit_of_work, [notification(message.event, message.trace) for message in messages])
             unit_of_work.after_commit(self._wake)

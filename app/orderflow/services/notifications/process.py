@@ -4,7 +4,7 @@
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.effects import EffectRunner
 from orderflow.runtime import ProcessDeclaration, Runtime
-from orderflow.services.notifications.senders import SENDS_AT_ONCE, LogSender, Sender, SmtpSender, WebhookSender
+from orderflow.services.notifications.senders import MAX_CONCURRENT_SENDS, LogSender, Sender, SmtpSender, WebhookSender
 from orderflow.settings import Settings
 
 
@@ -19,7 +19,7 @@ def build_notifications(runtime: Runtime) -> None:
         NotificationEffect(sender, instrumentation=runtime.instrumentation),
         runtime.unit_of_work(),
         clock=runtime.clock,
-        concurrency=SENDS_AT_ONCE,
+        concurrency=MAX_CONCURRENT_SENDS,
         lease_seconds=sender.longest_seconds + 10,
     )
     runtime.add(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to tell somebody something: a log line, a webhook, a mail."""
+"""Sends notifications: as a log line, to a webhook, by mail."""
 
 import asyncio
 import logging
@@ -25,11 +25,11 @@ from orderflow.services.notifications.domain import Notification, text
 log = logging.getLogger(__name__)
 
 
-SENDS_AT_ONCE = 32
+MAX_CONCURRENT_SENDS = 32
 
 
 class SendFailed(Exception):
-    """The receiver did not take a notification; ``reason`` is one word."""
+    """The receiver did not accept a notification; ``reason`` is one word."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -37,9 +37,9 @@ class SendFailed(Exception):
 
 
 class Sender(Protocol):
-    """Sends notifications; may be asked to send the same one again, which the receiver can tell by its key.
+    """Sends notifications. The same one may be sent again; the receiver recognises it by its key.
 
-    Up to ``SENDS_AT_ONCE`` at the same time, none of which takes longer than ``longest_seconds``.
+    Up to ``MAX_CONCURRENT_SENDS`` run concurrently; none takes longer than ``longest_seconds``.
     """
 
     @property
@@ -47,10 +47,10 @@ class Sender(Protocol):
         """The longest that one send can take."""
 
     def connections(self) -> AbstractAsyncContextManager[object]:
-        """What the sends share; to be entered in the event loop that makes them, before the first."""
+        """The connections that the sends share; entered in their event loop before the first send."""
 
     async def send(self, notification: Notification, trace: Mapping[str, str]) -> None:
-        """Return when the receiver took it; raises SendFailed when it did not, or did not say so."""
+        """Return when the receiver accepted it; raises SendFailed otherwise, also without a response."""
 
 
 class LogSender:
@@ -59,7 +59,7 @@ class LogSender:
     longest_seconds = 1.0
 
     def connections(self) -> AbstractAsyncContextManager[object]:
-        """Nothing is needed."""
+        """No connection is needed."""
         return nullcontext()
 
     async def send(self, notification: Notification, trace: Mapping[str, str]) -> None:  # noqa: ARG002
@@ -68,7 +68,7 @@ class LogSender:
 
 
 class WebhookSender:
-    """Posts each notification as JSON, with ``Idempotency-Key``; any 2xx means that it was taken."""
+    """Posts each notification as JSON, with ``Idempotency-Key``; any 2xx means accepted."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 5) -> None:
         self.longest_seconds = timeout_seconds
@@ -111,11 +111,11 @@ _STEPS = 12
 
 
 class SmtpSender:
-    """Mails each notification; ``smtps://`` speaks TLS from the start, ``smtp://`` takes STARTTLS where it is offered.
+    """Mails each notification; ``smtps://`` uses TLS from the start, ``smtp://`` uses STARTTLS where it is offered.
 
-    With a user in the URL it logs in, and then only over TLS. ``{user_id}`` in ``mail_to`` is the customer; a
-    notification that is about no customer goes to ``mail_from``. The Message-ID is the same for every attempt.
-    ``timeout_seconds`` is for each step of the talk with the server, which has about a dozen.
+    With a user in the URL it logs in, over TLS only. ``{user_id}`` in ``mail_to`` is replaced by the customer; a
+    notification without a customer goes to ``mail_from``. The Message-ID is the same for every attempt.
+    ``timeout_seconds`` applies to each of about a dozen steps of the SMTP session.
     """
 
     def __init__(self, url: str, *, mail_from: str, mail_to: str, clock: Clock, timeout_seconds: float = 10) -> None:
@@ -129,8 +129,8 @@ class SmtpSender:
 
     @asynccontextmanager
     async def connections(self) -> AsyncGenerator[object]:
-        """A thread for each mail that is under way, so that none waits for another; each has its own connection."""
-        self._threads = ThreadPoolExecutor(SENDS_AT_ONCE, thread_name_prefix="mail")
+        """A thread and a connection for each mail, so that none waits for another."""
+        self._threads = ThreadPoolExecutor(MAX_CONCURRENT_SENDS, thread_name_prefix="mail")
         try:
             yield self
         finally:
@@ -158,7 +158,7 @@ class SmtpSender:
         words = text(notification)
         mail = EmailMessage()
         mail["From"] = self._from
-        # As an address, or a user id with a comma in it would add a recipient.
+        # Parsed as one address, because a comma in a user id would add a recipient.
         mail["To"] = self._from if user_id is None else Address(addr_spec=self._to.replace("{user_id}", str(user_id)))
         mail["Subject"] = words.title
         mail["Date"] = format_datetime(self._clock.now())

@@ -42,15 +42,15 @@ returning notifications.kind, notifications.state
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueNotification:
-    """A notification that is to be sent now, for the ``attempts``-th time."""
+    """A notification that is due, and the number of this attempt."""
 
     notification: Notification
     attempts: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What became of an attempt. ``due_seconds`` is the pause before the next one, None for no next one."""
+class DeliveryUpdate:
+    """The result of an attempt. ``due_seconds`` is the delay before the next one, None when there is none."""
 
     notification: Notification
     state: str
@@ -59,7 +59,7 @@ class Change:
 
 
 def add(transaction: Transaction, notifications: Sequence[Notification]) -> None:
-    """Write down what is to be told; what was written down before, ever, changes nothing."""
+    """Record notifications; one with the same subject and kind as an earlier one changes nothing."""
     encode = msgspec.json.Encoder().encode
     transaction.execute(
         _ADD,
@@ -74,7 +74,7 @@ def add(transaction: Transaction, notifications: Sequence[Notification]) -> None
 
 
 def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueNotification]:
-    """Up to ``limit`` notifications that are due; nobody else gets them before the lease is over."""
+    """Up to ``limit`` notifications that are due, leased: no other process claims them before the lease expires."""
     now = transaction.now
     rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "limit": limit})
     return [
@@ -85,8 +85,8 @@ def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[Due
     ]
 
 
-def record(transaction: Transaction, changes: Sequence[Change]) -> list[tuple[str, str]]:
-    """Write down what became of attempts; (kind, state) of each notification that was still pending."""
+def record(transaction: Transaction, changes: Sequence[DeliveryUpdate]) -> list[tuple[str, str]]:
+    """Record the results of attempts; (kind, state) of each notification that was still pending."""
     rows = transaction.execute(
         _RECORD,
         {
@@ -101,5 +101,5 @@ def record(transaction: Transaction, changes: Sequence[Change]) -> list[tuple[st
     return [(kind, state) for kind, state in rows]
 
 
-def _due_at(change: Change, now: datetime) -> datetime | None:
+def _due_at(change: DeliveryUpdate, now: datetime) -> datetime | None:
     return None if change.due_seconds is None else now + timedelta(seconds=change.due_seconds)

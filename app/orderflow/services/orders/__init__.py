@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orders: takes them over HTTP, and is the only one who decides how they end."""
+"""Orders: accepts them over HTTP, and alone decides how they end."""
 
 from orderflow.events import (
     InventoryRejected,
@@ -23,7 +23,7 @@ ORDERS = Service(
     ),
     publishes=(OrderCreated, OrderConfirmed, OrderRejected, OrderCancelled),
     processes={
-        "orders-api": "HTTP API: accepts orders and tells their state",
+        "orders-api": "HTTP API: accepts orders and shows their state",
         "orders": "the state machine of orders, and the view of prices and availability",
     },
 )

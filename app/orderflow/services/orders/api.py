@@ -131,7 +131,7 @@ class OrdersApi:
             detail = "the order may or may not be stored: ask again with the same Idempotency-Key"
             raise self._refusal(503, "database_unavailable", detail, 1) from None
         if isinstance(result, Refused):
-            raise self._refusal(_REFUSALS[result.kind], result.kind, result.detail)
+            raise self._refusal(_REFUSALS[result.reason], result.reason, result.detail)
         assert isinstance(result, Placed)
         return Response(result.response, status_code=202, media_type="application/json")
 

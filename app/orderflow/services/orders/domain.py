@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state machine of an order. Pure: it says what an event does, and knows neither database nor broker.
+"""The state machine of an order, without input or output.
 
 ::
 
@@ -8,8 +8,8 @@
        ├────────────│───────> rejected       (no stock)
        └────────────┴───────> cancelled      (the hold expired)
 
-The three on the right are final. Events may come in any order and more than once: a capture may overtake the
-reservation, and whatever comes after the end changes nothing.
+The three on the right are final. Events may arrive in any order and more than once: a capture may overtake the
+reservation, and an event after the end changes nothing.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ HOLD_EXPIRED = "hold_expired"
 
 
 class Status(StrEnum):
-    """Where an order stands."""
+    """The status of an order."""
 
     ACCEPTED = "accepted"
     RESERVED = "reserved"
@@ -32,7 +32,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """True when nothing changes the order any more."""
+        """True when no event changes the order any more."""
         return self in FINAL
 
 
@@ -41,14 +41,14 @@ FINAL = frozenset({Status.CONFIRMED, Status.REJECTED, Status.CANCELLED})
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A change of status, with the reason that the customer is told."""
+    """A change of status, with the reason that the customer receives."""
 
     status: Status
     reason: str | None = None
 
 
-def step(status: Status, event: Event) -> Step | None:
-    """What an event does to an order in this status; None when it changes nothing."""
+def transition(status: Status, event: Event) -> Step | None:
+    """The change that an event makes to an order in this status; None when it changes nothing."""
     if status.final:
         return None
     match event:

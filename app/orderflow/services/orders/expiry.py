@@ -5,18 +5,19 @@ from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.service import UnitOfWork
 from orderflow.services.orders import store
 from orderflow.services.orders.domain import HOLD_EXPIRED, Status
-from orderflow.services.orders.handlers import ending, tell_final
-from orderflow.services.orders.store import Change
+from orderflow.services.orders.handlers import final_event, report_final
+from orderflow.services.orders.store import StatusChange
 
 LIMIT = 500
 
 
-def expire_holds(transaction: UnitOfWork, *, instrumentation: Instrumentation) -> bool:
-    """Cancel up to LIMIT orders whose hold is over and tell everybody; true when there may be more."""
-    orders = store.expired(transaction, limit=LIMIT)
-    store.change(transaction, [Change(order.order_id, Status.CANCELLED, HOLD_EXPIRED, None) for order in orders])
+def expire_holds(unit_of_work: UnitOfWork, *, instrumentation: Instrumentation) -> bool:
+    """Cancel up to LIMIT orders whose hold expired, and publish it; true when there may be more."""
+    orders = store.expired(unit_of_work, limit=LIMIT)
+    changes = [StatusChange(order.order_id, Status.CANCELLED, HOLD_EXPIRED, None) for order in orders]
+    store.change(unit_of_work, changes)
     for order in orders:
-        event = ending(order, Status.CANCELLED, HOLD_EXPIRED, transaction.now)
-        transaction.publish(event, trace=order.trace)
-        tell_final(instrumentation, order, Status.CANCELLED, transaction)
+        event = final_event(order, Status.CANCELLED, HOLD_EXPIRED, unit_of_work.now)
+        unit_of_work.publish(event, trace=order.trace)
+        report_final(instrumentation, order, Status.CANCELLED, unit_of_work)
     return len(orders) == LIMIT

@@ -33,14 +33,14 @@ def build_orders(runtime: Runtime) -> None:
     """The state machine, the availability view, and what is due by time."""
     from orderflow.services.orders.expiry import expire_holds
     from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
-    from orderflow.services.orders.store import forget_answers
+    from orderflow.services.orders.store import prune_idempotency_keys
 
     instrumentation, hours = runtime.instrumentation, runtime.settings.idempotency_hours
     runtime.add(
         *runtime.consumers("order_updates", lambda: OrderUpdates(instrumentation)),
         *runtime.consumers("availability_updates", AvailabilityUpdates),
         runtime.periodic("expire holds", 1, partial(expire_holds, instrumentation=instrumentation)),
-        runtime.periodic("forget idempotency keys", 3600, partial(forget_answers, hours=hours)),
+        runtime.periodic("prune idempotency keys", 3600, partial(prune_idempotency_keys, hours=hours)),
     )
     runtime.add(runtime.relay())
 

@@ -41,7 +41,7 @@ from unnest(%(ids)s::uuid[], %(users)s::text[], %(items)s::jsonb[], %(amounts)s:
             %(traces)s::jsonb[]) as added (order_id, user_id, items, total_amount, currency, trace)
 """
 _AVAILABILITY = "select sku, available, unit_price, currency from availability where sku = any(%(skus)s::text[])"
-_NEWER = """
+_UPDATE_AVAILABILITY = """
 insert into availability (sku, on_hand, available, unit_price, currency, stock_version)
 select * from unnest(%(skus)s::text[], %(on_hand)s::int[], %(available)s::int[], %(prices)s::bigint[],
                      %(currencies)s::text[], %(versions)s::bigint[])
@@ -50,18 +50,18 @@ set on_hand = excluded.on_hand, available = excluded.available, unit_price = exc
     currency = excluded.currency, stock_version = excluded.stock_version
 where availability.stock_version < excluded.stock_version
 """
-_ANSWERED = """
+_FIND_RESPONSES = """
 select client, key, body_hash, order_id, response from idempotency
 where (client, key) in (select * from unnest(%(clients)s::text[], %(keys)s::text[]))
 """
-_CLAIM = """
+_CLAIM_KEYS = """
 insert into idempotency (client, key, body_hash, order_id, response, created_at)
 select client, key, body_hash, order_id, response, %(now)s
 from unnest(%(clients)s::text[], %(keys)s::text[], %(hashes)s::bytea[], %(ids)s::uuid[], %(responses)s::bytea[])
      as claimed (client, key, body_hash, order_id, response)
 on conflict do nothing returning client, key
 """
-_FORGET = "delete from idempotency where created_at < %(before)s"
+_PRUNE_KEYS = "delete from idempotency where created_at < %(before)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class StatusChange:
     """A new status of an order, and the message that led to it."""
 
     order_id: UUID
@@ -104,7 +104,7 @@ class NewOrder:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What the API knows of a SKU: maybe a moment old."""
+    """The price and availability of a SKU in the orders API's view, which may lag behind inventory."""
 
     sku: str
     available: int
@@ -113,8 +113,8 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """A request that was answered: ``response`` is the body of its answer."""
+class IdempotencyRecord:
+    """An accepted request: ``response`` is the body of its response."""
 
     client: str
     key: str
@@ -130,22 +130,19 @@ def lock(transaction: Transaction, order_ids: Iterable[UUID]) -> dict[UUID, Orde
 
 
 def expired(transaction: Transaction, *, limit: int) -> list[Order]:
-    """Open orders whose hold is over, the oldest first, locked; those that somebody else works on are left out."""
+    """Open orders whose hold expired, oldest first, locked; orders that another transaction has locked are left out."""
     return [_order(row) for row in transaction.execute(_EXPIRED, {"now": transaction.now, "limit": limit})]
 
 
-def change(transaction: Transaction, changes: Sequence[Change]) -> None:
-    """Write new statuses and their history. Several changes of one order are written in their order."""
+def change(transaction: Transaction, changes: Sequence[StatusChange]) -> None:
+    """Write new statuses and their history. Several changes of one order are applied in sequence."""
     if not changes:
         return
     now = transaction.now
     last = {item.order_id: item for item in changes}
     transaction.execute(
         _UPDATE,
-        _columns(list(last.values()))
-        | {
-            "finals": [now if item.status.final else None for item in last.values()],
-        },
+        _columns(list(last.values())) | {"finals": [now if item.status.final else None for item in last.values()]},
     )
     transaction.execute(_HISTORY, _columns(changes) | {"now": now})
 
@@ -168,7 +165,7 @@ def insert(transaction: Transaction, orders: Sequence[NewOrder], *, hold_seconds
             "hold_until": transaction.now + timedelta(seconds=hold_seconds),
         },
     )
-    accepted = [Change(order.order_id, Status.ACCEPTED, None, None) for order in orders]
+    accepted = [StatusChange(order.order_id, Status.ACCEPTED, None, None) for order in orders]
     transaction.execute(_HISTORY, _columns(accepted) | {"now": transaction.now})
 
 
@@ -184,19 +181,19 @@ def history(transaction: Transaction, order_id: UUID) -> list[tuple[str, str | N
 
 
 def offers(transaction: Transaction, skus: Iterable[str]) -> dict[str, Offer]:
-    """What is known of these SKUs; unknown ones are left out."""
+    """The offers for these SKUs; unknown SKUs are left out."""
     return {row[0]: Offer(*row) for row in transaction.execute(_AVAILABILITY, {"skus": sorted(set(skus))})}
 
 
-def note_stock(transaction: Transaction, events: Sequence[StockChanged]) -> None:
-    """Update the view of prices and availability; older news than what is known change nothing."""
+def update_availability(transaction: Transaction, events: Sequence[StockChanged]) -> None:
+    """Update the view of prices and availability; an event with an older version changes nothing."""
     newest: dict[str, StockChanged] = {}
     for event in events:
         if event.sku not in newest or newest[event.sku].stock_version < event.stock_version:
             newest[event.sku] = event
     rows = [newest[sku] for sku in sorted(newest)]
     transaction.execute(
-        _NEWER,
+        _UPDATE_AVAILABILITY,
         {
             "skus": [row.sku for row in rows],
             "on_hand": [row.on_hand for row in rows],
@@ -208,34 +205,36 @@ def note_stock(transaction: Transaction, events: Sequence[StockChanged]) -> None
     )
 
 
-def answered(transaction: Transaction, keys: Sequence[tuple[str, str]]) -> dict[tuple[str, str], Answered]:
-    """Earlier answers by (client, key)."""
+def find_responses(
+    transaction: Transaction, keys: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], IdempotencyRecord]:
+    """The records of these (client, key) pairs; pairs without one are left out."""
     parameters = {"clients": [client for client, _ in keys], "keys": [key for _, key in keys]}
-    return {(row[0], row[1]): Answered(*row) for row in transaction.execute(_ANSWERED, parameters)}
+    return {(row[0], row[1]): IdempotencyRecord(*row) for row in transaction.execute(_FIND_RESPONSES, parameters)}
 
 
-def claim(transaction: Transaction, answers: Sequence[Answered]) -> set[tuple[str, str]]:
-    """Remember answers; the (client, key) pairs that were free. Waits for a rival transaction with the same key."""
+def claim_keys(transaction: Transaction, records: Sequence[IdempotencyRecord]) -> set[tuple[str, str]]:
+    """Insert records; the (client, key) pairs that were free. Waits for a concurrent transaction with the same key."""
     rows = transaction.execute(
-        _CLAIM,
+        _CLAIM_KEYS,
         {
-            "clients": [answer.client for answer in answers],
-            "keys": [answer.key for answer in answers],
-            "hashes": [answer.body_hash for answer in answers],
-            "ids": [answer.order_id for answer in answers],
-            "responses": [answer.response for answer in answers],
+            "clients": [record.client for record in records],
+            "keys": [record.key for record in records],
+            "hashes": [record.body_hash for record in records],
+            "ids": [record.order_id for record in records],
+            "responses": [record.response for record in records],
             "now": transaction.now,
         },
     )
     return {(client, key) for client, key in rows}
 
 
-def forget_answers(transaction: Transaction, *, hours: float) -> None:
-    """Forget the idempotency keys that are older than that."""
-    transaction.execute(_FORGET, {"before": transaction.now - timedelta(hours=hours)})
+def prune_idempotency_keys(transaction: Transaction, *, hours: float) -> None:
+    """Delete the idempotency keys that are older than that."""
+    transaction.execute(_PRUNE_KEYS, {"before": transaction.now - timedelta(hours=hours)})
 
 
-def _columns(changes: Sequence[Change]) -> dict[str, object]:
+def _columns(changes: Sequence[StatusChange]) -> dict[str, object]:
     return {
         "ids": [item.order_id for item in changes],
         "statuses": [str(item.status) for item in changes],

@@ -1,101 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the provider to charge, to tell, or to refund, and publishes what it answered."""
+"""Calls the provider to charge, look up or refund, and publishes the results."""
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
 from orderflow.events import PaymentCaptured, PaymentDeclined, PaymentRefunded
 from orderflow.instrumentation import Instrumentation
-from orderflow.messaging.event import Event
 from orderflow.messaging.service import Transaction, UnitOfWork
 from orderflow.services.payments import store
 from orderflow.services.payments.domain import SETTLED_AFTER_SECONDS, State, Step, decide
-from orderflow.services.payments.provider import Answer, Captured, Declined, PaymentProvider
-from orderflow.services.payments.store import Call, Change, Row
+from orderflow.services.payments.provider import Captured, Declined, PaymentProvider, ProviderResult
+from orderflow.services.payments.store import ChargeRow, ChargeUpdate, DueCall
 
 DECLINED = "payment_declined"
+CANCELLED = "order_cancelled"
 
 
 class ChargeEffect:
-    """The effects of payments (``messaging.effects``). An answer is judged against the charge as it is by then."""
+    """The effect of payments (``messaging.effects``). A result applies to the charge as it is when it is recorded."""
 
-    def __init__(self, gateway: PaymentProvider, *, settled_after_seconds: float = SETTLED_AFTER_SECONDS) -> None:
-        self._gateway = gateway
-        self._settled_after = settled_after_seconds
+    def __init__(self, provider: PaymentProvider, *, settled_after_seconds: float = SETTLED_AFTER_SECONDS) -> None:
+        self._provider = provider
+        self._settled_after_seconds = settled_after_seconds
 
     def resources(self) -> AbstractAsyncContextManager[object]:
-        """The gateway's connections."""
-        return self._gateway.connections()
+        """The provider's connections."""
+        return self._provider.connections()
 
-    def claim(self, transaction: Transaction, *, limit: int, lease: timedelta) -> list[Call]:
+    def claim(self, transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueCall]:
         """Calls that are due, oldest first."""
         return store.claim(transaction, limit=limit, lease=lease)
 
-    async def perform(self, task: Call) -> Answer:
-        """The call that the charge's state asks for."""
+    async def perform(self, task: DueCall) -> ProviderResult:
+        """Make the call that the state of the charge requires."""
         match task.state:
             case State.REQUESTED:
-                return await self._gateway.charge(task.payment)
+                return await self._provider.charge(task.payment)
             case State.REFUND_REQUESTED:
-                return await self._gateway.refund(task.payment)
+                return await self._provider.refund(task.payment)
             case _:
-                return await self._gateway.look_up(task.payment)
+                return await self._provider.look_up(task.payment)
 
-    def record(self, transaction: UnitOfWork, pairs: Sequence[tuple[Call, Answer]]) -> None:
-        """Two statements, whatever the number of answers, and one event for each charge that reached news."""
-        rows = store.lock(transaction, [call.payment.order_id for call, _ in pairs])
-        changes: dict[UUID, Change] = {}
-        for call, answer in pairs:
+    def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueCall, ProviderResult]]) -> None:
+        """Two statements, whatever the number of results, and one event for each announced change."""
+        rows = store.lock(unit_of_work, [call.payment.order_id for call, _ in pairs])
+        updates: dict[UUID, ChargeUpdate] = {}
+        for call, result in pairs:
             row = rows[call.payment.order_id]
-            step = decide(row.charge, answer, settled_after_seconds=self._settled_after)
-            if step is not None and row.order_id not in changes:
-                changes[row.order_id] = _change(row, step, answer)
+            step = decide(row.charge, result, settled_after_seconds=self._settled_after_seconds)
+            if step is not None and row.order_id not in updates:
+                updates[row.order_id] = _update(row, step, result)
                 if step.announced:
-                    _announce(transaction, row, changes[row.order_id])
-        if changes:
-            store.record(transaction, list(changes.values()))
-
-
-def _change(row: Row, step: Step, answer: Answer) -> Change:
-    return Change(
-        order_id=row.order_id,
-        step=step,
-        charge_id=answer.charge_id if isinstance(answer, Captured) else None,
-        reason=DECLINED if isinstance(answer, Declined) and step.announced else None,
-    )
-
-
-def _announce(transaction: UnitOfWork, row: Row, change: Change) -> None:
-    transaction.publish(
-        _event(row, change, transaction.now),
-        causation_id=row.caused_by,
-        trace=row.trace,
-    )
-
-
-def _event(row: Row, change: Change, now: datetime) -> Event:
-    about: dict[str, Any] = {
-        "timestamp": now,
-        "order_id": row.order_id,
-        "user_id": row.user_id,
-        "total_amount": row.amount,
-        "currency": row.currency,
-    }
-    charge_id = change.charge_id or row.charge_id or ""
-    match change.step.state:
-        case State.CAPTURED:
-            return PaymentCaptured(**about, charge_id=charge_id)
-        case State.DECLINED:
-            return PaymentDeclined(**about, reason=DECLINED)
-        case State.REFUNDED:
-            return PaymentRefunded(**about, charge_id=charge_id, reason=row.reason or "order_cancelled")
-        case state:
-            raise ValueError(f"{state} is no news")
+                    event = _event(row, updates[row.order_id], unit_of_work.now)
+                    unit_of_work.publish(event, causation_id=row.caused_by, trace=row.trace)
+        if updates:
+            store.record(unit_of_work, list(updates.values()))
 
 
 def count_unknown(transaction: Transaction, instrumentation: Instrumentation) -> None:
-    """Tell how many charges have an outcome that nobody knows yet; to be called now and then."""
-    instrumentation.payments_unknown(store.unresolved(transaction))
+    """Report the number of charges with an unknown result; for a periodic loop."""
+    instrumentation.payments_unknown(store.count_unknown(transaction))
+
+
+def _update(row: ChargeRow, step: Step, result: ProviderResult) -> ChargeUpdate:
+    return ChargeUpdate(
+        order_id=row.order_id,
+        step=step,
+        charge_id=result.charge_id if isinstance(result, Captured) else None,
+        reason=DECLINED if isinstance(result, Declined) and step.announced else None,
+    )
+
+
+def _event(row: ChargeRow, update: ChargeUpdate, now: datetime) -> PaymentCaptured | PaymentDeclined | PaymentRefunded:
+    """The event that announces a change."""
+    charge_id = update.charge_id or row.charge_id or ""
+    match update.step.state:
+        case State.CAPTURED:
+            return PaymentCaptured(
+                timestamp=now,
+                order_id=row.order_id,
+                user_id=row.user_id,
+                total_amount=row.amount,
+                currency=row.currency,
+                charge_id=charge_id,
+            )
+        case State.DECLINED:
+            return PaymentDeclined(
+                timestamp=now,
+                order_id=row.order_id,
+                user_id=row.user_id,
+                total_amount=row.amount,
+                currency=row.currency,
+                reason=DECLINED,
+            )
+        case State.REFUNDED:
+            return PaymentRefunded(
+                timestamp=now,
+                order_id=row.order_id,
+                user_id=row.user_id,
+                total_amount=row.amount,
+                currency=row.currency,
+                charge_id=charge_id,
+                reason=row.reason or CANCELLED,
+            )
+        case state:
+            raise ValueError(f"{state} is not announced")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What payments does with messages: write down what the provider is to be asked. The asking is in ``charging``."""
+"""Handles the messages of payments: records which charges are required. ``effects`` makes the calls."""
 
 from collections.abc import Callable, Sequence
 from uuid import UUID
@@ -12,7 +12,7 @@ from orderflow.services.payments.store import ChargeIntent
 
 
 class PaymentRequests:
-    """Handles queue ``payment_requests``: a reserved order is to be charged, a cancelled one is not, or no longer.
+    """Handles queue ``payment_requests``: a reserved order is to be charged, a cancelled one is not.
 
     One statement per batch. ``wake`` is called after the commit, so that the calls begin at once.
     """
@@ -21,37 +21,41 @@ class PaymentRequests:
         self._wake = wake
 
     def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
-        """Every message is done; what it wants is in its order's row."""
-        wishes = _wishes(messages)
-        if wishes:
-            store.request(unit_of_work, wishes)
+        """Every message is done; its intent is recorded in the row of its order."""
+        intents = _intents(messages)
+        if intents:
+            store.request(unit_of_work, intents)
             unit_of_work.after_commit(self._wake)
         return [DONE] * len(messages)
 
 
-def _wishes(messages: Sequence[Incoming]) -> list[ChargeIntent]:
-    """One wish per order: the first message's, but a cancellation beats a reservation."""
-    wishes: dict[UUID, ChargeIntent] = {}
+def _intents(messages: Sequence[Incoming]) -> list[ChargeIntent]:
+    """One intent per order: the first message's, but a cancellation overrides a reservation."""
+    intents: dict[UUID, ChargeIntent] = {}
     for message in messages:
-        wish = _wish(message)
-        known = wishes.get(wish.order_id)
-        if known is None or (known.state is not State.CANCELLED and wish.state is State.CANCELLED):
-            wishes[wish.order_id] = wish
-    return list(wishes.values())
+        intent = _intent(message)
+        known = intents.get(intent.order_id)
+        if known is None or (known.state is not State.CANCELLED and intent.state is State.CANCELLED):
+            intents[intent.order_id] = intent
+    return list(intents.values())
 
 
-def _wish(message: Incoming) -> ChargeIntent:
-    event = message.event
-    if not isinstance(event, InventoryReserved | OrderCancelled):
-        raise TypeError(f"{type(event).__name__} is not handled by payments")
+def _intent(message: Incoming) -> ChargeIntent:
+    match message.event:
+        case InventoryReserved() as event:
+            state, payment_token, reason = State.REQUESTED, event.payment_token, None
+        case OrderCancelled() as event:
+            state, payment_token, reason = State.CANCELLED, "", event.reason
+        case event:
+            raise TypeError(f"{type(event).__name__} is not handled by payments")
     return ChargeIntent(
         order_id=event.order_id,
-        state=State.REQUESTED if isinstance(event, InventoryReserved) else State.CANCELLED,
+        state=state,
         user_id=event.user_id,
         amount=event.total_amount,
         currency=event.currency,
-        payment_token=event.payment_token if isinstance(event, InventoryReserved) else "",
-        reason=None if isinstance(event, InventoryReserved) else event.reason,
+        payment_token=payment_token,
+        reason=reason,
         caused_by=message.message_id,
         trace=message.trace,
     )

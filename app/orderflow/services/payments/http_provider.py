@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A payment provider over HTTP, as the payment simulator speaks it.
+"""A payment provider over HTTP, with the interface of the payment simulator.
 
 ``POST /v1/charges`` and ``POST /v1/refunds`` with ``Idempotency-Key``; ``GET /v1/charges?key=…``.
 """
@@ -17,21 +17,21 @@ from yarl import URL
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock
 from orderflow.services.payments.provider import (
-    Answer,
     Captured,
     Declined,
     Failed,
     NotKnown,
     Payment,
+    ProviderResult,
     Refunded,
     Unclear,
 )
 
-Settled = TypeVar("Settled", bound=Answer)
+Settled = TypeVar("Settled", bound=ProviderResult)
 
 
 class _Body(msgspec.Struct, frozen=True):
-    """The part of the provider's answers that matters here."""
+    """The fields of the provider's responses that are used."""
 
     status: Literal["captured", "declined", "not_known", "refunded"]
     charge_id: Annotated[str, msgspec.Meta(max_length=255, pattern="^[^\\x00]*$")] = ""  # no database stores a NUL
@@ -52,7 +52,7 @@ _decode = msgspec.json.Decoder(_Body).decode
 class HttpPaymentProvider:
     """Implements PaymentGateway; one pool of kept-alive connections, open while ``connections`` is entered.
 
-    ``timeout_seconds`` bounds every call from connecting to the last byte of the answer.
+    ``timeout_seconds`` bounds every call from connecting to the last byte of the response.
     """
 
     def __init__(
@@ -73,14 +73,14 @@ class HttpPaymentProvider:
     @asynccontextmanager
     async def connections(self) -> AsyncGenerator[object]:
         """Opens the pool for the event loop that it is entered in."""
-        # The number of calls is bounded by whoever makes them, so the pool need not be.
+        # The caller bounds the number of calls, so the pool need not.
         async with aiohttp.ClientSession(
             timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
         ) as self._session:
             yield self
 
     async def charge(self, payment: Payment) -> Captured | Declined | Failed | Unclear:
-        """Charge once: another call with the same key executes nothing more."""
+        """See ``PaymentProvider``."""
         body = {
             "amount": payment.amount,
             "currency": payment.currency,
@@ -97,12 +97,12 @@ class HttpPaymentProvider:
         return await self._call(request, payment, _charged)
 
     async def look_up(self, payment: Payment) -> Captured | Declined | NotKnown | Failed | Unclear:
-        """What became of the charge with this payment's key."""
+        """See ``PaymentProvider``."""
         url = self._charges.with_query(key=payment.charge_key)
         return await self._call(_Request(operation="look_up", method="GET", url=url), payment, _looked_up)
 
     async def refund(self, payment: Payment) -> Refunded | Failed | Unclear:
-        """Pay a captured charge back, once; may be repeated until it says that it did."""
+        """See ``PaymentProvider``."""
         body = {"charge_id": payment.charge_id, "amount": payment.amount}
         request = _Request(
             operation="refund",
@@ -116,17 +116,17 @@ class HttpPaymentProvider:
     async def _call(
         self, request: _Request, payment: Payment, read: Callable[[int, bytes], Settled]
     ) -> Settled | Failed | Unclear:
-        """One call, watched from its begin to its end, however it ends."""
-        span = self._instrumentation.calling(request.operation, payment.trace)
+        """Make one call and report it, however it ends."""
+        observer = self._instrumentation.calling(request.operation, payment.trace)
         started = self._clock.monotonic()
-        word = "unclear"
+        outcome = "unclear"
         try:
-            answer = await self._send(request, dict(span.headers()), read)
-            word = answer.word
+            result = await self._send(request, dict(observer.headers()), read)
+            outcome = result.outcome
         finally:
-            span.finished(word)
-            self._instrumentation.payment_call(request.operation, word, self._clock.monotonic() - started)
-        return answer
+            observer.finished(outcome)
+            self._instrumentation.payment_call(request.operation, outcome, self._clock.monotonic() - started)
+        return result
 
     async def _send(
         self, request: _Request, headers: dict[str, str], read: Callable[[int, bytes], Settled]
@@ -145,11 +145,11 @@ class HttpPaymentProvider:
         except aiohttp.ClientError:
             return Unclear("connection_lost")
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return Unclear("unreadable_answer")
+            return Unclear("unreadable_response")
 
 
 def _charged(status: int, body: bytes) -> Captured | Declined | Failed | Unclear:
-    """Only the provider's own words count: an error of whatever kind is neither a capture nor a decline."""
+    """Only an explicit status is a capture or a decline; every error is neither."""
     if status in {HTTPStatus.OK, HTTPStatus.CREATED}:
         return _captured(_decode(body))
     if status == HTTPStatus.PAYMENT_REQUIRED and _decode(body).status == "declined":
@@ -179,4 +179,4 @@ def _refunded(status: int, body: bytes) -> Refunded | Failed | Unclear:
 def _captured(charge: _Body) -> Captured | Unclear:
     if charge.status == "captured" and charge.charge_id:
         return Captured(charge.charge_id)
-    return Unclear("unreadable_answer")
+    return Unclear("unreadable_response")

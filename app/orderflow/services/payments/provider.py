@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a payment provider must be able to do, and what it can answer."""
+"""The interface of a payment provider, and the results of its calls."""
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -10,7 +10,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """What a call to the provider is about. ``amount`` is in minor units; ``trace`` are trace headers to send along."""
+    """The payment that a call concerns. ``amount`` is in minor units; ``trace`` are trace headers to send along."""
 
     order_id: UUID
     amount: int
@@ -21,12 +21,12 @@ class Payment:
 
     @property
     def charge_key(self) -> str:
-        """The idempotency key of the charge: one per order, for ever."""
+        """The idempotency key of the charge: one per order."""
         return f"{self.order_id}:charge"
 
     @property
     def refund_key(self) -> str:
-        """The idempotency key of the refund: one per order, for ever."""
+        """The idempotency key of the refund: one per order."""
         return f"{self.order_id}:refund"
 
     def __repr__(self) -> str:
@@ -37,61 +37,61 @@ class Payment:
 class Captured:
     """The charge was executed."""
 
-    word: ClassVar[str] = "captured"
+    outcome: ClassVar[str] = "captured"
     charge_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class Declined:
-    """The provider refused the charge for good."""
+    """The provider refused the charge; the result is final."""
 
-    word: ClassVar[str] = "declined"
+    outcome: ClassVar[str] = "declined"
 
 
 @dataclass(frozen=True, slots=True)
 class NotKnown:
-    """The provider has executed no charge with this key, so far."""
+    """The provider has not executed a charge with this key so far."""
 
-    word: ClassVar[str] = "not_known"
+    outcome: ClassVar[str] = "not_known"
 
 
 @dataclass(frozen=True, slots=True)
 class Refunded:
     """The charge was paid back."""
 
-    word: ClassVar[str] = "refunded"
+    outcome: ClassVar[str] = "refunded"
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The provider answered with an error, or could not be reached; to be tried again with the same key."""
+    """The provider responded with an error or could not be reached: nothing was executed. Retry with the same key."""
 
-    word: ClassVar[str] = "failed"
+    outcome: ClassVar[str] = "failed"
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """The call went out and no usable answer came: it may have been executed. Ask, do not guess."""
+    """The call was sent without a usable response: it may have been executed. Look it up."""
 
-    word: ClassVar[str] = "unclear"
+    outcome: ClassVar[str] = "unclear"
     reason: str
 
 
-Answer = Captured | Declined | NotKnown | Refunded | Failed | Unclear
+ProviderResult = Captured | Declined | NotKnown | Refunded | Failed | Unclear
 
 
 class PaymentProvider(Protocol):
-    """A payment provider. Every call has an end, and never raises for what the provider or the network do wrong."""
+    """A payment provider. Every call ends, and a failure of provider or network is a result, not an exception."""
 
     def connections(self) -> AbstractAsyncContextManager[object]:
-        """What the calls share; to be entered in the event loop that makes them, before the first."""
+        """The connections that the calls share; entered in their event loop before the first call."""
 
     async def charge(self, payment: Payment) -> Captured | Declined | Failed | Unclear:
-        """Charge once: another call with the same key executes nothing more."""
+        """Charge once: a repeated call with the same key executes nothing."""
 
     async def look_up(self, payment: Payment) -> Captured | Declined | NotKnown | Failed | Unclear:
-        """What became of the charge with this payment's key."""
+        """The result of the charge with this payment's key."""
 
     async def refund(self, payment: Payment) -> Refunded | Failed | Unclear:
-        """Pay a captured charge back, once; may be repeated until it says that it did."""
+        """Refund a captured charge once; may be repeated until it succeeds."""

@@ -13,8 +13,8 @@ from orderflow.messaging.service import Transaction
 from orderflow.services.payments.domain import Charge, State, Step
 from orderflow.services.payments.provider import Payment
 
-# Cancelling wins over charging, in whatever order the two arrive. A row whose call is under way keeps its lease
-# (due_at); its answer is judged by the state in which it finds the row.
+# Cancelling wins over charging, in whatever order the two arrive. A row whose call is in flight keeps its lease
+# (due_at); the result of that call applies to the state that it finds.
 _REQUEST = """
 insert into charges (order_id, state, user_id, amount, currency, payment_token, reason, due_at, caused_by, trace,
                      created_at, updated_at)
@@ -57,14 +57,14 @@ from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(attempts)s::integer[], 
      as step (order_id, state, attempts, due_at, charge_id, reason)
 where charges.order_id = step.order_id
 """
-_UNRESOLVED = """
+_COUNT_UNKNOWN = """
 select count(*) from charges where due_at is not null and state in ('unknown', 'cancelling')
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeIntent:
-    """What a message wants for an order: a charge, or that there be none (``state`` cancelled)."""
+    """What a message requires for an order: a charge, or none (``state`` cancelled)."""
 
     order_id: UUID
     state: State
@@ -78,16 +78,16 @@ class ChargeIntent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """A call that is due: which one follows from the state."""
+class DueCall:
+    """A call that is due; the state says which one."""
 
     state: State
     payment: Payment
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
-    """A charge as it is now, locked."""
+class ChargeRow:
+    """A locked charge."""
 
     charge: Charge
     order_id: UUID
@@ -101,8 +101,8 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What becomes of a row; ``charge_id`` and ``reason`` stay as they are when None."""
+class ChargeUpdate:
+    """What changes in a row; ``charge_id`` and ``reason`` stay unchanged when None."""
 
     order_id: UUID
     step: Step
@@ -110,32 +110,32 @@ class Change:
     reason: str | None = None
 
 
-def request(transaction: Transaction, wishes: Sequence[ChargeIntent]) -> None:
-    """Write down what messages want, at most one wish per order; wishes that come too late change nothing."""
+def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
+    """Record the intents, at most one per order; an intent that comes too late changes nothing."""
     encode = msgspec.json.Encoder().encode
     transaction.execute(
         _REQUEST,
         {
             "now": transaction.now,
-            "order_ids": [wish.order_id for wish in wishes],
-            "states": [wish.state.value for wish in wishes],
-            "user_ids": [wish.user_id for wish in wishes],
-            "amounts": [wish.amount for wish in wishes],
-            "currencies": [wish.currency for wish in wishes],
-            "tokens": [wish.payment_token for wish in wishes],
-            "reasons": [wish.reason for wish in wishes],
-            "causes": [wish.caused_by for wish in wishes],
-            "traces": [encode(wish.trace).decode() for wish in wishes],
+            "order_ids": [intent.order_id for intent in intents],
+            "states": [intent.state.value for intent in intents],
+            "user_ids": [intent.user_id for intent in intents],
+            "amounts": [intent.amount for intent in intents],
+            "currencies": [intent.currency for intent in intents],
+            "tokens": [intent.payment_token for intent in intents],
+            "reasons": [intent.reason for intent in intents],
+            "causes": [intent.caused_by for intent in intents],
+            "traces": [encode(intent.trace).decode() for intent in intents],
         },
     )
 
 
-def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[Call]:
-    """Up to ``limit`` calls that are due; nobody else gets them before the lease is over."""
+def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueCall]:
+    """Up to ``limit`` calls that are due, leased: no other process claims them before the lease expires."""
     now = transaction.now
     rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "limit": limit})
     return [
-        Call(
+        DueCall(
             state=State(state),
             payment=Payment(
                 order_id=order_id,
@@ -150,37 +150,37 @@ def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[Cal
     ]
 
 
-def lock(transaction: Transaction, order_ids: Sequence[UUID]) -> dict[UUID, Row]:
+def lock(transaction: Transaction, order_ids: Sequence[UUID]) -> dict[UUID, ChargeRow]:
     """The charges of these orders, locked until the end of the transaction."""
     rows = transaction.execute(_LOCK, {"now": transaction.now, "order_ids": order_ids})
     return {row[0]: _row(row) for row in rows}
 
 
-def record(transaction: Transaction, changes: Sequence[Change]) -> None:
-    """Write what was decided about locked charges."""
+def record(transaction: Transaction, updates: Sequence[ChargeUpdate]) -> None:
+    """Write the updates of locked charges."""
     transaction.execute(
         _RECORD,
         {
             "now": transaction.now,
-            "order_ids": [change.order_id for change in changes],
-            "states": [change.step.state.value for change in changes],
-            "attempts": [change.step.attempts for change in changes],
-            "due_ats": [_due_at(change.step, transaction.now) for change in changes],
-            "charge_ids": [change.charge_id for change in changes],
-            "reasons": [change.reason for change in changes],
+            "order_ids": [update.order_id for update in updates],
+            "states": [update.step.state.value for update in updates],
+            "attempts": [update.step.attempts for update in updates],
+            "due_ats": [_due_at(update.step, transaction.now) for update in updates],
+            "charge_ids": [update.charge_id for update in updates],
+            "reasons": [update.reason for update in updates],
         },
     )
 
 
-def unresolved(transaction: Transaction) -> int:
-    """How many charges have an outcome that nobody knows yet."""
-    ((count,),) = transaction.execute(_UNRESOLVED)
+def count_unknown(transaction: Transaction) -> int:
+    """The number of charges whose result is not known yet."""
+    ((count,),) = transaction.execute(_COUNT_UNKNOWN)
     return int(count)
 
 
-def _row(row: tuple[Any, ...]) -> Row:
+def _row(row: tuple[Any, ...]) -> ChargeRow:
     order_id, state, attempts, since, user_id, amount, currency, charge_id, reason, caused_by, trace = row
-    return Row(
+    return ChargeRow(
         charge=Charge(state=State(state), attempts=attempts, seconds_since_call=since),
         order_id=order_id,
         user_id=user_id,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The shelf: all lines or none, each effect once, and nothing sold that is not there, in any order of events."""
+"""The allocator: all lines or none, each effect once, and nothing sold that is not there, in any order of events."""
 
 from collections import Counter
 from uuid import UUID
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orderflow.events import OrderLine
-from orderflow.services.inventory.domain import OUT_OF_STOCK, UNKNOWN_SKU, State, StockAllocator, wanted
+from orderflow.services.inventory.domain import OUT_OF_STOCK, UNKNOWN_SKU, State, StockAllocator, units_by_sku
 
 ORDERS = [UUID(int=number) for number in range(6)]
 ON_HAND = {"a": 5, "b": 3}
@@ -19,13 +19,13 @@ def lines(*wants: tuple[str, int]) -> tuple[OrderLine, ...]:
     return tuple(OrderLine(sku=sku, quantity=quantity, unit_price=1) for sku, quantity in wants)
 
 
-def shelf() -> StockAllocator:
+def allocator() -> StockAllocator:
     return StockAllocator(dict(ON_HAND), {})
 
 
 def test_lines_of_one_sku_are_wanted_together() -> None:
-    assert wanted(lines(("a", 3), ("b", 1), ("a", 3))) == {"a": 6, "b": 1}
-    reservation = shelf().reserve(ORDERS[0], lines(("a", 3), ("a", 3)))
+    assert units_by_sku(lines(("a", 3), ("b", 1), ("a", 3))) == {"a": 6, "b": 1}
+    reservation = allocator().reserve(ORDERS[0], lines(("a", 3), ("a", 3)))
     assert reservation is not None and reservation.state is State.REJECTED
 
 
@@ -34,18 +34,18 @@ def test_lines_of_one_sku_are_wanted_together() -> None:
     [((("a", 5), ("b", 3)), None), ((("a", 6),), OUT_OF_STOCK), ((("a", 6), ("c", 1)), UNKNOWN_SKU)],
 )
 def test_a_shortage_has_one_reason(wants: tuple[tuple[str, int], ...], reason: str | None) -> None:
-    assert shelf().shortage(wanted(lines(*wants))) == reason
+    assert allocator().shortage(units_by_sku(lines(*wants))) == reason
 
 
 def test_a_rejected_order_takes_nothing_and_gives_nothing_back() -> None:
-    full = shelf()
+    full = allocator()
     full.reserve(ORDERS[0], lines(("a", 1), ("b", 4)))
     assert not full.release(ORDERS[0]) and not full.sell(ORDERS[0])
     assert (full.available, full.movements) == (ON_HAND, [])
 
 
 def test_a_tombstone_refuses_the_reservation_that_comes_later() -> None:
-    full = shelf()
+    full = allocator()
     assert not full.release(ORDERS[0])
     assert full.reserve(ORDERS[0], lines(("a", 1))) is None
     assert full.reservations[ORDERS[0]].state is State.RELEASED
@@ -53,7 +53,7 @@ def test_a_tombstone_refuses_the_reservation_that_comes_later() -> None:
 
 
 def test_only_what_is_reserved_can_be_sold() -> None:
-    full = shelf()
+    full = allocator()
     assert not full.sell(ORDERS[0])
     full.reserve(ORDERS[0], lines(("a", 1)))
     assert full.sell(ORDERS[0]) and full.sell(ORDERS[0]) and not full.release(ORDERS[0])
@@ -68,7 +68,7 @@ EVENTS = st.lists(st.tuples(st.sampled_from(["reserve", "sell", "release"]), st.
 def test_whatever_comes_the_sums_agree_and_nothing_is_moved_twice(
     events: list[tuple[str, UUID, list[tuple[str, int]]]],
 ) -> None:
-    full = shelf()
+    full = allocator()
     for kind, order, wants in events:
         if kind == "reserve":
             full.reserve(order, lines(*wants))

@@ -18,7 +18,7 @@ from orderflow.events import (
     PaymentDeclined,
 )
 from orderflow.messaging.event import Event
-from orderflow.services.orders.domain import Status, step
+from orderflow.services.orders.domain import Status, transition
 
 ABOUT: dict[str, Any] = {
     "timestamp": datetime(2026, 1, 1, tzinfo=UTC),
@@ -39,7 +39,7 @@ RANK = {Status.ACCEPTED: 0, Status.RESERVED: 1, Status.CONFIRMED: 2, Status.REJE
 def test_an_order_only_moves_forward_and_stays_where_it_ended(events: list[Event]) -> None:
     status = Status.ACCEPTED
     for event in events:
-        taken = step(status, event)
+        taken = transition(status, event)
         if taken is None:
             continue
         assert RANK[taken.status] > RANK[status]
@@ -49,10 +49,10 @@ def test_an_order_only_moves_forward_and_stays_where_it_ended(events: list[Event
 
 @pytest.mark.parametrize("status", list(Status))
 def test_every_status_has_an_answer_to_every_event(status: Status) -> None:
-    ends = {step(status, event) for event in (NO_STOCK, CAPTURED, DECLINED)}
+    ends = {transition(status, event) for event in (NO_STOCK, CAPTURED, DECLINED)}
     assert (ends == {None}) == status.final
 
 
 def test_an_event_that_is_not_ours_is_a_mistake() -> None:
     with pytest.raises(TypeError, match="OrderCreated"):
-        step(Status.ACCEPTED, OrderCreated(**ABOUT, items=ITEMS, payment_token="ok"))
+        transition(Status.ACCEPTED, OrderCreated(**ABOUT, items=ITEMS, payment_token="ok"))

@@ -3,17 +3,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orderflow.services.payments.domain import OPEN, Charge, State, Step, decide, delay_seconds
-from orderflow.services.payments.provider import Answer, Captured, Declined, Failed, NotKnown, Refunded, Unclear
+from orderflow.services.payments.domain import OPEN, Charge, State, Step, decide
+from orderflow.services.payments.provider import Captured, Declined, Failed, NotKnown, ProviderResult, Refunded, Unclear
 
 CAPTURED, DECLINED, NOT_KNOWN, REFUNDED = Captured("ch_1"), Declined(), NotKnown(), Refunded()
 FAILED, UNCLEAR = Failed("status_500"), Unclear("timeout")
-ANSWERS: tuple[Answer, ...] = (CAPTURED, DECLINED, NOT_KNOWN, REFUNDED, FAILED, UNCLEAR)
+RESULTS: tuple[ProviderResult, ...] = (CAPTURED, DECLINED, NOT_KNOWN, REFUNDED, FAILED, UNCLEAR)
 
 
-def after(state: State, answer: Answer, *, seconds_since_call: float = 0) -> tuple[State, bool] | None:
+def after(state: State, result: ProviderResult, *, seconds_since_call: float = 0) -> tuple[State, bool] | None:
     """The state that follows, and whether that is announced."""
-    step = decide(Charge(state=state, seconds_since_call=seconds_since_call), answer)
+    step = decide(Charge(state=state, seconds_since_call=seconds_since_call), result)
     return None if step is None else (step.state, step.announced)
 
 
@@ -69,17 +69,17 @@ def test_a_refund_is_asked_for_until_the_provider_says_that_it_did_it() -> None:
     assert after(State.REFUND_REQUESTED, REFUNDED) == (State.REFUNDED, True)
 
 
-@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("result", RESULTS)
 @pytest.mark.parametrize("state", [State.CAPTURED, State.DECLINED, State.REFUNDED])
-def test_a_late_answer_changes_nothing_about_a_settled_charge(state: State, answer: Answer) -> None:
-    assert after(state, answer) is None
+def test_a_late_answer_changes_nothing_about_a_settled_charge(state: State, result: ProviderResult) -> None:
+    assert after(state, result) is None
 
 
-@given(answers=st.lists(st.sampled_from(ANSWERS)), seconds=st.floats(0, 120))
-def test_any_answers_announce_at_most_one_verdict_and_one_refund(answers: list[Answer], seconds: float) -> None:
+@given(results=st.lists(st.sampled_from(RESULTS)), seconds=st.floats(0, 120))
+def test_any_answers_announce_at_most_one_verdict_and_one_refund(results: list[ProviderResult], seconds: float) -> None:
     charge, announced = Charge(state=State.REQUESTED), []
-    for answer in answers:
-        step = decide(charge, answer)
+    for result in results:
+        step = decide(charge, result)
         if step is not None:
             assert (step.state in OPEN) <= (step.due_seconds is not None) <= (step.state in OPEN | {State.CANCELLED})
             announced += [step.state] * step.announced
@@ -87,17 +87,11 @@ def test_any_answers_announce_at_most_one_verdict_and_one_refund(answers: list[A
     assert announced in ([], [State.CAPTURED], [State.DECLINED])
 
 
-@given(answers=st.lists(st.sampled_from(ANSWERS)), silent=st.integers(0, 1000))
-def test_only_the_provider_can_decline(answers: list[Answer], silent: int) -> None:
+@given(results=st.lists(st.sampled_from(RESULTS)), silent=st.integers(0, 1000))
+def test_only_the_provider_can_decline(results: list[ProviderResult], silent: int) -> None:
     charge = Charge(state=State.REQUESTED, attempts=silent)
-    for answer in (answer for answer in answers if not isinstance(answer, Declined)):
-        step = decide(charge, answer)
+    for result in (result for result in results if not isinstance(result, Declined)):
+        step = decide(charge, result)
         if step is not None:
             assert step.state is not State.DECLINED
             charge = Charge(state=step.state, attempts=step.attempts)
-
-
-def test_pauses_grow_to_half_a_minute_and_are_spread() -> None:
-    assert all(0.25 <= delay_seconds(0) <= 0.5 for _ in range(100))
-    assert all(15 <= delay_seconds(1000) <= 30 for _ in range(100))
-    assert len({delay_seconds(5) for _ in range(10)}) > 1

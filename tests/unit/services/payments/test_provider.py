@@ -8,12 +8,12 @@ from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.services.payments.http_provider import HttpPaymentProvider, _charged, _looked_up, _refunded
 from orderflow.services.payments.provider import (
-    Answer,
     Captured,
     Declined,
     Failed,
     NotKnown,
     Payment,
+    ProviderResult,
     Refunded,
     Unclear,
 )
@@ -28,15 +28,17 @@ PAYMENT = Payment(order_id=UUID(int=7), amount=1, currency="EUR", payment_token=
         (200, CAPTURED, Captured("ch_1")),
         (201, CAPTURED, Captured("ch_1")),
         (402, DECLINED, Declined()),
-        (200, DECLINED, Unclear("unreadable_answer")),
-        (200, b'{"status":"captured"}', Unclear("unreadable_answer")),
+        (200, DECLINED, Unclear("unreadable_response")),
+        (200, b'{"status":"captured"}', Unclear("unreadable_response")),
         (500, b"", Failed("status_500")),
         (503, CAPTURED, Failed("status_503")),
         (404, b"", Failed("status_404")),
         (422, b"", Failed("status_422")),
     ],
 )
-def test_a_charge_is_settled_by_nothing_but_the_providers_own_words(status: int, body: bytes, answer: Answer) -> None:
+def test_a_charge_is_settled_by_nothing_but_the_providers_own_words(
+    status: int, body: bytes, answer: ProviderResult
+) -> None:
     assert _charged(status, body) == answer
 
 
@@ -50,7 +52,7 @@ def test_a_charge_is_settled_by_nothing_but_the_providers_own_words(status: int,
         (429, b'{"status":"not_known"}', Unclear("status_429")),
     ],
 )
-def test_a_look_up_tells_what_became_of_a_charge(status: int, body: bytes, answer: Answer) -> None:
+def test_a_look_up_tells_what_became_of_a_charge(status: int, body: bytes, answer: ProviderResult) -> None:
     assert _looked_up(status, body) == answer
 
 
@@ -70,7 +72,7 @@ def test_an_answer_that_cannot_be_read_says_nothing_about_a_charge(body: bytes) 
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
         writer.close()
 
-    async def ask() -> Answer:
+    async def ask() -> ProviderResult:
         async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             gateway = HttpPaymentProvider(
@@ -82,7 +84,7 @@ def test_an_answer_that_cannot_be_read_says_nothing_about_a_charge(body: bytes) 
             async with gateway.connections():
                 return await gateway.look_up(PAYMENT)
 
-    assert asyncio.run(ask()) == Unclear("unreadable_answer")
+    assert asyncio.run(ask()) == Unclear("unreadable_response")
 
 
 def test_a_refund_is_done_when_the_provider_says_so() -> None:
