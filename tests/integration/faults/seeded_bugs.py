@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts orderflow with one bug seeded, and optionally dying now and then just before a commit.
+"""Starts orderflow with one bug seeded, and makes certain that the bug has its effect.
 
-``python -m tests.integration.faults.seeded_bugs BUG DEATHS COMMAND…``: BUG is a name below or ``none``; DEATHS the
-share of transactions with events before whose commit the process kills itself. Each bug is one that was really written
-somewhere.
+``python -m tests.integration.faults.seeded_bugs BUG DEATHS FOLDER COMMAND…``: BUG is a name below or ``none``. The
+first DEATHS processes that use FOLDER kill themselves just before the commit of a batch that publishes events. FOLDER
+is also where processes meet at a barrier. Each bug is one that has been written in real systems.
 """
 
+import itertools
 import os
-import random
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -24,32 +26,37 @@ from orderflow.messaging.consume.loop import ConsumerLoop
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.outbox import Draft, Outbox
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
+from orderflow.messaging.rabbitmq.consumer import RabbitConsumer
 from orderflow.messaging.service import Transaction
 from orderflow.services.inventory import store
 from orderflow.services.inventory.domain import StockAllocator
 from orderflow.services.payments.http_provider import HttpPaymentProvider
 from orderflow.services.payments.provider import Declined, Unclear
 
-_WIRE_SECONDS = 0.05
-"""Long enough for what was handed to the I/O thread to reach the broker before the process dies."""
+_BARRIER_SECONDS = 10.0
+_ROUND_TRIP_SECONDS = 20.0
 
 
-def die_before_commits(share: float) -> None:
-    """SIGKILL this process in that share of the transactions, when everything is written and nothing committed."""
-    write, chance = Outbox.write, random.Random()
+def die_before_commit(folder: Path, deaths: int) -> None:
+    """SIGKILL this process when everything of a batch with events is written and nothing committed.
+
+    A file in the folder stands for each death; when there are enough, the process lives.
+    """
+    if not _claim(folder, "death", deaths):
+        return
+    write = Outbox.write
 
     def dying(self: Outbox, transaction: Any, outgoing: Any) -> Draft:
         draft = write(self, transaction, outgoing)
-        if outgoing and chance.random() < share:
-            time.sleep(_WIRE_SECONDS)
+        if outgoing:
             os.kill(os.getpid(), signal.SIGKILL)
         return draft
 
     Outbox.write = dying  # type: ignore[method-assign]
 
 
-def ack_before_commit() -> None:
-    """Acknowledge a batch when it arrives, as auto-ack does."""
+def ack_before_commit(_folder: Path) -> None:
+    """Acknowledge a batch when it arrives, as auto-ack does; go on once the broker has handled the acknowledgement."""
     settle = ConsumerLoop._settle
 
     class Acknowledged:
@@ -67,6 +74,8 @@ def ack_before_commit() -> None:
     def early(self: ConsumerLoop, batch: Batch) -> None:
         consumer = self._consumer
         consumer.ack(batch)
+        assert isinstance(consumer, RabbitConsumer)
+        _round_trip(consumer)
         self._consumer = Acknowledged(consumer)
         try:
             settle(self, batch)
@@ -76,21 +85,33 @@ def ack_before_commit() -> None:
     ConsumerLoop._settle = early  # type: ignore[method-assign]
 
 
-def publish_before_commit() -> None:
-    """Publish events while their transaction is still open."""
+def _round_trip(consumer: RabbitConsumer) -> None:
+    """Return when the broker has handled everything that was sent on the consumer's channel before."""
+    done = threading.Event()
+
+    def ask() -> None:
+        consumer._channel.basic_qos(prefetch_count=consumer._prefetch, callback=lambda _frame: done.set())
+
+    consumer._loop.add_callback_threadsafe(ask)
+    assert done.wait(_ROUND_TRIP_SECONDS)
+
+
+def publish_before_commit(_folder: Path) -> None:
+    """Publish events while their transaction is still open; go on once they are confirmed."""
     write = Outbox.write
 
     def early(self: Outbox, transaction: Any, outgoing: Any) -> Draft:
         draft = write(self, transaction, outgoing)
         if draft.publications:
             self.publish(draft.publications)
+            assert self.wait(_ROUND_TRIP_SECONDS)
         return Draft(draft.publications, draft.deleted, dispatch=False)
 
     Outbox.write = early  # type: ignore[method-assign]
 
 
-def inbox_outside_the_transaction() -> None:
-    """Mark messages as handled in a transaction of its own, committed before the work is."""
+def inbox_outside_the_transaction(_folder: Path) -> None:
+    """Mark messages as handled in a transaction of its own, committed before their effects are."""
     claim = Inbox.claim
     database = Database(os.environ["ORDERFLOW_DATABASE_URL"])
 
@@ -101,7 +122,7 @@ def inbox_outside_the_transaction() -> None:
     Inbox.claim = outside  # type: ignore[method-assign]
 
 
-def publish_without_mandatory() -> None:
+def publish_without_mandatory(_folder: Path) -> None:
     """Take a confirm for delivery: an unroutable message is confirmed and gone."""
     publish = pika.channel.Channel.basic_publish
 
@@ -112,16 +133,20 @@ def publish_without_mandatory() -> None:
     pika.channel.Channel.basic_publish = optional  # type: ignore[method-assign]
 
 
-def read_then_write_stock() -> None:
-    """Read the stock without a lock, decide, and write the numbers that came out."""
+def read_then_write_stock(folder: Path) -> None:
+    """Read the stock without a lock, decide, and write the numbers that came out.
+
+    Between the read and the write each transaction waits until another process has read too, so both decide on the
+    same numbers.
+    """
     store._LOCK_STOCK = store._LOCK_STOCK.replace(" for update", "")
-    load, seen = store.load, dict[str, store.Stock]()
+    load, seen, turn = store.load, dict[str, store.Stock](), itertools.count()
 
     def reading(transaction: Transaction, ids: Iterable[UUID], skus: Iterable[str]) -> Any:
         allocator, stock = load(transaction, ids, skus)
         seen.clear()
         seen.update(stock)
-        time.sleep(0.01)
+        _meet(folder, next(turn))
         return allocator, stock
 
     def writing(transaction: Transaction, allocator: StockAllocator) -> list[store.Stock]:
@@ -130,7 +155,8 @@ def read_then_write_stock() -> None:
         store._save_reservations(transaction, new, [item for item in changed if not item.new])
         if not allocator.movements:
             return []
-        transaction.execute(store._ADD_TO_LEDGER, store._ledger_columns(allocator.movements) | {"now": transaction.now})
+        columns = store._ledger_columns(allocator.movements)
+        transaction.execute(store._ADD_TO_LEDGER, columns | {"now": transaction.now})
         totals = store._sums(allocator.movements)
         after = []
         for sku, available, reserved, sold in zip(*totals.values(), strict=True):
@@ -153,19 +179,45 @@ where sku = %(sku)s returning {store._COLUMNS}
 """
 
 
-def timeout_taken_as_failure() -> None:
-    """Take silence of the provider for a no."""
+def _meet(folder: Path, turn: int) -> None:
+    """Wait until a second process has come to its barrier of the same number, for at most ten seconds.
+
+    A process without a partner (the first alone, or the last with work) goes on after that.
+    """
+    (folder / f"read-{turn}-{os.getpid()}").touch()
+    deadline = time.monotonic() + _BARRIER_SECONDS
+    while len(list(folder.glob(f"read-{turn}-*"))) < 2 and time.monotonic() < deadline and turn < _MEETINGS:
+        time.sleep(0.002)
+
+
+_MEETINGS = 3
+"""Transactions of each process that wait for a partner; the first pair that meets is enough."""
+
+
+def timeout_taken_as_failure(_folder: Path) -> None:
+    """Take a missing response of the provider for a decline."""
     charge = HttpPaymentProvider.charge
 
     async def guessing(self: HttpPaymentProvider, payment: Any) -> Any:
-        answer = await charge(self, payment)
-        return Declined() if isinstance(answer, Unclear) else answer
+        result = await charge(self, payment)
+        return Declined() if isinstance(result, Unclear) else result
 
     HttpPaymentProvider.charge = guessing  # type: ignore[method-assign]
 
 
-BUGS: dict[str, Callable[[], None]] = {
-    "none": lambda: None,
+def _claim(folder: Path, name: str, count: int) -> bool:
+    """Take one of ``count`` numbered files; false when all are taken."""
+    for number in range(count):
+        try:
+            (folder / f"{name}-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return True
+    return False
+
+
+BUGS: dict[str, Callable[[Path], None]] = {
+    "none": lambda _folder: None,
     "ack-before-commit": ack_before_commit,
     "publish-before-commit": publish_before_commit,
     "inbox-outside": inbox_outside_the_transaction,
@@ -176,7 +228,8 @@ BUGS: dict[str, Callable[[], None]] = {
 
 
 if __name__ == "__main__":
-    BUGS[sys.argv[1]]()
-    if float(sys.argv[2]) > 0:
-        die_before_commits(float(sys.argv[2]))
-    sys.exit(main(sys.argv[3:]))
+    bug, number, place, *command = sys.argv[1:]
+    BUGS[bug](Path(place))
+    if int(number):
+        die_before_commit(Path(place), int(number))
+    sys.exit(main(command))

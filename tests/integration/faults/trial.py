@@ -45,7 +45,8 @@ class Trial:
 
     def sell(self, fault: Callable[["Trial"], None], *, rate: float = 80, seconds: float = 10, **plan: Any) -> None:
         """Let a crowd order while ``fault`` does what it does; returns when both are through."""
-        whole = Plan(rate=rate, seconds=seconds, skus=list(STOCK), duplicate_share=0.1, seed=self.seed, **plan)
+        options: dict[str, Any] = {"skus": list(STOCK), "duplicate_share": 0.1, "seed": self.seed, **plan}
+        whole = Plan(rate=rate, seconds=seconds, **options)
         self.sale = Sale(self.system, whole)
         failed: list[BaseException] = []
 
