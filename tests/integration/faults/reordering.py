@@ -36,7 +36,7 @@ class Disorder:
     def __enter__(self) -> Self:
         self._connection = pika.BlockingConnection(pika.URLParameters(self._url))
         self._channel = self._connection.channel()
-        self._channel.confirm_delivery()
+        self._channel.add_on_return_callback(self._on_return)
         for queue in QUEUES:
             self._channel.queue_declare(_detour(queue.name), durable=True, arguments={"x-queue-type": "quorum"})
             for event in queue.events:
@@ -52,6 +52,9 @@ class Disorder:
         self._thread.join()
         if self.error is not None and error is None:
             raise self.error
+
+    def _on_return(self, _channel: object, method: Any, _properties: object, _body: bytes) -> None:
+        raise RuntimeError(f"{method.routing_key} took no copy")
 
     def _run(self) -> None:
         try:

@@ -21,6 +21,10 @@ from tests.integration.faults.trial import STOCK, Trial, trial
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
 
 Provocation = Callable[[Trial], None]
+FOLDER = "seeded_bugs"
+DEATHS = 2
+SECONDS = 120.0
+"""Longest wait for a provocation; it takes seconds."""
 STILL_SECONDS = 8
 """A state that has not changed for so long, while no queue, outbox or charge has anything to do, is final."""
 
@@ -30,13 +34,36 @@ class Case:
     """A bug of one process, what provokes it, and the kinds of violation that the oracle must report."""
 
     process: str
+    provocation: Provocation
+    """Returns once the bug must have had its effect."""
     violations: tuple[str, ...]
-    deaths: int = 0
-    """Processes that kill themselves before their first commit."""
     replicas: int = 1
-    provocation: Provocation = lambda _trial: None
     tokens: Mapping[str, float] = field(default_factory=lambda: {"ok": 1.0})
     skus: Sequence[str] = tuple(STOCK)
+
+
+def orders_accepted(running: Trial, count: int = 40) -> None:
+    """Wait for enough orders that every process has had some."""
+    accepted = running.sale.ledger.accepted
+    eventually(lambda: len(accepted) >= count, seconds=SECONDS, what=f"{count} orders are accepted")
+
+
+def deaths(running: Trial) -> None:
+    """Two processes have killed themselves before a commit."""
+    exits = running.system.supervisor.exits
+    died = lambda: exits("inventory").count(-signal.SIGKILL) == DEATHS  # noqa: E731
+    eventually(died, seconds=SECONDS, what="the processes kill themselves")
+    orders_accepted(running)
+
+
+def concurrent_reads(running: Trial) -> None:
+    """Two processes have read the stock before either wrote it (or, without the bug, have had orders)."""
+    folder = running.system.directory / FOLDER
+
+    if any(folder.glob("bug-*")):
+        met = lambda: len(list(folder.glob("read-*"))) == 2  # noqa: E731
+        eventually(met, seconds=SECONDS, what="two processes read at the same time")
+    orders_accepted(running)
 
 
 def confirmed_orders(running: Trial) -> int:
@@ -62,32 +89,46 @@ def unbind_confirmations(running: Trial) -> None:
             channel.queue_unbind(queue, EXCHANGE, key)
         channel.exchange_unbind(way, EXCHANGE, key)
         before = confirmed_orders(running)
-        eventually(lambda: confirmed_orders(running) >= before + 2, seconds=60, what="two more orders are confirmed")
+        confirmed = lambda: confirmed_orders(running) >= before + 2  # noqa: E731
+        eventually(confirmed, seconds=SECONDS, what="two more orders are confirmed")
         channel.exchange_bind(way, EXCHANGE, key)
+    orders_accepted(running)
 
 
 CASES: Mapping[str, Case] = {
-    "ack-before-commit": Case(process="inventory", deaths=2, violations=("lost: order", "drift")),
-    "publish-before-commit": Case(process="inventory", deaths=2, violations=("doubled",)),
-    "inbox-outside": Case(process="inventory", deaths=2, violations=("lost: order", "drift")),
+    "ack-before-commit": Case(process="inventory", provocation=deaths, violations=("lost: order", "drift")),
+    "publish-before-commit": Case(process="inventory", provocation=deaths, violations=("doubled",)),
+    "inbox-outside": Case(process="inventory", provocation=deaths, violations=("lost: order", "drift")),
     "not-mandatory": Case(process="orders", provocation=unbind_confirmations, violations=("drift", "lost")),
-    "read-then-write": Case(process="inventory", replicas=2, skus=("sku-1",), violations=("drift", "oversold")),
-    "timeout-is-failure": Case(process="payments", tokens={"timeout_executed": 1.0}, violations=("money",)),
+    "read-then-write": Case(
+        process="inventory",
+        provocation=concurrent_reads,
+        violations=("drift", "oversold"),
+        replicas=2,
+        skus=("sku-1",),
+    ),
+    "timeout-is-failure": Case(
+        process="payments",
+        provocation=orders_accepted,
+        violations=("money",),
+        tokens={"timeout_executed": 1.0},
+    ),
 }
 
 
 def run(stack: Stack, directory: Path, bug: str, case: Case) -> list[str]:
     """The oracle's report on a case's provocation, with a bug in the case's process."""
-    folder = directory / "seeded_bugs"
+    folder = directory / FOLDER
     folder.mkdir()
-    module = "tests.integration.faults.seeded_bugs"
-    command = [sys.executable, "-m", module, bug, str(case.deaths), str(folder), "serve", case.process]
+    if bug != "none":
+        (folder / f"bug-{bug}").touch()
+    module, dying = "tests.integration.faults.seeded_bugs", DEATHS if case.provocation is deaths else 0
+    command = [sys.executable, "-m", module, bug, str(dying), str(folder), "serve", case.process]
     # A hold longer than the trial: an order whose message is lost stays open instead of being cancelled.
     with trial(stack, directory, seed=31, commands={case.process: command}) as running:
         for _ in range(1, case.replicas):
             running.system.replicate(case.process)
-        running.sell(case.provocation, rate=40, seconds=4, tokens=case.tokens, skus=case.skus)
-        assert running.system.supervisor.exits(case.process).count(-signal.SIGKILL) == case.deaths
+        running.sell(case.provocation, rate=40, seconds=2 * SECONDS, no_longer=True, tokens=case.tokens, skus=case.skus)
         return running.judge(still_seconds=STILL_SECONDS)
 
 

@@ -43,8 +43,19 @@ class Trial:
         self.recorder = event_recorder.EventRecorder(system.admin_url)
         self.sale: Sale
 
-    def sell(self, fault: Callable[["Trial"], None], *, rate: float = 80, seconds: float = 10, **plan: Any) -> None:
-        """Let a crowd order while ``fault`` does what it does; returns when both are through."""
+    def sell(
+        self,
+        fault: Callable[["Trial"], None],
+        *,
+        rate: float = 80,
+        seconds: float = 10,
+        no_longer: bool = False,
+        **plan: Any,
+    ) -> None:
+        """Place orders while ``fault`` runs; returns when both have ended.
+
+        With ``no_longer`` the orders end as soon as the fault has returned; ``seconds`` is then the longest sale.
+        """
         options: dict[str, Any] = {"skus": list(STOCK), "duplicate_share": 0.1, "seed": self.seed, **plan}
         whole = Plan(rate=rate, seconds=seconds, **options)
         self.sale = Sale(self.system, whole)
@@ -55,6 +66,8 @@ class Trial:
                 fault(self)
             except BaseException as error:
                 failed.append(error)
+            if failed or no_longer:
+                self.sale.end()
 
         thread = threading.Thread(target=run, name="fault")
         thread.start()
@@ -63,7 +76,7 @@ class Trial:
         if failed:
             raise failed[0]
 
-    def judge(self, *, seconds: float = 90, still_seconds: float = math.inf) -> list[str]:
+    def judge(self, *, seconds: float = 240, still_seconds: float = math.inf) -> list[str]:
         """Wait until all is quiet, see ``settle``; what did not settle, and every promise that was broken."""
         evidence = Evidence(self.system, self.recorder, self.sale.ledger, STOCK, self.poison)
         found = settle(evidence, seconds=seconds, still_seconds=still_seconds) + violations(evidence)
