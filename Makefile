@@ -4,6 +4,8 @@ SHELL := /bin/bash
 SERVERS ?= trixie
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
+# Tests on servers wait more than they work. Each worker has servers of its own.
+SIDE_BY_SIDE := -n $(or $(WORKERS),4) --dist worksteal
 export SERVERS
 export PYTHONPATH := app:.
 
@@ -22,17 +24,17 @@ unit: setup ## The fast tests, without servers
 	@$(PYTEST) tests/unit tests/catalogue -q -m "not integration"
 
 contract: setup ## One suite on both brokers: memory and RabbitMQ
-	@$(PYTEST) tests/contract -q
+	@$(PYTEST) tests/contract -q $(SIDE_BY_SIDE)
 
 integration: setup ## The services and the core on RabbitMQ and PostgreSQL
-	@$(PYTEST) tests/integration -q -m "not faults and not nightly"
+	@$(PYTEST) tests/integration -q -m "not faults and not nightly" $(SIDE_BY_SIDE)
 
 faults: setup ## Kill processes, broker and database under load, and check the promises
-	@$(PYTEST) tests/integration -q -m "faults and not nightly"
+	@$(PYTEST) tests/integration -q -m "faults and not nightly" $(SIDE_BY_SIDE)
 
 nightly: setup ## What is too long for every change: the long tests, and the faults on the newest servers
-	@$(PYTEST) tests -q -m nightly
-	@SERVERS=forky $(PYTEST) tests/integration -q -m faults
+	@$(PYTEST) tests -q -m nightly $(SIDE_BY_SIDE)
+	@SERVERS=forky $(PYTEST) tests/integration -q -m faults $(SIDE_BY_SIDE)
 
 bench: ## Measure the pipeline, and the core beside a peer in the same run
 	@local/setup.sh bench >/dev/null

@@ -38,7 +38,7 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """RabbitMQ and PostgreSQL of the suite that SERVERS names, or those that are given by URL."""
+    """RabbitMQ and PostgreSQL of the suite that SERVERS names, or those that are given by URL; one pair a worker."""
     with Stack.start(suite=os.environ.get("SERVERS", "trixie")) as servers:
         yield servers
 
