@@ -82,16 +82,16 @@ class Container:
 
         When the process stops, requests are served for the lame-duck time; each response closes its connection.
         """
-        from orderflow.http.asgi import Watched
+        from orderflow.http.asgi import InstrumentedApplication
         from orderflow.http.server import HttpServer
 
         settings = self.settings
-        watched = Watched(application, self.instrumentation)
-        server = HttpServer(self.telemetry.traced(watched), settings.http_host, settings.http_port, clock=self.clock)
+        instrumented = InstrumentedApplication(application, self.instrumentation)
+        server = HttpServer(instrumented, settings.http_host, settings.http_port, clock=self.clock)
         log.info("http.listening", extra={"host": settings.http_host, "port": server.port})
 
         def lame_duck() -> None:
-            watched.leaving = True
+            instrumented.lame_duck = True
             self.clock.wait(self.process.impatient, settings.lame_duck_seconds)
 
         self.process.before_stop(lame_duck)
