@@ -2,7 +2,7 @@
 """The outermost layer of every HTTP API: reports each request, and drains clients before the process stops."""
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from orderflow.instrumentation import Instrumentation
@@ -13,8 +13,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
-TRACE = "orderflow.trace"
-"""Key in the scope: the trace headers to store beside what the request causes."""
+_TRACE = "orderflow.trace"
 _TRACE_HEADERS = {b"traceparent": "traceparent", b"tracestate": "tracestate"}
 
 
@@ -42,7 +41,7 @@ class InstrumentedApplication:
             scheme=scope.get("scheme", "http"),
             trace=_trace_headers(scope["headers"]),
         )
-        scope[TRACE] = observer.headers()
+        scope[_TRACE] = observer.headers()
 
         async def observed_send(message: Message) -> None:
             nonlocal status
@@ -57,6 +56,12 @@ class InstrumentedApplication:
         finally:
             route = str(scope.get("path_template") or "")
             observer.finished(route=route, status=status, seconds=time.perf_counter() - started)
+
+
+def trace_of(scope: Mapping[str, Any]) -> Mapping[str, str]:
+    """The trace headers to store beside what a request causes; none without an ``InstrumentedApplication``."""
+    headers: Mapping[str, str] = scope.get(_TRACE, {})
+    return headers
 
 
 def _trace_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:

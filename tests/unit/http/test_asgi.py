@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from orderflow.http.asgi import TRACE, Application, InstrumentedApplication, Message, Scope, Send
+from orderflow.http.asgi import Application, InstrumentedApplication, Message, Scope, Send, trace_of
 from orderflow.instrumentation import Instrumentation, RequestObserver
 
 TRACE_HEADERS = {"traceparent": "00-1-2-01", "tracestate": "a=1"}
@@ -80,7 +80,7 @@ def test_a_request_is_reported_with_its_route_and_status() -> None:
 def test_the_clients_trace_headers_are_reported_and_those_of_the_observer_are_in_the_scope() -> None:
     log, _, scope = call(accepting, trace=TRACE_HEADERS)
     assert log.traces == [TRACE_HEADERS]
-    assert scope[TRACE] == {"traceparent": "ours"}
+    assert trace_of(scope) == {"traceparent": "ours"}
 
 
 def test_a_request_without_a_response_counts_as_500() -> None:
