@@ -89,11 +89,29 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     """By state; a state that is left out has none."""
 
 
+class RequestObserver:
+    """Follows one HTTP request; the base class does nothing."""
+
+    __slots__ = ()
+
+    def headers(self) -> Mapping[str, str]:
+        """Trace headers to store beside what the request causes; none by default."""
+        return {}
+
+    def finished(self, *, route: str, status: int, seconds: float) -> None:
+        """The response was sent. ``route`` is the template, "" when no route matched."""
+
+
 class Instrumentation(MessagingInstrumentation):
     """Receives the reports of the core and of the services; the base class does nothing."""
 
-    def http_request(self, *, route: str, method: str, status: int, seconds: float) -> None:
-        """Fires when a request was answered. ``route`` is the template, "" when no route matched."""
+    def http_request_started(self, *, method: str, path: str, scheme: str, trace: Mapping[str, str]) -> RequestObserver:
+        """A request arrived; ``trace`` are the trace headers that its client sent, as they came.
+
+        The observer's ``finished`` is called in the same task, so that a span can be the current one until then.
+        """
+        _ = method, path, scheme, trace
+        return RequestObserver()
 
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
         """Fires when an order is committed, before its 202 is sent."""

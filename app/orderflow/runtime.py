@@ -8,7 +8,7 @@ for the process that is to run. What a process needs beyond it (an HTTP framewor
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from orderflow.http.api_keys import ApiKeys
 from orderflow.instrumentation import Area, Instrumentation
@@ -18,6 +18,9 @@ from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.messaging.service import Handler
 from orderflow.settings import Need, Settings
+
+if TYPE_CHECKING:
+    from orderflow.messaging.postgres.read_pool import ReadPool
 
 
 class Loop(Protocol):
@@ -74,8 +77,8 @@ class Runtime(Protocol):
     def api_keys(self) -> ApiKeys | None:
         """The configured API keys; None when keys are switched off."""
 
-    def reader(self) -> Any:
-        """Reads of the service's database for an HTTP API."""
+    def read_pool(self, *, timeout_seconds: float) -> "ReadPool":
+        """Queries of the service's database for an HTTP API; none takes longer than its client waits."""
 
     def serve_http(self, application: Any) -> None:
         """Serve an ASGI application at the configured address; raises OSError when its port is taken."""

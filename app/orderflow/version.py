@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which orderflow this is."""
+"""The version of orderflow."""
 
+import tomllib
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as installed
+from pathlib import Path
+
+_PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 
 def version() -> str:
-    """The installed version of orderflow; ``source`` when it runs from a checkout."""
+    """The installed version; in a checkout that of its pyproject.toml, followed by ``+source``."""
     try:
         return installed("orderflow")
     except PackageNotFoundError:
-        return "source"
+        project = tomllib.loads(_PROJECT.read_text())["project"]
+        return f"{project['version']}+source"

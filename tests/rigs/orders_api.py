@@ -14,12 +14,13 @@ from uuid import uuid4
 from litestar.testing import TestClient
 
 from orderflow.events import StockChanged
+from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
 from orderflow.http.api_keys import ApiKeys, make_key
-from orderflow.http.reader import Reader
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.group_commit import GroupCommit
 from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.services.orders import store
@@ -67,11 +68,10 @@ def opened(url: str, *, most_waiting: int = 2000) -> Iterator[Shop]:
     outbox = Outbox(publisher, a_codec("orders"), lease_seconds=10)
     intake = PlaceOrders(hold_seconds=60, instrumentation=instrumentation)
     writer = GroupCommit(UnitOfWorkFactory(Database(url), outbox), intake, clock=clock, most_waiting=most_waiting)
-    reader = Reader(lambda: Database(url))
+    reads = ReadPool(url, application_name="orders-api", timeout_seconds=RESPONSE_SECONDS)
     age = [0.0]
     api = OrdersApi(
-        writer=writer,
-        reader=reader,
+        database=ApiDatabase(writer, reads),
         keys=KEYS,
         instrumentation=instrumentation,
         outbox_age=lambda: age[0],
@@ -85,7 +85,7 @@ def opened(url: str, *, most_waiting: int = 2000) -> Iterator[Shop]:
     finally:
         writer.stop()
         thread.join()
-        reader.close()
+        reads.close()
 
 
 def prepare_offers(url: str) -> None:

@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.util.types import AttributeValue
 
 from orderflow.telemetry.tracing.sdk import Pipeline
-from orderflow.telemetry.tracing.spans import Spans
+from orderflow.telemetry.tracing.spans import Attributes, Spans
 from orderflow.telemetry.tracing.tracer import Tracing
 
 
@@ -31,7 +31,8 @@ class Traces:
         exporter = InMemorySpanExporter()
         pipeline = Pipeline(SimpleSpanProcessor(exporter), resource=Resource.get_empty(), environ=environ or {})
         spans = Spans(pipeline.inner)
-        tracing = Tracing(spans, server={"server.address": "broker", "server.port": 5672}, batches=batches)
+        server: Attributes = {"server.address": "broker", "server.port": 5672}
+        tracing = Tracing(spans, edge=pipeline.edge, server=server, batches=batches)
         return cls(pipeline, spans, tracing, exporter)
 
     @property

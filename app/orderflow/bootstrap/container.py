@@ -4,13 +4,12 @@
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orderflow.bootstrap.process import Process
 from orderflow.broker_topology import work_queues
 from orderflow.events import EXCHANGE, decode
 from orderflow.http.api_keys import ApiKeys
-from orderflow.http.reader import ANSWER_SECONDS, Reader
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.codec import Codec
@@ -30,6 +29,9 @@ from orderflow.runtime import Loop
 from orderflow.settings import Settings
 from orderflow.telemetry.setup import Telemetry
 
+if TYPE_CHECKING:
+    from orderflow.messaging.postgres.read_pool import ReadPool
+
 log = logging.getLogger(__name__)
 
 _HOUR = 3600.0
@@ -45,7 +47,7 @@ class Container:
         self.telemetry = telemetry
         self.clock: Clock = SystemClock()
         self._databases: list[Database] = []
-        self._readers: list[Reader] = []
+        self._read_pools: list[ReadPool] = []
         self._inbox_is_pruned = False
         self.process = Process(name, clock=self.clock, drain_timeout_seconds=settings.drain_timeout_seconds)
         self.codec = Codec(
@@ -82,49 +84,49 @@ class Container:
 
         When the process stops, requests are served for the lame-duck time; each response closes its connection.
         """
-        from orderflow.http.asgi import Watched
+        from orderflow.http.asgi import InstrumentedApplication
         from orderflow.http.server import HttpServer
 
         settings = self.settings
-        watched = Watched(application, self.instrumentation)
-        server = HttpServer(self.telemetry.traced(watched), settings.http_host, settings.http_port, clock=self.clock)
+        instrumented = InstrumentedApplication(application, self.instrumentation)
+        server = HttpServer(instrumented, settings.http_host, settings.http_port, clock=self.clock)
         log.info("http.listening", extra={"host": settings.http_host, "port": server.port})
 
         def lame_duck() -> None:
-            watched.leaving = True
+            instrumented.lame_duck = True
             self.clock.wait(self.process.impatient, settings.lame_duck_seconds)
 
         self.process.before_stop(lame_duck)
         self.process.add(server)
 
-    def database(self, *, statement_timeout_seconds: float = 30) -> Database:
+    def database(self) -> Database:
         """A database connection for one thread."""
-        database = Database(
-            self.settings.database_url,
-            application_name=f"orderflow {self.name}",
-            statement_timeout_seconds=statement_timeout_seconds,
-        )
+        database = Database(self.settings.database_url, application_name=f"orderflow {self.name}")
         self._databases.append(database)
         return database
 
     def database_failing(self) -> bool:
-        """True when the last that was heard of the database, on whichever connection, is that it is not there.
+        """True when the last transaction that ended, on any connection, ended because the database was unavailable.
 
-        A connection that nobody uses cannot tell that the database is back; the relay's does, within seconds.
+        An unused connection does not show that the database is back; the relay's does, within seconds.
         """
-        failed = max((database.failed_at for database in self._databases), default=0.0)
-        return failed > max((database.committed_at for database in self._databases), default=0.0)
+        connections: list[Database | ReadPool] = [*self._databases, *self._read_pools]
+        failed = max((connection.failed_at for connection in connections), default=0.0)
+        return failed > max((connection.committed_at for connection in connections), default=0.0)
 
-    def reader(self) -> Reader:
-        """The reads of an API. None takes longer than its client waits, or a few would hold up all others."""
-        reader = Reader(partial(self.database, statement_timeout_seconds=ANSWER_SECONDS))
-        self._readers.append(reader)
-        return reader
+    def read_pool(self, *, timeout_seconds: float) -> "ReadPool":
+        """The queries of an API. None takes longer than its client waits, or a few would hold up all others."""
+        from orderflow.messaging.postgres.read_pool import ReadPool
+
+        name = f"orderflow {self.name}"
+        pool = ReadPool(self.settings.database_url, application_name=name, timeout_seconds=timeout_seconds)
+        self._read_pools.append(pool)
+        return pool
 
     def close(self) -> None:
-        """End what no loop ends: reads that nobody waits for, and the connections to the broker."""
-        for reader in self._readers:
-            reader.close()
+        """End what no loop ends: queries without a client, and the connections to the broker."""
+        for pool in self._read_pools:
+            pool.close()
         self.broker.close(timeout_seconds=5)
 
     def unit_of_work(self) -> UnitOfWorkFactory:

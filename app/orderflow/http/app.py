@@ -1,43 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A Litestar application with the house rules: keys, problems, limits, and a page of documentation at /docs."""
+"""A Litestar application with what every API has: keys, problem documents, a body limit and a documentation page."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from litestar import Litestar
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.config import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.middleware import DefineMiddleware
+from litestar.types import Scope
 
 from orderflow.http.api_keys import ApiKeys
-from orderflow.http.auth import Guard
-from orderflow.http.body import MOST_BODY_BYTES, JsonRequest
-from orderflow.http.docs import PlainPage
-from orderflow.http.problems import HANDLERS
-from orderflow.instrumentation import Instrumentation
-from orderflow.version import version
+from orderflow.http.auth import ApiKeyAuthentication, require_json, require_scope
+from orderflow.http.body import JsonRequest
+from orderflow.http.openapi import openapi_config
+from orderflow.http.problems import BODY_LIMIT_BYTES, log_failure, problem_details
+from orderflow.http.struct_schemas import StructSchemas
+
+_DOCUMENTATION = "/docs"
 
 
 def application(
     handlers: Sequence[HTTPRouteHandler],
     *,
     keys: ApiKeys | None,
-    instrumentation: Instrumentation,
     title: str,
     description: str,
+    after_exception: Sequence[Callable[[Exception, Scope], Awaitable[None]]] = (),
 ) -> Litestar:
-    """The application; ``keys`` None switches keys off. Bodies above 64 KiB are refused with 413, chunked ones too."""
+    """The application. ``keys`` None lets everybody do everything. Chunked bodies have the limit, too (413)."""
     return Litestar(
         route_handlers=list(handlers),
-        guards=[Guard(keys, instrumentation)],
-        exception_handlers=HANDLERS,
+        middleware=[DefineMiddleware(ApiKeyAuthentication, keys=keys, exclude=f"^{_DOCUMENTATION}")],
+        guards=[require_scope, require_json],
+        plugins=[problem_details(), StructSchemas()],
+        after_exception=[log_failure, *after_exception],
         request_class=JsonRequest,
-        request_max_body_size=MOST_BODY_BYTES,
+        request_max_body_size=BODY_LIMIT_BYTES,
         logging_config=None,
-        openapi_config=OpenAPIConfig(
-            title=title,
-            version=version(),
-            description=description,
-            path="/docs",
-            render_plugins=[PlainPage(), JsonRenderPlugin()],
-        ),
+        openapi_config=openapi_config(title, description, path=_DOCUMENTATION),
     )

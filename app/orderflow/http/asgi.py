@@ -1,48 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts and times each request, and asks clients to leave when the process is about to."""
+"""The outermost layer of every HTTP API: reports each request, and drains clients before the process stops."""
 
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from typing import Any
 
 from orderflow.instrumentation import Instrumentation
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
+_TRACE = "orderflow.trace"
+_TRACE_HEADERS = {b"traceparent": "traceparent", b"tracestate": "tracestate"}
 
-class Watched:
-    """An ASGI application whose answers are told to ``moments``.
 
-    While ``leaving`` each answer closes its connection, so that no client is cut off with a request under way.
+class InstrumentedApplication:
+    """An ASGI application whose requests are reported to ``instrumentation``.
+
+    In the lame-duck period each response closes its connection, so that no request is cut off when the server stops.
+    It is no middleware of the framework, because those do not see requests that match no route.
     """
 
     def __init__(self, application: Application, instrumentation: Instrumentation) -> None:
-        self.leaving = False
+        self.lame_duck = False
         self._application = application
         self._instrumentation = instrumentation
 
-    async def __call__(self, scope: MutableMapping[str, Any], receive: Any, send: Send) -> None:
-        """Serve one connection scope."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection scope. A request without a response is reported with status 500."""
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        status, begun = 500, time.perf_counter()
+        started, status = time.perf_counter(), 500
+        observer = self._instrumentation.http_request_started(
+            method=scope["method"],
+            path=scope["path"],
+            scheme=scope.get("scheme", "http"),
+            trace=_trace_headers(scope["headers"]),
+        )
+        scope[_TRACE] = observer.headers()
 
-        async def watched(message: MutableMapping[str, Any]) -> None:
+        async def observed_send(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                if self.leaving:
+                if self.lame_duck:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)
 
         try:
-            await self._application(scope, receive, watched)
+            await self._application(scope, receive, observed_send)
         finally:
-            self._instrumentation.http_request(
-                route=str(scope.get("path_template") or ""),
-                method=scope["method"],
-                status=status,
-                seconds=time.perf_counter() - begun,
-            )
+            route = str(scope.get("path_template") or "")
+            observer.finished(route=route, status=status, seconds=time.perf_counter() - started)
+
+
+def trace_of(scope: Mapping[str, Any]) -> Mapping[str, str]:
+    """The trace headers to store beside what a request causes; none without an ``InstrumentedApplication``."""
+    headers: Mapping[str, str] = scope.get(_TRACE, {})
+    return headers
+
+
+def _trace_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    return {_TRACE_HEADERS[name]: value.decode("latin-1") for name, value in headers if name in _TRACE_HEADERS}

@@ -1,72 +1,56 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may call, and in which media type; checked before a body is read."""
+"""Who may call an operation, and in which media type; checked before the body is read.
+
+A handler names the scope that it needs in ``opt["scope"]``. One without is open to every authenticated client.
+"""
 
 from collections.abc import Mapping
 from typing import Any
 
 from litestar.connection import ASGIConnection
 from litestar.handlers.base import BaseRouteHandler
+from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
+from litestar.types import ASGIApp
 
-from orderflow.http.api_keys import ANYONE, ApiKeys, Client
-from orderflow.http.problems import Problem
-from orderflow.instrumentation import Instrumentation
+from orderflow.http.api_keys import ANYONE, ApiKeys
+from orderflow.http.problems import FORBIDDEN, UNAUTHORIZED, UNSUPPORTED_MEDIA_TYPE, Problem
 
-_CLIENT = "orderflow.client"
+Connection = ASGIConnection[Any, Any, Any, Any]
 
 
-class Guard:
-    """Lets a request through when its key has the scope that the route names in ``opt["scope"]``.
+class ApiKeyAuthentication(AbstractAuthenticationMiddleware):
+    """Sets ``connection.user`` to the ``Client`` that holds the key; ``keys`` None authenticates everybody.
 
-    ``keys`` None: keys are switched off, everybody may do everything.
+    Raises Problem 401 without a known key.
     """
 
-    def __init__(self, keys: ApiKeys | None, instrumentation: Instrumentation) -> None:
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys | None, exclude: str) -> None:
+        super().__init__(app, exclude=exclude)
         self._keys = keys
-        self._instrumentation = instrumentation
 
-    def __call__(self, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
-        """Raises Problem: 401 without a known key, 403 without the scope, 415 for a body that is not plain JSON."""
-        wanted = handler.opt.get("scope")
-        if wanted is None:
-            return
-        client = self._client(connection, wanted)
-        if wanted not in client.scopes:
-            self._refused(wanted, "forbidden")
-            raise Problem(403, "forbidden", f"this key does not have the scope {wanted}")
-        if connection.scope.get("method") in {"POST", "PUT"}:
-            _must_be_json(connection.headers)
-        connection.scope[_CLIENT] = client  # type: ignore[literal-required]
-
-    def _refused(self, wanted: str, why: str) -> None:
-        if wanted == "orders:write":  # everything else is no order
-            self._instrumentation.refused(why)
-
-    def _client(self, connection: ASGIConnection[Any, Any, Any, Any], wanted: str) -> Client:
+    async def authenticate_request(self, connection: Connection) -> AuthenticationResult:
+        """The client of this request."""
         if self._keys is None:
-            return ANYONE
+            return AuthenticationResult(user=ANYONE, auth=None)
         client = self._keys.client(connection.headers.get("authorization", ""))
         if client is None:
-            self._refused(wanted, "unauthorized")
-            problem = Problem(401, "unauthorized", "send a known API key as Authorization: Bearer")
-            problem.headers["WWW-Authenticate"] = "Bearer"
-            raise problem
-        return client
+            raise Problem(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
+        return AuthenticationResult(user=client, auth=None)
 
 
-def client_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Client:
-    """Who sent a request that was let through."""
-    client: Client = connection.scope[_CLIENT]  # type: ignore[literal-required]
-    return client
+def require_scope(connection: Connection, handler: BaseRouteHandler) -> None:
+    """A guard; raises Problem 403 when the client's key lacks the handler's scope."""
+    scope = handler.opt.get("scope")
+    if scope is not None and scope not in connection.user.scopes:
+        raise Problem(FORBIDDEN, f"this key does not have the scope {scope}")
 
 
-def trace_of(connection: ASGIConnection[Any, Any, Any, Any]) -> dict[str, str]:
-    """The trace headers to store beside what a request causes; telemetry has put them there."""
-    trace: dict[str, str] = connection.scope.get("orderflow.trace", {})  # type: ignore[assignment]
-    return trace
-
-
-def _must_be_json(headers: Mapping[str, str]) -> None:
+def require_json(connection: Connection, _handler: BaseRouteHandler) -> None:
+    """A guard; raises Problem 415 for a POST or PUT that does not announce a plain JSON body."""
+    if connection.scope.get("method") not in {"POST", "PUT"}:
+        return
+    headers: Mapping[str, str] = connection.headers
     if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise Problem(415, "unsupported-media-type", "send application/json")
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, "send application/json")
     if headers.get("content-encoding", "identity").strip().lower() != "identity":
-        raise Problem(415, "unsupported-media-type", "send the body without Content-Encoding")
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, "send the body without Content-Encoding")

@@ -1,8 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation page of an API: plain HTML out of the OpenAPI document, readable without the internet."""
+"""The documentation page of an API: plain HTML from the OpenAPI document, readable without the internet.
+
+Litestar's own renderers load megabytes of JavaScript from a content network; the PyPI packages that ship those files
+were checked in November 2026 and either need another framework (flask-swagger-ui, flask-openapi-scalar: 2.5 to 4.9 MB)
+or have had no release for a year or more (litestar-offline-docs, openapi-ui-bundles, swagger-ui-bundle).
+"""
 
 import html
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -13,13 +18,13 @@ _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#1b1f24}
 code,pre{font:14px/1.45 ui-monospace,monospace}pre{background:#f3f4f6;padding:.75rem;overflow:auto;border-radius:6px}
 h2{border-top:1px solid #d8dde3;padding-top:1rem}
-b.m{background:#1b4f8a;color:#fff;padding:.1rem .5rem;border-radius:4px}
+b.method{background:#1b4f8a;color:#fff;padding:.1rem .5rem;border-radius:4px}
 table{border-collapse:collapse}td,th{text-align:left;padding:.2rem 1rem .2rem 0;vertical-align:top}
 """
 
 
-class PlainPage(OpenAPIRenderPlugin):
-    """Lists every operation with its parameters, its body and its answers."""
+class DocumentationPage(OpenAPIRenderPlugin):
+    """Lists every operation with its scope, parameters, bodies and responses."""
 
     def __init__(self) -> None:
         super().__init__(path="/")
@@ -27,34 +32,48 @@ class PlainPage(OpenAPIRenderPlugin):
     def render(self, request: Request[Any, Any, Any], openapi_schema: dict[str, Any]) -> bytes:
         """The page."""
         _ = request
-        info = openapi_schema["info"]
-        parts = [f"<h1>{_text(info['title'])}</h1><p>{_text(info.get('description', ''))}</p>"]
-        parts.append('<p>For programs: <a href="/docs/openapi.json">openapi.json</a></p>')
-        for path, item in openapi_schema["paths"].items():
-            for method, operation in item.items():
-                if isinstance(operation, dict):
-                    parts += _operation(path, method, operation)
-        parts.append("<h2>Bodies</h2>")
-        for name, schema in openapi_schema.get("components", {}).get("schemas", {}).items():
-            parts.append(f'<h3 id="{_text(name)}">{_text(name)}</h3><pre>{_json(schema)}</pre>')
-        page = f"<!doctype html><meta charset=utf-8><title>{_text(info['title'])}</title><style>{_STYLE}</style>"
-        return (page + "".join(parts)).encode()
+        return "".join(_page(openapi_schema)).encode()
 
 
-def _operation(path: str, method: str, operation: dict[str, Any]) -> Iterator[str]:
-    yield f'<h2><b class="m">{method.upper()}</b> <code>{_text(path)}</code></h2>'
-    yield f"<p>{_text(operation.get('description') or operation.get('summary', ''))}</p>"
+def _page(document: Mapping[str, Any]) -> Iterator[str]:
+    info = document["info"]
+    title = f"{_text(info['title'])} {_text(info['version'])}"
+    yield f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{_STYLE}</style>"
+    yield f"<h1>{title}</h1><p>{_text(info.get('description', ''))}</p>"
+    yield '<p>For programs: <a href="/docs/openapi.json">openapi.json</a></p>'
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            if isinstance(operation, dict):
+                yield from _operation(path, method, operation)
+    yield "<h2>Schemas</h2>"
+    for name, schema in document["components"]["schemas"].items():
+        yield f'<h3 id="{_text(name)}">{_text(name)}</h3><pre>{_json(schema)}</pre>'
+
+
+def _operation(path: str, method: str, operation: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<h2>{_text(operation['summary'])}</h2>"
+    yield f'<p><b class="method">{method.upper()}</b> <code>{_text(path)}</code></p>'
+    yield f"<p>{_text(operation.get('description', ''))}</p>"
+    for requirement in operation.get("security", []):
+        for scopes in requirement.values():
+            yield f"<p>Needs an API key with the scope <code>{_text(' '.join(scopes))}</code>.</p>"
     for parameter in operation.get("parameters", []):
         needed = "required" if parameter.get("required") else "optional"
         about = _text(parameter.get("description", ""))
         yield f"<p><code>{_text(parameter['name'])}</code> in {_text(parameter['in'])}, {needed}. {about}</p>"
-    if "requestBody" in operation:
-        yield f"<p>Body</p><pre>{_json(operation['requestBody'].get('content', {}))}</pre>"
-    rows = "".join(
-        f"<tr><td><b>{_text(status)}</b><td>{_text(response.get('description', ''))}"
-        for status, response in operation.get("responses", {}).items()
-    )
-    yield f"<table><tr><th>Status<th>Meaning{rows}</table>"
+    yield from _example("Request", operation.get("requestBody", {}))
+    yield "<table><tr><th>Status<th>Meaning"
+    for status, response in operation["responses"].items():
+        yield f"<tr><td><b>{_text(status)}</b><td>{_text(response['description'])}"
+    yield "</table>"
+    for status, response in operation["responses"].items():
+        yield from _example(f"Response {status}", response)
+
+
+def _example(title: str, body: Mapping[str, Any]) -> Iterator[str]:
+    for content in body.get("content", {}).values():
+        if content.get("example") is not None:
+            yield f"<p>{title}, for example</p><pre>{_json(content['example'])}</pre>"
 
 
 def _json(value: object) -> str:

@@ -1,111 +1,143 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error answer is a problem document (RFC 9457), also those of the framework itself."""
+"""Every error response is a problem document (RFC 9457), also those of the framework."""
 
 import logging
-from typing import Any
+from dataclasses import dataclass
 
 import msgspec
-from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException, ValidationException
-from litestar.types import ExceptionHandlersMap
+from litestar.plugins.problem_details import ProblemDetailsConfig, ProblemDetailsException, ProblemDetailsPlugin
+from litestar.types import Scope
 
 from orderflow.messaging.errors import BadData
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-_CLIENT_IS_GONE = "client disconnected prematurely"
-"""Litestar's words for it."""
-_TITLES = {
-    400: "bad-request",
-    401: "unauthorized",
-    403: "forbidden",
-    404: "not-found",
-    405: "method-not-allowed",
-    413: "too-large",
-    415: "unsupported-media-type",
-    422: "invalid",
-    500: "internal-error",
-    503: "unavailable",
-}
+BODY_LIMIT_BYTES = 64 * 1024
+_DISCONNECTED = "client disconnected prematurely"
+"""The detail of the exception that Litestar raises for it."""
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """What is wrong with one field."""
+
+    field: str
+    message: str
 
 
 class ProblemDocument(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The body of an error answer. ``type`` is one fixed word of this API."""
+    """The body of an error response. ``type`` is one fixed word of this API."""
 
     type: str
     title: str
     status: int
-    detail: str = ""
-    errors: list[dict[str, str]] = []
+    detail: str
+    errors: list[FieldError] = []
 
 
-class Problem(Exception):
-    """An error answer; ``kind`` is the fixed word of its type, ``retry_after`` is in seconds."""
+@dataclass(frozen=True, slots=True)
+class ProblemType:
+    """One kind of problem. ``word`` is its public ``type``; ``retry_after`` is in seconds."""
 
-    def __init__(self, status: int, kind: str, detail: str, *, retry_after: int | None = None) -> None:
-        super().__init__(detail)
-        self.status = status
+    word: str
+    status: int
+    meaning: str
+    retry_after: int | None = None
+
+    @property
+    def title(self) -> str:
+        """The word, as text."""
+        return self.word.replace("-", " ")
+
+    @property
+    def reason(self) -> str:
+        """The word as the value of a metric's label."""
+        return self.word.replace("-", "_")
+
+    def document(self) -> ProblemDocument:
+        """An example of the document."""
+        return ProblemDocument(type=self.word, title=self.title, status=self.status, detail=self.meaning)
+
+
+BAD_REQUEST = ProblemType("bad-request", 400, "The body is empty or is not JSON in UTF-8.")
+UNAUTHORIZED = ProblemType("unauthorized", 401, "Send a known API key as Authorization: Bearer.")
+FORBIDDEN = ProblemType("forbidden", 403, "The API key lacks the scope of this operation.")
+NOT_FOUND = ProblemType("not-found", 404, "There is no such resource.")
+METHOD_NOT_ALLOWED = ProblemType("method-not-allowed", 405, "The Allow header lists the methods of this resource.")
+TOO_LARGE = ProblemType("too-large", 413, f"A body has at most {BODY_LIMIT_BYTES} bytes.")
+UNSUPPORTED_MEDIA_TYPE = ProblemType("unsupported-media-type", 415, "Send application/json without Content-Encoding.")
+INVALID = ProblemType("invalid", 422, "The request does not match its schema; errors lists the fields.")
+OVERLOADED = ProblemType("overloaded", 429, "Too many requests wait for the database.", retry_after=1)
+CLIENT_GONE = ProblemType("client-gone", 499, "The client closed the connection before it had sent its request.")
+INTERNAL_ERROR = ProblemType("internal-error", 500, "The server failed; its log says why.")
+DATABASE_UNAVAILABLE = ProblemType(
+    "database-unavailable", 503, "The database did not respond in time. Send the request again.", retry_after=1
+)
+_OF_STATUS = {
+    kind.status: kind
+    for kind in (BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, TOO_LARGE, INTERNAL_ERROR)
+}
+
+
+class Problem(ProblemDetailsException):
+    """An error response; ``detail`` replaces the meaning of its type."""
+
+    def __init__(
+        self,
+        kind: ProblemType,
+        detail: str = "",
+        *,
+        errors: list[dict[str, str]] | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        retry = {} if kind.retry_after is None else {"Retry-After": str(kind.retry_after)}
+        super().__init__(
+            detail=detail or kind.meaning,
+            status_code=kind.status,
+            type_=kind.word,
+            title=kind.title,
+            extra={"errors": errors} if errors else None,
+            headers={**retry, **(headers or {})},
+        )
         self.kind = kind
-        self.detail = detail
-        self.headers = {} if retry_after is None else {"Retry-After": str(retry_after)}
 
 
-def answer(document: ProblemDocument, headers: dict[str, str] | None = None) -> Response[bytes]:
-    """The response that carries a problem document."""
-    content = msgspec.json.encode(document)
-    return Response(content, status_code=document.status, media_type=MEDIA_TYPE, headers=headers or {})
+def problem_of(error: Exception) -> Problem:
+    """The problem that a client gets for an exception."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, ValidationException):
+        return _invalid(error)
+    if isinstance(error, BadData):
+        return Problem(INVALID, "a value cannot be stored")
+    if isinstance(error, InternalServerException) and error.detail == _DISCONNECTED:
+        return Problem(CLIENT_GONE)
+    if isinstance(error, HTTPException) and error.status_code in _OF_STATUS:
+        detail = error.detail if error.status_code == BAD_REQUEST.status else ""
+        return Problem(_OF_STATUS[error.status_code], detail, headers=error.headers)
+    return Problem(INTERNAL_ERROR)
 
 
-def _ours(_: Request[Any, Any, Any], error: Problem) -> Response[bytes]:
-    title = error.kind.replace("-", " ")
-    return answer(
-        ProblemDocument(type=error.kind, title=title, status=error.status, detail=error.detail), error.headers
+async def log_failure(error: Exception, scope: Scope) -> None:
+    """Log what is no client's fault; for ``Litestar(after_exception=…)``."""
+    if isinstance(error, BadData):
+        log.error("http.bad_data", extra={"path": scope["path"], "error": str(error)})
+    elif problem_of(error).kind is INTERNAL_ERROR:
+        log.error("http.failed", exc_info=error, extra={"path": scope["path"]})
+
+
+def problem_details() -> ProblemDetailsPlugin:
+    """The plugin that sends problem documents."""
+    return ProblemDetailsPlugin(
+        ProblemDetailsConfig(exception_to_problem_detail_map={HTTPException: problem_of, Exception: problem_of})
     )
 
 
-def _invalid(_: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
+def _invalid(error: ValidationException) -> Problem:
     errors = [
         {"field": str(item.get("key", "")), "message": str(item.get("message", ""))}
         for item in (error.extra or [])
         if isinstance(item, dict)
     ]
-    detail = "the request does not fit" if errors else str(error.detail)
-    return answer(ProblemDocument(type="invalid", title="invalid", status=422, detail=detail, errors=errors))
-
-
-def _unanswered(request: Request[Any, Any, Any], error: InternalServerException) -> Response[bytes]:
-    """A client that goes away in the middle of its body is no fault of ours; nobody reads the answer."""
-    if error.detail != _CLIENT_IS_GONE:
-        return _http(request, error)
-    return answer(ProblemDocument(type="client-gone", title="client gone", status=499))
-
-
-def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    kind = _TITLES.get(error.status_code, "error")
-    headers = {name: value for name, value in (error.headers or {}).items() if name.lower() != "content-type"}
-    document = ProblemDocument(
-        type=kind, title=kind.replace("-", " "), status=error.status_code, detail=str(error.detail)
-    )
-    return answer(document, headers)
-
-
-def _refused_by_the_database(request: Request[Any, Any, Any], error: BadData) -> Response[bytes]:
-    log.error("http.bad_data", extra={"path": request.url.path, "error": str(error)})
-    return answer(ProblemDocument(type="invalid", title="invalid", status=422, detail="a value cannot be stored"))
-
-
-def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
-    log.error("http.failed", exc_info=error, extra={"path": request.url.path})
-    return answer(ProblemDocument(type="internal-error", title="internal error", status=500))
-
-
-HANDLERS: ExceptionHandlersMap = {
-    Problem: _ours,
-    ValidationException: _invalid,
-    InternalServerException: _unanswered,
-    HTTPException: _http,
-    BadData: _refused_by_the_database,
-    Exception: _unexpected,
-}
-"""For ``Litestar(exception_handlers=…)``."""
+    return Problem(INVALID, "the request does not match its schema" if errors else str(error.detail), errors=errors)

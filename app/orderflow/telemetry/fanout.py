@@ -7,12 +7,13 @@ from functools import cache
 from inspect import get_annotations, getmembers, isfunction
 from typing import Any, TypeVar
 
+from orderflow.instrumentation import RequestObserver
 from orderflow.messaging.instrumentation import BatchObserver, CallObserver, PublishObserver
 
 log = logging.getLogger(__name__)
 
 Interface = TypeVar("Interface")
-_OBSERVERS = (BatchObserver, CallObserver, PublishObserver)
+_OBSERVERS = (BatchObserver, CallObserver, PublishObserver, RequestObserver)
 
 
 def fan_out(interface: type[Interface], listeners: Sequence[Interface]) -> Interface:

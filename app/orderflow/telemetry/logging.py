@@ -19,7 +19,9 @@ from opentelemetry.trace import get_current_span
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 _LONGEST = 500
 _MOST_FRAMES = 20
-_QUIET = dict.fromkeys(("pika", "aiohttp", "urllib3", "asyncio", "uvicorn", "opentelemetry"), logging.WARNING)
+_QUIET = dict.fromkeys(
+    ("pika", "psycopg", "aiohttp", "urllib3", "asyncio", "uvicorn", "opentelemetry"), logging.WARNING
+)
 """These write prose, and much of it."""
 _SILENT = {"opentelemetry.trace.span": logging.ERROR}
 """It warns of a trace state that is none, and quotes whatever a stranger wrote into it."""

@@ -20,7 +20,6 @@ from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.metrics.service_recorder import ServiceRecorder
 from orderflow.telemetry.server import TelemetryServer
 from orderflow.telemetry.tracing import semconv
-from orderflow.telemetry.tracing.http_spans import Application, TracedHttp
 from orderflow.telemetry.tracing.sampling import is_off
 from orderflow.telemetry.tracing.sdk import Pipeline, pipeline
 from orderflow.telemetry.tracing.spans import Attributes, Spans
@@ -44,14 +43,12 @@ class Telemetry:
         instruments: MetricRegistry,
         pipeline: Pipeline | None,
         tracing: Tracing,
-        spans: Spans | None,
         recorder: Recorder,
     ) -> None:
         self.server = server
         self.pipeline = pipeline
         listeners = (tracing, recorder, ServiceRecorder(instruments, tracing))
         self.instrumentation: Instrumentation = fan_out(Instrumentation, listeners)
-        self._spans = spans
         self._loops = instruments.scraped(catalogue.LOOP_IDLE)
         instruments.gauge(catalogue.BUILD, process_name, version(), platform.python_version()).set(1)
         instruments.gauge(catalogue.READY).set_function(lambda: float(not server.not_ready()))
@@ -85,8 +82,12 @@ class Telemetry:
             server=TelemetryServer(settings.telemetry_host, settings.telemetry_port, registry),
             instruments=instruments,
             pipeline=lines,
-            tracing=Tracing(spans, server=broker_attributes(settings.amqp_url), batches=not is_off(environ)),
-            spans=spans,
+            tracing=Tracing(
+                spans,
+                edge=lines.edge if lines else None,
+                server=broker_attributes(settings.amqp_url),
+                batches=not is_off(environ),
+            ),
             recorder=recorder,
         )
         instruments.prepare({*areas, "process"})
@@ -98,10 +99,6 @@ class Telemetry:
         self._loops.read = idle_seconds
         self.server.stalled = stalled
         self.server.not_ready = not_ready
-
-    def traced(self, application: Application) -> TracedHttp:
-        """An ASGI application whose requests begin or join traces."""
-        return TracedHttp(application, edge=self.pipeline.edge if self.pipeline else None, spans=self._spans)
 
     def shutdown(self, *, timeout_seconds: float) -> None:
         """Export the last spans, for at most that long, and stop the server."""

@@ -10,12 +10,13 @@ import pytest
 from litestar.testing import TestClient
 
 from orderflow.events import StockChanged, decode
+from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
 from orderflow.http.api_keys import ApiKeys, make_key
-from orderflow.http.reader import Reader
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.group_commit import GroupCommit
 from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.services.inventory.api import StockApi
@@ -68,17 +69,15 @@ def shelf(database: str) -> Iterator[StockAllocator]:
         SetStock(low_units=LOW, instrumentation=instrumentation),
         clock=SystemClock(),
     )
-    reader = Reader(lambda: Database(database))
-    api = StockApi(
-        writer=writer, reader=reader, keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"), instrumentation=instrumentation
-    )
+    reads = ReadPool(database, application_name="inventory-api", timeout_seconds=RESPONSE_SECONDS)
+    api = StockApi(database=ApiDatabase(writer, reads), keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"))
     thread = threading.Thread(target=writer.run)
     thread.start()
     with TestClient(api.app()) as client:
         yield StockAllocator(client, publisher, setup, instrumentation)
     writer.stop()
     thread.join()
-    reader.close()
+    reads.close()
     setup.close()
 
 

@@ -82,8 +82,7 @@ class Database:
 
     def __init__(self, url: str, *, application_name: str = "orderflow", statement_timeout_seconds: float = 30) -> None:
         self._url = url
-        self._name = application_name
-        self._timeout_ms = round(statement_timeout_seconds * 1000)
+        self._options = connection_options(application_name, statement_timeout_seconds=statement_timeout_seconds)
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
         self._ahead = timedelta()
         self.failed_at = self.committed_at = float("-inf")
@@ -101,7 +100,7 @@ class Database:
             with connection.transaction():
                 yield SqlTransaction(connection, self._ahead)
         except psycopg.Error as error:
-            raise self._sorted(error) from error
+            raise self._classified(error) from error
         self.committed_at = time.monotonic()
 
     @property
@@ -119,36 +118,51 @@ class Database:
         if self._connection is not None and not self._connection.broken and not self._connection.closed:
             return self._connection
         try:
-            self._connection = psycopg.connect(
-                self._url,
-                autocommit=True,
-                connect_timeout=5,
-                application_name=self._name,
-                options=f"-c statement_timeout={self._timeout_ms} -c timezone=UTC",
-                keepalives_idle=10,
-                keepalives_interval=5,
-                keepalives_count=3,
-                tcp_user_timeout=20_000,
-            )
-            self._ahead = _ahead(self._connection)
+            self._connection = psycopg.connect(self._url, **self._options)
+            self._ahead = configure(self._connection)
         except psycopg.Error as error:
             self.close()
             self.failed_at = time.monotonic()
             raise DatabaseUnavailable(_first_line(error)) from error
-        self._connection.adapters.register_dumper(list, _List)
         return self._connection
 
-    def _sorted(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
-        """The error by what to do: bad data leaves, a victim tries again, everything else waits."""
-        text = f"{error.sqlstate or 'no SQLSTATE'}: {_first_line(error)}"
-        if isinstance(error, _BAD_DATA):
-            return BadData(text)
-        if isinstance(error, _ABORTED):
-            return TransactionAborted(text)
-        if isinstance(error, psycopg.OperationalError):
-            self.close()
-        self.failed_at = time.monotonic()
-        return DatabaseUnavailable(text)
+    def _classified(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
+        found = classified(error)
+        if isinstance(found, DatabaseUnavailable):
+            self.failed_at = time.monotonic()
+            if isinstance(error, psycopg.OperationalError):
+                self.close()
+        return found
+
+
+def connection_options(application_name: str, *, statement_timeout_seconds: float) -> dict[str, Any]:
+    """Arguments for ``psycopg.connect``: transactions are begun by hand, and a dead network is noticed."""
+    return {
+        "autocommit": True,
+        "connect_timeout": 5,
+        "application_name": application_name,
+        "options": f"-c statement_timeout={round(statement_timeout_seconds * 1000)} -c timezone=UTC",
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 20_000,
+    }
+
+
+def configure(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
+    """Prepare a new connection for ``SqlTransaction``; how far the server's clock is ahead of ours."""
+    connection.adapters.register_dumper(list, _List)
+    return _ahead(connection)
+
+
+def classified(error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
+    """The error by what to do: bad data is rejected, an aborted transaction is repeated, all else waits."""
+    text = f"{error.sqlstate or 'no SQLSTATE'}: {_first_line(error)}"
+    if isinstance(error, _BAD_DATA):
+        return BadData(text)
+    if isinstance(error, _ABORTED):
+        return TransactionAborted(text)
+    return DatabaseUnavailable(text)
 
 
 def _ahead(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:

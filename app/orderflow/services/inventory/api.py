@@ -1,29 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The stock API: sets and tells the stock of a SKU."""
+"""The stock API: sets and shows the stock of a SKU."""
 
-import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
-from litestar import Litestar, Request, get, put
+from litestar import Litestar, get, put
+from litestar.openapi.spec import Example
 from litestar.params import JSONBody, PathParameter
 
 from orderflow.events import SKU_PATTERN, Amount, Currency, Units
+from orderflow.http.api_database import ApiDatabase
 from orderflow.http.api_keys import ApiKeys
 from orderflow.http.app import application
-from orderflow.http.auth import trace_of
-from orderflow.http.problems import Problem
-from orderflow.http.reader import ANSWER_SECONDS, Reader
-from orderflow.instrumentation import Instrumentation
-from orderflow.messaging.errors import InfrastructureError
-from orderflow.messaging.group_commit import GroupCommit, Overloaded
+from orderflow.http.asgi import trace_of
+from orderflow.http.body import JsonRequest
+from orderflow.http.openapi import READ_PROBLEMS, WRITE_PROBLEMS, documented
+from orderflow.http.problems import INVALID, NOT_FOUND, Problem, ProblemType
 from orderflow.services.inventory import store
 from orderflow.services.inventory.set_stock import StockUpdate
 from orderflow.services.inventory.store import Stock
 
-_SkuInPath = Annotated[str, PathParameter(pattern=SKU_PATTERN, description="Stock keeping unit.")]
+TOO_FEW = ProblemType("too-few", 409, "More units than that are reserved or sold already.")
+_SET_PROBLEMS = (*WRITE_PROBLEMS, TOO_FEW)
+_SHOW_PROBLEMS = (*READ_PROBLEMS, INVALID)
+_SkuInPath = Annotated[
+    str,
+    PathParameter(pattern=SKU_PATTERN, description="Stock keeping unit.", examples=[Example(value="sku-1")]),
+]
 
 
 class StockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,69 +50,57 @@ class StockView(msgspec.Struct, frozen=True):
     currency: str
 
 
+_REQUEST = StockRequest(100, 1999, "EUR")
+_STOCK = StockView("sku-1", 100, 90, 7, 3, 1999, "EUR")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockApi:
     """What the stock API needs."""
 
-    writer: GroupCommit[StockUpdate, Stock | None]
-    reader: Reader
+    database: ApiDatabase[StockUpdate, Stock | None]
     keys: ApiKeys | None
-    instrumentation: Instrumentation
 
     def app(self) -> Litestar:
         """The application."""
 
-        @put("/v1/stock/{sku:str}", scope="stock:write", summary="Set the stock")
-        async def set_stock(
-            request: Request[Any, Any, Any], sku: _SkuInPath, data: JSONBody[StockRequest]
-        ) -> StockView:
-            """Sets the units on hand and the price; 409 when more than that is reserved and sold already."""
-            stock = await self._put(
-                StockUpdate(
-                    sku=sku,
-                    on_hand=data.on_hand,
-                    unit_price=data.unit_price,
-                    currency=data.currency,
-                    trace=trace_of(request),
-                )
+        @put(
+            "/v1/stock/{sku:str}",
+            summary="Set the stock",
+            **documented("stock:write", _SET_PROBLEMS, request=_REQUEST, response=_STOCK),
+        )
+        async def set_stock(request: JsonRequest, sku: _SkuInPath, data: JSONBody[StockRequest]) -> StockView:
+            """Sets the units on hand and the price; refused when more than that is reserved or sold already."""
+            update = StockUpdate(
+                sku=sku,
+                on_hand=data.on_hand,
+                unit_price=data.unit_price,
+                currency=data.currency,
+                trace=trace_of(request.scope),
             )
+            stock = await self.database.write(update)
             if stock is None:
-                raise Problem(409, "too-few", "more units than that are reserved and sold already")
+                raise Problem(TOO_FEW)
             return _view(stock)
 
-        @get("/v1/stock/{sku:str}", scope="stock:read", summary="Look at the stock")
-        async def show(sku: _SkuInPath) -> StockView:
+        @get(
+            "/v1/stock/{sku:str}",
+            summary="Get the stock",
+            **documented("stock:read", _SHOW_PROBLEMS, response=_STOCK),
+        )
+        async def get_stock(sku: _SkuInPath) -> StockView:
             """The stock of one SKU."""
-            stock = await self._read(lambda transaction: store.read(transaction, sku))
+            stock = await self.database.read(lambda transaction: store.read(transaction, sku))
             if stock is None:
-                raise Problem(404, "not-found", "there is no such SKU")
+                raise Problem(NOT_FOUND, "there is no such SKU")
             return _view(stock)
 
         return application(
-            [set_stock, show],
+            [set_stock, get_stock],
             keys=self.keys,
-            instrumentation=self.instrumentation,
             title="orderflow stock",
-            description="Sets and tells the stock.",
+            description="Sets and shows the stock.",
         )
-
-    async def _put(self, update: StockUpdate) -> Stock | None:
-        try:
-            return await asyncio.wait_for(asyncio.wrap_future(self.writer.submit(update)), ANSWER_SECONDS)
-        except Overloaded:
-            raise Problem(429, "overloaded", "too many requests at the same time", retry_after=1) from None
-        except (InfrastructureError, TimeoutError):
-            raise _unavailable() from None
-
-    async def _read(self, query: Callable[[Any], Stock | None]) -> Stock | None:
-        try:
-            return await asyncio.wait_for(self.reader.read(query), ANSWER_SECONDS)
-        except (InfrastructureError, TimeoutError):
-            raise _unavailable() from None
-
-
-def _unavailable() -> Problem:
-    return Problem(503, "database-unavailable", "try again", retry_after=1)
 
 
 def _view(stock: Stock) -> StockView:

@@ -6,15 +6,15 @@ from orderflow.runtime import ProcessDeclaration, Runtime
 
 def build_inventory_api(runtime: Runtime) -> None:
     """HTTP in, group commit, relay."""
+    from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
     from orderflow.messaging.group_commit import GroupCommit
     from orderflow.services.inventory.api import StockApi
     from orderflow.services.inventory.set_stock import SetStock
 
-    instrumentation = runtime.instrumentation
-    set_stock = SetStock(low_units=runtime.settings.low_stock_units, instrumentation=instrumentation)
+    set_stock = SetStock(low_units=runtime.settings.low_stock_units, instrumentation=runtime.instrumentation)
     writer = GroupCommit(runtime.unit_of_work(), set_stock, clock=runtime.clock, name="write stock")
-    api = StockApi(writer=writer, reader=runtime.reader(), keys=runtime.api_keys(), instrumentation=instrumentation)
-    runtime.serve_http(api.app())
+    database = ApiDatabase(writer, runtime.read_pool(timeout_seconds=RESPONSE_SECONDS))
+    runtime.serve_http(StockApi(database=database, keys=runtime.api_keys()).app())
     runtime.add(writer)
     runtime.add(runtime.relay())
 

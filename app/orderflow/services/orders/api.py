@@ -1,36 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
 """The orders API. An order is accepted when it and its event are committed; nothing else is waited for."""
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from litestar import Litestar, Request, Response, get, post
+from litestar import Litestar, Response, get, post
+from litestar.openapi.spec import Example
 from litestar.params import FromPath, HeaderParameter, JSONBody
+from litestar.types import Scope
 
+from orderflow.http.api_database import ApiDatabase
 from orderflow.http.api_keys import ApiKeys
 from orderflow.http.app import application
-from orderflow.http.auth import client_of, trace_of
-from orderflow.http.problems import Problem
-from orderflow.http.reader import ANSWER_SECONDS, Reader
-from orderflow.instrumentation import Instrumentation
-from orderflow.messaging.errors import InfrastructureError
-from orderflow.messaging.group_commit import GroupCommit, Overloaded
+from orderflow.http.asgi import trace_of
+from orderflow.http.body import JsonRequest
+from orderflow.http.openapi import READ_PROBLEMS, WRITE_PROBLEMS, documented
+from orderflow.http.problems import CLIENT_GONE, INTERNAL_ERROR, INVALID, NOT_FOUND, Problem, ProblemType, problem_of
+from orderflow.instrumentation import REFUSALS, Instrumentation
 from orderflow.services.orders import store
-from orderflow.services.orders.place_orders import Accepted, OrderRequest, Placed, Refused, Result, Submission
+from orderflow.services.orders.domain import Status
+from orderflow.services.orders.place_orders import (
+    Accepted,
+    OrderRequest,
+    Placed,
+    Refused,
+    RequestedLine,
+    Result,
+    Submission,
+)
 from orderflow.services.orders.store import Order
 
-_REFUSALS = {
-    "idempotency_key_reused": 422,
-    "unknown_sku": 422,
-    "mixed_currencies": 422,
-    "invalid": 422,
-    "sold_out": 409,
-}
+IN_FLIGHT = ProblemType(
+    "idempotency-key-in-flight", 409, "A request with this Idempotency-Key has no response yet.", retry_after=1
+)
+SOLD_OUT = ProblemType("sold-out", 409, "There is not enough stock of an item.")
+UNKNOWN_SKU = ProblemType("unknown-sku", 422, "There is no such SKU.")
+MIXED_CURRENCIES = ProblemType("mixed-currencies", 422, "The items are priced in different currencies.")
+KEY_REUSED = ProblemType("idempotency-key-reused", 422, "This Idempotency-Key was used with another body.")
+OUTBOX_TOO_OLD = ProblemType("outbox-too-old", 503, "Orders cannot be published at present.", retry_after=5)
+_PLACE_PROBLEMS = (*WRITE_PROBLEMS, IN_FLIGHT, SOLD_OUT, UNKNOWN_SKU, MIXED_CURRENCIES, KEY_REUSED, OUTBOX_TOO_OLD)
+_OF_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
+_WRITE = "orders:write"
+_READ = "orders:read"
+
+_ID = UUID("0192c0a8-6f43-7000-8000-0000000000a1")
+_AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
+_REQUEST = OrderRequest("customer-1", (RequestedLine("sku-1", 2),), "ok")
+_ACCEPTED = Accepted(str(_ID), "accepted", 3998, "EUR")
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
 _IdempotencyKey = Annotated[
     str,
     HeaderParameter(
@@ -38,7 +59,8 @@ _IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="Names the request: the same key and body get the same answer for 72 hours.",
+        description="Names the request: the same key and body get the same response for 72 hours.",
+        examples=[Example(value="cart-4711")],
     ),
 ]
 
@@ -47,28 +69,39 @@ class OrderView(msgspec.Struct, frozen=True, kw_only=True):
     """An order as its customer sees it. ``total_amount`` is in minor units; times are in UTC."""
 
     order_id: UUID
-    status: str
+    status: Status
     total_amount: int
     currency: str
     reason: str | None
-    accepted_at: datetime
-    final_at: datetime | None
+    accepted_at: _Time
+    final_at: _Time | None
 
 
 class StepView(msgspec.Struct, frozen=True):
-    """One step that an order took."""
+    """One status that an order reached."""
 
-    status: str
+    status: Status
     reason: str | None
-    at: datetime
+    at: _Time
+
+
+_ORDER = OrderView(
+    order_id=_ID,
+    status=Status.CONFIRMED,
+    total_amount=3998,
+    currency="EUR",
+    reason=None,
+    accepted_at=_AT,
+    final_at=_AT,
+)
+_STEPS = [StepView(Status.ACCEPTED, None, _AT), StepView(Status.RESERVED, None, _AT)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrdersApi:
     """What the orders API needs. ``outbox_age`` gives the age in seconds of the oldest event that is not published."""
 
-    writer: GroupCommit[Submission, Result]
-    reader: Reader
+    database: ApiDatabase[Submission, Result]
     keys: ApiKeys | None
     instrumentation: Instrumentation
     outbox_age: Callable[[], float]
@@ -78,78 +111,76 @@ class OrdersApi:
         """The application."""
         in_flight: set[tuple[str, str]] = set()
 
-        @post("/v1/orders", status_code=202, scope="orders:write", summary="Place an order")
-        async def place(
-            request: Request[Any, Any, Any],
-            data: JSONBody[OrderRequest],
-            idempotency_key: _IdempotencyKey,
+        @post(
+            "/v1/orders",
+            status_code=202,
+            summary="Place an order",
+            **documented(_WRITE, _PLACE_PROBLEMS, request=_REQUEST, response=_ACCEPTED),
+        )
+        async def place_order(
+            request: JsonRequest, data: JSONBody[OrderRequest], idempotency_key: _IdempotencyKey
         ) -> Response[Accepted]:
-            """Accepts an order and answers at once; how it ends is told by GET /v1/orders/{order_id}."""
-            name = (client_of(request).name, idempotency_key)
-            trace = trace_of(request)
+            """Accepts an order and responds at once. GET /v1/orders/{order_id} shows how it goes on."""
+            submission = Submission(request.user.name, idempotency_key, data, trace_of(request.scope))
+            name = (submission.client, submission.key)
             if name in in_flight:
-                raise self._refusal(409, "idempotency_key_in_flight", "the first request is not answered yet", 1)
+                raise Problem(IN_FLIGHT)
             in_flight.add(name)
             try:
-                return await self._place(Submission(*name, data, trace))
+                return await self._place(submission)
             finally:
                 in_flight.discard(name)
 
-        @get("/v1/orders/{order_id:uuid}", scope="orders:read", summary="Look at an order")
-        async def show(order_id: FromPath[UUID]) -> OrderView:
-            """Where the order stands."""
-            order = await self._read(lambda transaction: store.read(transaction, order_id))
+        @get("/v1/orders/{order_id:uuid}", summary="Get an order", **documented(_READ, READ_PROBLEMS, response=_ORDER))
+        async def get_order(order_id: FromPath[UUID]) -> OrderView:
+            """The order's present status."""
+            order = await self.database.read(lambda transaction: store.read(transaction, order_id))
             if order is None:
-                raise Problem(404, "not-found", "there is no such order")
+                raise Problem(NOT_FOUND, "there is no such order")
             return _view(order)
 
-        @get("/v1/orders/{order_id:uuid}/history", scope="orders:read", summary="Look at an order's history")
-        async def history(order_id: FromPath[UUID]) -> list[StepView]:
-            """Every step that the order took, oldest first."""
-            steps = await self._read(lambda transaction: store.history(transaction, order_id))
+        @get(
+            "/v1/orders/{order_id:uuid}/history",
+            summary="Get an order's history",
+            **documented(_READ, READ_PROBLEMS, response=_STEPS),
+        )
+        async def get_order_history(order_id: FromPath[UUID]) -> list[StepView]:
+            """Every status that the order reached, oldest first."""
+            steps = await self.database.read(lambda transaction: store.history(transaction, order_id))
             if not steps:
-                raise Problem(404, "not-found", "there is no such order")
-            return [StepView(*step) for step in steps]
+                raise Problem(NOT_FOUND, "there is no such order")
+            return [StepView(Status(status), reason, at) for status, reason, at in steps]
 
         return application(
-            [place, show, history],
+            [place_order, get_order, get_order_history],
             keys=self.keys,
-            instrumentation=self.instrumentation,
             title="orderflow orders",
-            description="Places orders and tells how they end.",
+            description="Places orders and shows how they end.",
+            after_exception=[self._count_refusal],
         )
 
-    async def _place(self, submission: Submission) -> Response[Any]:
+    async def _place(self, submission: Submission) -> Response[Accepted]:
         if self.outbox_age() > self.outbox_max_age_seconds:
-            raise self._refusal(503, "outbox_too_old", "orders cannot be passed on at the moment", 5)
-        try:
-            future = asyncio.wrap_future(self.writer.submit(submission))
-            result = await asyncio.wait_for(asyncio.shield(future), ANSWER_SECONDS)
-        except Overloaded:
-            raise self._refusal(429, "overloaded", "too many requests at the same time", 1) from None
-        except (InfrastructureError, TimeoutError):
-            detail = "the order may or may not be stored: ask again with the same Idempotency-Key"
-            raise self._refusal(503, "database_unavailable", detail, 1) from None
+            raise Problem(OUTBOX_TOO_OLD)
+        result = await self.database.write(submission)
         if isinstance(result, Refused):
-            raise self._refusal(_REFUSALS[result.reason], result.reason, result.detail)
+            raise Problem(_OF_REASON[result.reason], result.detail)
         assert isinstance(result, Placed)
-        return Response(result.response, status_code=202, media_type="application/json")
+        response: Response[Any] = Response(result.response, status_code=202, media_type="application/json")
+        return response
 
-    def _refusal(self, status: int, reason: str, detail: str, retry_after: int | None = None) -> Problem:
-        self.instrumentation.refused(reason)
-        return Problem(status, reason.replace("_", "-"), detail, retry_after=retry_after)
-
-    async def _read(self, query: Callable[[Any], Any]) -> Any:
-        try:
-            return await asyncio.wait_for(self.reader.read(query), ANSWER_SECONDS)
-        except (InfrastructureError, TimeoutError):
-            raise Problem(503, "database-unavailable", "try again", retry_after=1) from None
+    async def _count_refusal(self, error: Exception, scope: Scope) -> None:
+        """Count an order that was refused, by whatever part refused it."""
+        problem = problem_of(error).kind
+        options = getattr(scope.get("route_handler"), "opt", {})  # none when no route matched
+        if options.get("scope") == _WRITE and problem not in {CLIENT_GONE, INTERNAL_ERROR}:
+            self.instrumentation.refused(problem.reason if problem.reason in REFUSALS else INVALID.reason)
 
 
 def _view(order: Order) -> OrderView:
     return OrderView(
         order_id=order.order_id,
-        status=str(order.status),
+        status=order.status,
         total_amount=order.total_amount,
         currency=order.currency,
         reason=order.reason,

@@ -8,6 +8,7 @@ from orderflow.runtime import ProcessDeclaration, Runtime
 
 def build_orders_api(runtime: Runtime) -> None:
     """HTTP in, group commit, relay."""
+    from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
     from orderflow.messaging.group_commit import GroupCommit
     from orderflow.services.orders.api import OrdersApi
     from orderflow.services.orders.place_orders import PlaceOrders
@@ -17,8 +18,7 @@ def build_orders_api(runtime: Runtime) -> None:
     writer = GroupCommit(runtime.unit_of_work(), place_orders, clock=runtime.clock, name="write orders")
     relay = runtime.relay()
     api = OrdersApi(
-        writer=writer,
-        reader=runtime.reader(),
+        database=ApiDatabase(writer, runtime.read_pool(timeout_seconds=RESPONSE_SECONDS)),
         keys=runtime.api_keys(),
         instrumentation=instrumentation,
         outbox_age=lambda: relay.oldest_seconds,

@@ -4,7 +4,7 @@
 import time
 from collections.abc import Mapping
 
-from orderflow.instrumentation import OPEN_STATES, Instrumentation, Reconciliation, Stuck
+from orderflow.instrumentation import OPEN_STATES, Instrumentation, Reconciliation, RequestObserver, Stuck
 from orderflow.telemetry.metrics import catalogue
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.tracing.semconv import EXEMPLAR, ORDER_ID
@@ -20,15 +20,15 @@ class ServiceRecorder(Instrumentation):
 
     def __init__(self, instruments: MetricRegistry, tracing: Tracing) -> None:
         self._tracing = tracing
+        self._instruments = instruments
         self._counter = instruments.counter
         self._gauge = instruments.gauge
         self._histogram = instruments.histogram
 
-    def http_request(self, *, route: str, method: str, status: int, seconds: float) -> None:
-        """Count a request and its duration."""
-        route = route or UNMATCHED
-        self._counter(catalogue.HTTP_REQUESTS, route, method, str(status)).inc()
-        self._histogram(catalogue.HTTP_SECONDS, route, method).observe(seconds)
+    def http_request_started(self, *, method: str, path: str, scheme: str, trace: Mapping[str, str]) -> RequestObserver:
+        """Count the request and its duration when it has finished."""
+        _ = path, scheme, trace
+        return _RequestMetrics(self._instruments, method)
 
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
         """Count an accepted order and name it in the request's span."""
@@ -89,3 +89,18 @@ class ServiceRecorder(Instrumentation):
             gauge(catalogue.ORDERS_STUCK, state).set(stuck.orders)
             gauge(catalogue.ORDERS_STUCK_AGE, state).set(stuck.oldest_seconds)
         gauge(catalogue.RECONCILED_AT).set(time.time())
+
+
+class _RequestMetrics(RequestObserver):
+    """Counts one HTTP request."""
+
+    __slots__ = ("_instruments", "_method")
+
+    def __init__(self, instruments: MetricRegistry, method: str) -> None:
+        self._instruments = instruments
+        self._method = method
+
+    def finished(self, *, route: str, status: int, seconds: float) -> None:
+        route = route or UNMATCHED
+        self._instruments.counter(catalogue.HTTP_REQUESTS, route, self._method, str(status)).inc()
+        self._instruments.histogram(catalogue.HTTP_SECONDS, route, self._method).observe(seconds)

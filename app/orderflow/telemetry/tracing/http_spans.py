@@ -1,123 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Begins (or joins) a trace with every HTTP request: an ASGI middleware around the whole application.
+"""The span of an HTTP request: it begins a trace or continues the client's.
 
-``scope["orderflow.trace"]`` holds the trace headers to store beside what the request causes. Whether the trace is
-recorded is decided here, once for the whole way of the order.
+Whether the trace is recorded is decided here, once for the whole way of the order.
 """
 
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import Any
+from collections.abc import Mapping
 
 from opentelemetry.context import attach, detach
-from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Tracer, set_span_in_context
 
+from orderflow.instrumentation import RequestObserver
 from orderflow.telemetry.tracing import semconv
-from orderflow.telemetry.tracing.propagation import TRACEPARENT, TRACESTATE, headers_of, parsed
+from orderflow.telemetry.tracing.propagation import headers_of, parsed
 from orderflow.telemetry.tracing.spans import OpenSpan, Spans, in_context
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-Application = Callable[[Any, Any, Any], Awaitable[None]]
-
-TRACE = "orderflow.trace"
-ROUTE = "path_template"
-"""Where the framework leaves the template of the route that matched."""
-_WANTED = {TRACEPARENT.encode(): TRACEPARENT, TRACESTATE.encode(): TRACESTATE}
 _METHODS = frozenset({"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
 
 
-class TracedHttp:
-    """The application with a SERVER span around each request; ``edge`` decides which are recorded.
+class ForwardingRequest(RequestObserver):
+    """Passes a client's trace headers on if they are valid, and records nothing."""
 
-    Without a tracer it only passes a caller's trace headers on, if they are valid.
-    """
+    __slots__ = ("_headers",)
 
-    def __init__(self, application: Application, *, edge: Tracer | None, spans: Spans | None) -> None:
-        self._application = application
-        self._edge = edge
+    def __init__(self, trace: Mapping[str, str]) -> None:
+        context = parsed(trace)
+        self._headers = headers_of(context) if context else {}
+
+    def headers(self) -> Mapping[str, str]:
+        """The client's, if they are valid."""
+        return self._headers
+
+
+class RequestTrace(RequestObserver):
+    """A SERVER span that is the current one until the request has finished; ``edge`` decides whether it is recorded."""
+
+    __slots__ = ("_method", "_opened", "_spans", "_token")
+
+    def __init__(
+        self, edge: Tracer, spans: Spans, *, method: str, path: str, scheme: str, parent: SpanContext | None
+    ) -> None:
+        # Before the route is known, the span is named by the method alone: a client must not be able to invent names.
+        self._method = method if method in _METHODS else "HTTP"
         self._spans = spans
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection scope."""
-        if scope["type"] != "http":
-            await self._application(scope, receive, send)
-            return
-        incoming = parsed(_trace_headers(scope.get("headers", ())))
-        if self._edge is None or self._spans is None:
-            scope[TRACE] = headers_of(incoming) if incoming else {}
-            await self._application(scope, receive, send)
-            return
-        opened = OpenSpan(
-            self._edge.start_span(
-                _named(scope),
-                context=in_context(incoming),
+        self._opened = OpenSpan(
+            edge.start_span(
+                self._method,
+                context=in_context(parent),
                 kind=SpanKind.SERVER,
-                attributes={
-                    **_method(scope),
-                    semconv.URL_PATH: scope["path"],
-                    semconv.URL_SCHEME: scope.get("scheme", "http"),
-                },
+                attributes={**_method(method), semconv.URL_PATH: path, semconv.URL_SCHEME: scheme},
             )
         )
-        scope[TRACE] = opened.headers
-        if opened.span.is_recording():
-            self._spans.adopt(opened)
-            await self._recorded(opened, self._spans, scope, receive, send)
-        else:
-            token = attach(set_span_in_context(opened.span))
-            try:
-                await self._application(scope, receive, send)
-            finally:
-                detach(token)
+        if self._opened.span.is_recording():
+            spans.adopt(self._opened)
+        self._token = attach(set_span_in_context(self._opened.span))
 
-    async def _recorded(self, opened: OpenSpan, spans: Spans, scope: Scope, receive: Receive, send: Send) -> None:
-        status = 500
+    def headers(self) -> Mapping[str, str]:
+        """Those of the span, also when it is not recorded."""
+        return self._opened.headers
 
-        async def watched(message: MutableMapping[str, Any]) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        token = attach(set_span_in_context(opened.span))
-        try:
-            await self._application(scope, receive, watched)
-        except BaseException as error:
-            opened.span.set_attribute(semconv.ERROR_TYPE, type(error).__name__)
-            raise
-        finally:
-            detach(token)
-            _finish(opened, scope, status)
-            spans.end(opened)
+    def finished(self, *, route: str, status: int, seconds: float) -> None:
+        """Name the span by its route and end it."""
+        _ = seconds
+        detach(self._token)
+        span = self._opened.span
+        if not span.is_recording():
+            return
+        if route:
+            span.update_name(f"{self._method} {route}")
+            span.set_attribute(semconv.HTTP_ROUTE, route)
+        span.set_attribute(semconv.HTTP_STATUS, status)
+        if status >= 500:
+            span.set_attribute(semconv.ERROR_TYPE, str(status))
+            span.set_status(Status(StatusCode.ERROR))
+        self._spans.end(self._opened)
 
 
-def _finish(opened: OpenSpan, scope: Scope, status: int) -> None:
-    span = opened.span
-    route = scope.get(ROUTE) or ""
-    if route:
-        span.update_name(f"{_named(scope)} {route}")
-        span.set_attribute(semconv.HTTP_ROUTE, route)
-    span.set_attribute(semconv.HTTP_STATUS, status)
-    if status >= 500:
-        span.set_attribute(semconv.ERROR_TYPE, str(status))
-        span.set_status(Status(StatusCode.ERROR))
-
-
-def _named(scope: Scope) -> str:
-    """The name of a span before its route is known: a caller must not be able to invent names."""
-    return scope["method"] if scope["method"] in _METHODS else "HTTP"
-
-
-def _method(scope: Scope) -> dict[str, str]:
-    """The attributes for the method; what is no method of HTTP is told apart from those that are."""
-    method = str(scope["method"])
-    return (
-        {semconv.HTTP_METHOD: method}
-        if method in _METHODS
-        else {semconv.HTTP_METHOD: "_OTHER", semconv.HTTP_METHOD_ORIGINAL: method}
-    )
-
-
-def _trace_headers(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, object]:
-    return {_WANTED[name]: value.decode("latin-1") for name, value in headers if name in _WANTED}
+def _method(method: str) -> dict[str, str]:
+    """The attributes of a method; one that HTTP does not define is reported as ``_OTHER``."""
+    if method in _METHODS:
+        return {semconv.HTTP_METHOD: method}
+    return {semconv.HTTP_METHOD: "_OTHER", semconv.HTTP_METHOD_ORIGINAL: method}

@@ -6,13 +6,14 @@ The instrumentation of the broker library is not used here: per message it costs
 
 from collections.abc import Mapping, Sequence
 
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, Tracer
 
-from orderflow.instrumentation import Instrumentation
+from orderflow.instrumentation import Instrumentation, RequestObserver
 from orderflow.messaging.broker import Delivery, Failure, Publication
 from orderflow.messaging.instrumentation import BatchObserver, CallObserver, PublishObserver
 from orderflow.telemetry.tracing import semconv
 from orderflow.telemetry.tracing.batch_spans import BatchTrace, Forwarding
+from orderflow.telemetry.tracing.http_spans import ForwardingRequest, RequestTrace
 from orderflow.telemetry.tracing.propagation import forwarded, is_sampled, parsed
 from orderflow.telemetry.tracing.spans import Attributes, OpenSpan, Spans
 
@@ -20,16 +21,30 @@ _FAILED_CALLS = frozenset({"failed", "unclear"})
 
 
 class Tracing(Instrumentation):
-    """Follows batches, publications and calls. Without ``spans`` it only passes trace headers on.
+    """Follows requests, batches, publications and calls. Without ``spans`` it only passes trace headers on.
 
-    ``server`` are the attributes of the broker. With ``batches`` every batch gets a span, else only batches in which
-    some message is sampled.
+    ``edge`` starts the spans of HTTP requests and decides which are recorded. ``server`` are the attributes of the
+    broker. With ``batches`` every batch gets a span, else only batches in which some message is sampled.
     """
 
-    def __init__(self, spans: Spans | None = None, *, server: Attributes | None = None, batches: bool = True) -> None:
+    def __init__(
+        self,
+        spans: Spans | None = None,
+        *,
+        edge: Tracer | None = None,
+        server: Attributes | None = None,
+        batches: bool = True,
+    ) -> None:
         self._spans = spans
+        self._edge = edge
         self._server = server or {}
         self._batches = batches
+
+    def http_request_started(self, *, method: str, path: str, scheme: str, trace: Mapping[str, str]) -> RequestObserver:
+        """Begin a server span; it continues the client's trace."""
+        if self._edge is None or self._spans is None:
+            return ForwardingRequest(trace)
+        return RequestTrace(self._edge, self._spans, method=method, path=path, scheme=scheme, parent=parsed(trace))
 
     def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchObserver:
         """Begin the spans of a batch."""

@@ -10,7 +10,8 @@ from litestar.params import FromPath
 from litestar.testing import TestClient
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
-from orderflow.telemetry.tracing.http_spans import TracedHttp
+from orderflow.http.asgi import InstrumentedApplication
+from orderflow.telemetry.tracing.tracer import Tracing
 from tests.rigs.traces import Traces, attributes
 
 SAMPLED = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -28,8 +29,8 @@ async def order(order_id: FromPath[str], request: Request[Any, Any, Any]) -> dic
     return {"trace": request.scope["orderflow.trace"], "current": f"{current.trace_id:032x}"}  # type: ignore[typeddict-item]
 
 
-def traced(traces: Traces) -> TracedHttp:
-    return TracedHttp(Litestar([order]), edge=traces.pipeline.edge, spans=traces.spans)
+def traced(traces: Traces) -> InstrumentedApplication:
+    return InstrumentedApplication(Litestar([order]), traces.tracing)
 
 
 def request(application: Any, path: str = "/orders/1", **headers: str) -> Any:
@@ -107,7 +108,7 @@ def test_a_malformed_context_begins_a_trace_of_our_own(traces: Traces, header: s
 
 
 def test_without_tracing_a_valid_context_is_passed_on() -> None:
-    application = TracedHttp(Litestar([order]), edge=None, spans=None)
+    application = InstrumentedApplication(Litestar([order]), Tracing())
     assert request(application, traceparent=SAMPLED).json()["trace"] == {"traceparent": SAMPLED}
     assert request(application, traceparent="nonsense").json()["trace"] == {}
 
@@ -124,7 +125,7 @@ def test_the_span_of_an_accepted_order_bears_its_id(traces: Traces) -> None:
         assert message["status"] == 202
 
     scope = {"type": "http", "method": "PURGE", "path": "/", "headers": []}
-    asyncio.run(TracedHttp(application, edge=traces.pipeline.edge, spans=traces.spans)(scope, nothing, ignored))
+    asyncio.run(InstrumentedApplication(application, traces.tracing)(scope, nothing, ignored))
     (span,) = traces.finished
     assert attributes(span)["orderflow.order_id"] == "order-1"
     assert attributes(span)["http.response.status_code"] == 202

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Queries for HTTP APIs: a few threads over a pool of connections, so that no event loop waits for the database."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import psycopg
+from psycopg_pool import ConnectionPool, PoolClosed
+
+from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
+from orderflow.messaging.postgres.database import SqlTransaction, classified, configure, connection_options
+from orderflow.messaging.service import Transaction
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+Result = TypeVar("Result")
+_RECONNECT_SECONDS = 1.0
+"""A lost connection is tried for so long, and again when a query needs it; the default (5 min) backs off to minutes."""
+
+
+class ReadPool:
+    """Runs each query in a read-only transaction of its own; ``size`` at most run at a time.
+
+    Neither waiting for a connection nor a statement takes longer than ``timeout_seconds``. Connections are made in the
+    background and tested before use, so a restart of the database costs no query.
+    """
+
+    def __init__(self, url: str, *, application_name: str, timeout_seconds: float, size: int = 4) -> None:
+        self.failed_at = self.committed_at = float("-inf")
+        """Monotonic times of the last DatabaseUnavailable and of the last query that succeeded."""
+        options = connection_options(application_name, statement_timeout_seconds=timeout_seconds)
+        options["options"] += " -c default_transaction_read_only=on"
+        options["connect_timeout"] = 2  # the least that libpq takes
+        options["tcp_user_timeout"] = round(timeout_seconds * 1000)
+        self._ahead = timedelta()
+        self._closed = False
+        self._lock = threading.Lock()
+        self._waited_for: set[Connection] = set()
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="read")
+        self._pool = ConnectionPool(
+            url,
+            kwargs=options,
+            min_size=1,
+            max_size=size,
+            open=True,
+            configure=self._configure,
+            check=self._check,
+            timeout=timeout_seconds,
+            reconnect_timeout=_RECONNECT_SECONDS,
+            num_workers=1,
+            name="read",
+        )
+
+    def submit(self, query: Callable[[Transaction], Result]) -> Future[Result]:
+        """Queue a query. Its future gets the result, BadData, TransactionAborted or DatabaseUnavailable."""
+        return self._threads.submit(self._run, query)
+
+    def close(self) -> None:
+        """Drop the queries that wait and cut off those that run; no thread outlives this for ``timeout_seconds``."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._closed = True
+            for connection in self._waited_for:
+                _cut(connection)
+        self._pool.close(timeout=1)
+
+    def _run(self, query: Callable[[Transaction], Result]) -> Result:
+        try:
+            with self._pool.connection() as connection, self._waiting_for(connection), connection.transaction():
+                result = query(SqlTransaction(connection, self._ahead))
+        except psycopg.Error as error:
+            raise self._classified(error) from error
+        self.committed_at = time.monotonic()
+        return result
+
+    def _check(self, connection: Connection) -> None:
+        with self._waiting_for(connection):
+            ConnectionPool.check_connection(connection)
+
+    @contextmanager
+    def _waiting_for(self, connection: Connection) -> Generator[None]:
+        """A connection that ``close`` cuts off meanwhile; raises PoolClosed when that has happened."""
+        with self._lock:
+            if self._closed:
+                raise PoolClosed("the pool is closed")
+            self._waited_for.add(connection)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._waited_for.discard(connection)
+
+    def _configure(self, connection: Connection) -> None:
+        self._ahead = configure(connection)
+
+    def _classified(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
+        found = classified(error)
+        if isinstance(found, DatabaseUnavailable):
+            self.failed_at = time.monotonic()
+        return found
+
+
+def _cut(connection: Connection) -> None:
+    """End a connection that another thread waits for; closing it would leave that thread waiting."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
+        duplicate.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes and reads of an API: they respond in time, and a write goes on when its client leaves."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+from uuid import UUID
+
+import pytest
+from litestar import Litestar
+
+from orderflow.http import api_database
+from orderflow.http.api_database import ApiDatabase
+from orderflow.http.problems import Problem
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.errors import BadData, DatabaseUnavailable
+from orderflow.messaging.group_commit import Overloaded
+from orderflow.services.inventory.api import StockApi
+from orderflow.services.inventory.store import Stock
+from orderflow.services.orders.api import OrdersApi
+from orderflow.services.orders.place_orders import Placed
+
+
+class Submitted:
+    """A writer and a reader whose result the test sets."""
+
+    def __init__(self) -> None:
+        self.future: Future[Any] = Future()
+        self.requests: list[Any] = []
+
+    def submit(self, request: Any, /) -> Future[Any]:
+        self.requests.append(request)
+        return self.future
+
+
+class Full:
+    """A writer that takes nothing more."""
+
+    def submit(self, _request: Any, /) -> Future[Any]:
+        raise Overloaded("full")
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_database, "RESPONSE_SECONDS", 0.05)
+
+
+def outcome(call: Callable[[ApiDatabase[Any, Any]], Any], submitted: Submitted) -> tuple[int, str, str | None]:
+    """Status, type and Retry-After of the problem that a call raises."""
+
+    async def main() -> None:
+        await call(ApiDatabase(submitted, submitted))
+
+    with pytest.raises(Problem) as raised:
+        asyncio.run(main())
+    problem = raised.value
+    return problem.status_code, problem.kind.word, (problem.headers or {}).get("Retry-After")
+
+
+def write(database: ApiDatabase[Any, Any]) -> Any:
+    return database.write("request")
+
+
+def read(database: ApiDatabase[Any, Any]) -> Any:
+    return database.read(lambda _: None)
+
+
+@pytest.mark.parametrize("call", [write, read])
+def test_a_result_is_returned(call: Callable[[ApiDatabase[Any, Any]], Any]) -> None:
+    async def main() -> Any:
+        submitted = Submitted()
+        submitted.future.set_result("result")
+        return await call(ApiDatabase(submitted, submitted))
+
+    assert asyncio.run(main()) == "result"
+
+
+@pytest.mark.parametrize("call", [write, read])
+def test_a_database_that_does_not_respond_is_a_503(call: Callable[[ApiDatabase[Any, Any]], Any]) -> None:
+    failing, silent = Submitted(), Submitted()
+    failing.future.set_exception(DatabaseUnavailable("gone"))
+    expected = (503, "database-unavailable", "1")
+    assert (outcome(call, failing), outcome(call, silent)) == (expected, expected)
+
+
+def test_too_many_waiting_writes_are_a_429() -> None:
+    async def main() -> None:
+        await ApiDatabase(Full(), Submitted()).write("request")
+
+    with pytest.raises(Problem) as raised:
+        asyncio.run(main())
+    assert (raised.value.kind.word, raised.value.headers) == ("overloaded", {"Retry-After": "1"})
+
+
+def test_an_error_that_concerns_the_request_is_passed_on() -> None:
+    submitted = Submitted()
+    submitted.future.set_exception(BadData("value"))
+
+    async def main() -> None:
+        await ApiDatabase(submitted, submitted).write("request")
+
+    with pytest.raises(BadData):
+        asyncio.run(main())
+
+
+def test_a_read_that_nobody_waits_for_is_dropped_and_a_write_is_not() -> None:
+    reads, writes = Submitted(), Submitted()
+    outcome(read, reads)
+    outcome(write, writes)
+    assert (reads.future.cancelled(), writes.future.cancelled()) == (True, False)
+
+
+def orders(writer: Submitted) -> Litestar:
+    return OrdersApi(
+        database=ApiDatabase(writer, Submitted()),
+        keys=None,
+        instrumentation=Instrumentation(),
+        outbox_age=lambda: 0,
+        outbox_max_age_seconds=30,
+    ).app()
+
+
+def stock(writer: Submitted) -> Litestar:
+    return StockApi(database=ApiDatabase(writer, Submitted()), keys=None).app()
+
+
+ORDER = ("POST", "/v1/orders", b'{"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_token": "ok"}')
+STOCK = ("PUT", "/v1/stock/a", b'{"on_hand": 1, "unit_price": 1, "currency": "EUR"}')
+
+
+@pytest.mark.parametrize(
+    ("app", "request_line", "result"),
+    [(orders, ORDER, Placed(b"{}")), (stock, STOCK, Stock("a", 1, 1, 0, 0, 1, "EUR", 1))],
+)
+def test_a_write_goes_on_when_its_client_leaves(
+    app: Callable[[Submitted], Litestar], request_line: tuple[str, str, bytes], result: Any
+) -> None:
+    method, path, body = request_line
+    writer, sent = Submitted(), list[Any]()
+    headers = [(b"content-type", b"application/json"), (b"idempotency-key", str(UUID(int=1)).encode())]
+    scope: Any = {"type": "http", "method": method, "path": path, "headers": headers, "query_string": b""}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        running = asyncio.ensure_future(app(writer)(scope | {"raw_path": path.encode()}, receive, send))
+        while not writer.requests:
+            await asyncio.sleep(0)
+        running.cancel()
+        await asyncio.wait([running])
+        assert running.cancelled()
+
+    asyncio.run(main())
+    writer.future.set_result(result)  # as GroupCommit does after the commit; a cancelled future would raise
+    assert (len(writer.requests), sent) == (1, [])

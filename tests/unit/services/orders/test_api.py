@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The orders API without a database: refused orders are counted by reason, whatever part refused them."""
+
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from litestar.testing import TestClient
+
+from orderflow.http.api_database import ApiDatabase
+from orderflow.http.api_keys import ApiKeys, make_key
+from orderflow.instrumentation import REFUSALS, Instrumentation
+from orderflow.messaging.errors import DatabaseUnavailable
+from orderflow.messaging.group_commit import Overloaded
+from orderflow.services.orders.api import OrdersApi
+from orderflow.services.orders.place_orders import Placed, Refused
+
+KEY, ENTRY = make_key("shop", frozenset({"orders:write"}))
+READER, READER_ENTRY = make_key("auditor", frozenset({"orders:read"}))
+ORDER = b'{"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_token": "ok"}'
+
+
+class Refusals(Instrumentation):
+    """Keeps the reasons of refused orders."""
+
+    def __init__(self) -> None:
+        self.reasons: list[str] = []
+
+    def refused(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+class Writer:
+    """A writer with one result, or error, for every request."""
+
+    def __init__(self, result: object) -> None:
+        self.result = result
+
+    def submit(self, _request: Any, /) -> Future[Any]:
+        future: Future[Any] = Future()
+        if isinstance(self.result, Overloaded):
+            raise self.result
+        if isinstance(self.result, Exception):
+            future.set_exception(self.result)
+        else:
+            future.set_result(self.result)
+        return future
+
+
+def post(
+    result: object = None, body: bytes = ORDER, *, key: str = KEY, outbox_age: float = 0, **headers: str
+) -> tuple[int, list[str]]:
+    """The status of an order, and the reasons that were counted."""
+    refusals = Refusals()
+    api = OrdersApi(
+        database=ApiDatabase(Writer(result), Writer(None)),
+        keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"),
+        instrumentation=refusals,
+        outbox_age=lambda: outbox_age,
+        outbox_max_age_seconds=30,
+    )
+    known = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Idempotency-Key": "k", **headers}
+    with TestClient(api.app(), raise_server_exceptions=False) as client:
+        status = client.post("/v1/orders", content=body, headers=known).status_code
+        client.get("/v1/orders/1", headers=known)
+        client.post("/v1/order", content=body, headers=known)
+    return status, refusals.reasons
+
+
+def test_an_accepted_order_and_other_requests_are_no_refusals() -> None:
+    assert post(Placed(b"{}")) == (202, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "reason"),
+    [
+        ({"key": "guess"}, 401, "unauthorized"),
+        ({"key": READER}, 403, "forbidden"),
+        ({"Content-Type": "text/plain"}, 415, "invalid"),
+        ({"body": b"{"}, 400, "invalid"),
+        ({"body": b"{}"}, 422, "invalid"),
+        ({"Idempotency-Key": "two words"}, 422, "invalid"),
+        ({"body": b" " * 70_000}, 413, "too_large"),
+        ({"outbox_age": 31}, 503, "outbox_too_old"),
+        ({"result": Overloaded("full")}, 429, "overloaded"),
+        ({"result": DatabaseUnavailable("gone")}, 503, "database_unavailable"),
+        ({"result": Refused("unknown_sku", "")}, 422, "unknown_sku"),
+        ({"result": Refused("sold_out", "")}, 409, "sold_out"),
+        ({"result": Refused("mixed_currencies", "")}, 422, "mixed_currencies"),
+        ({"result": Refused("idempotency_key_reused", "")}, 422, "idempotency_key_reused"),
+        ({"result": Refused("invalid", "the total is too large")}, 422, "invalid"),
+    ],
+)
+def test_a_refused_order_is_counted_by_its_reason(arguments: dict[str, Any], status: int, reason: str) -> None:
+    assert post(**arguments) == (status, [reason])
+    assert reason in REFUSALS
+
+
+def test_a_bug_is_no_refusal() -> None:
+    assert post(RuntimeError("bug")) == (500, [])
