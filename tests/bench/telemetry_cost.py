@@ -24,7 +24,7 @@ from orderflow.messaging.instrumentation import BatchResult, MessagingInstrument
 from orderflow.telemetry.fanout import fan_out
 from orderflow.telemetry.metrics.recorder import Recorder
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from orderflow.telemetry.tracing.sdk import BoundedProcessor, Pipeline
+from orderflow.telemetry.tracing.sdk import MAX_QUEUE_SIZE, BoundedProcessor, Pipeline
 from orderflow.telemetry.tracing.spans import Spans
 from orderflow.telemetry.tracing.tracer import Tracing
 
@@ -86,7 +86,9 @@ def watching(*, traced: bool) -> tuple[MessagingInstrumentation, Callable[[], No
     recorder = Recorder(MetricRegistry(CollectorRegistry()), SystemClock())
     if not traced:
         return fan_out(Instrumentation, (Tracing(), recorder)), lambda: None
-    pipeline = Pipeline(BoundedProcessor(Thrown(), environ={}), resource=Resource.get_empty(), environ={})
+    pipeline = Pipeline(
+        BoundedProcessor(Thrown(), max_queue_size=MAX_QUEUE_SIZE), resource=Resource.get_empty(), environ={}
+    )
     return fan_out(Instrumentation, (Tracing(Spans(pipeline.inner)), recorder)), lambda: pipeline.shutdown(
         timeout_seconds=10
     )
@@ -97,6 +99,21 @@ def microseconds(instrumentation: MessagingInstrumentation, received: Sequence[D
     for _ in range(BATCHES):
         batch(instrumentation, received)
     return (time.process_time() - begun) / (BATCHES * BATCH) * 1e6
+
+
+def dropped(max_queue_size: int) -> tuple[int, float]:
+    """Spans dropped, and messages a second, when a backlog is consumed with every message traced."""
+    collectors = CollectorRegistry()
+    processor = BoundedProcessor(Thrown(), max_queue_size=max_queue_size, registry=MetricRegistry(collectors))
+    pipeline = Pipeline(processor, resource=Resource.get_empty(), environ={})
+    instrumentation, received = fan_out(Instrumentation, (Tracing(Spans(pipeline.inner)),)), deliveries(1)
+    begun = time.perf_counter()
+    for _ in range(BATCHES):
+        batch(instrumentation, received)
+    seconds = time.perf_counter() - begun
+    pipeline.shutdown(timeout_seconds=30)
+    count = collectors.get_sample_value("orderflow_spans_dropped_total", {"reason": "queue_full"})
+    return int(count or 0), BATCHES * BATCH / seconds
 
 
 def main() -> None:
@@ -118,6 +135,9 @@ def main() -> None:
         print(f"{name:<24} {statistics.median(values) - floor:7.2f} us per message (min {min(values) - floor:.2f})")
     for (_, shutdown), _ in cases.values():
         shutdown()
+    for size in (2048, MAX_QUEUE_SIZE):
+        lost, rate = dropped(size)
+        print(f"a queue of {size} spans: {lost} of about {2 * BATCHES * BATCH} dropped at {rate:.0f} messages/s")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from orderflow.events import OrderConfirmed
 from orderflow.messaging import service
 from orderflow.operations.reconciler.integrity import Integrity, Stock
 from orderflow.reference import outdated
+from orderflow.reference.settings import VARIABLES
 from orderflow.services import SERVICES
-from orderflow.telemetry.tracing.variables import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")))
@@ -56,10 +56,10 @@ def test_every_event_is_published_by_somebody_and_handled_by_somebody() -> None:
 
 
 def test_the_standard_variables_that_are_read_are_those_that_are_documented() -> None:
-    sources = (path for path in (ROOT / "app").rglob("*.py") if path.name != "variables.py")
-    read = {name for path in sources for name in re.findall(r'"(OTEL_[A-Z_]+)"', path.read_text())}
-    by_the_exporter = {name for name in vars(environment_variables) if name.startswith("OTEL_EXPORTER_OTLP_")}
-    assert read <= set(VARIABLES) <= read | by_the_exporter
+    sources = (path for path in (ROOT / "app/orderflow/telemetry").rglob("*.py"))
+    read = {name for path in sources for name in re.findall(r"\b(OTEL_[A-Z_]+)\b", path.read_text())}
+    assert read <= set(VARIABLES)
+    assert set(VARIABLES) <= set(vars(environment_variables))
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "3", "70"])

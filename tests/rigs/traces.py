@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A tracing whose spans stay in memory, for tests to look at."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
+from unittest.mock import patch
 
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
@@ -29,7 +31,8 @@ class Traces:
     def in_memory(cls, *, batches: bool = True, environ: Mapping[str, str] | None = None) -> Self:
         """A tracing whose edge sampler follows the given environment."""
         exporter = InMemorySpanExporter()
-        pipeline = Pipeline(SimpleSpanProcessor(exporter), resource=Resource.get_empty(), environ=environ or {})
+        with patch.dict(os.environ, environ or {}):  # the SDK reads the environment of the process
+            pipeline = Pipeline(SimpleSpanProcessor(exporter), resource=Resource.get_empty(), environ={})
         spans = Spans(pipeline.inner)
         server: Attributes = {"server.address": "broker", "server.port": 5672}
         tracing = Tracing(spans, edge=pipeline.edge, server=server, batches=batches)

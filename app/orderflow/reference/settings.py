@@ -2,10 +2,9 @@
 """The reference of the settings."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from orderflow.settings import Settings, variable
-from orderflow.telemetry.tracing.variables import VARIABLES
 
 
 def settings() -> str:
@@ -26,10 +25,36 @@ def settings() -> str:
     return "\n".join([*lines, *_standard()])
 
 
+VARIABLES: Mapping[str, tuple[str, str]] = {
+    "OTEL_EXPORTER_OTLP_ENDPOINT": (
+        "",
+        "Where spans go, `/v1/traces` is appended. Without one nothing is traced.",
+    ),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("", "The same for spans only, without a suffix."),
+    "OTEL_EXPORTER_OTLP_HEADERS": ("", "Headers of each export, for example `authorization=Bearer%20…`."),
+    "OTEL_SDK_DISABLED": ("false", "`true`: nothing is traced."),
+    "OTEL_TRACES_EXPORTER": ("otlp", "`none`: nothing is traced."),
+    "OTEL_TRACES_SAMPLER": (
+        "parentbased_always_on",
+        "Applied to the HTTP request: `always_on`, `always_off`, `traceidratio`, or `parentbased_` and one of these.",
+    ),
+    "OTEL_TRACES_SAMPLER_ARG": ("1.0", "The share of the requests that is traced, for `traceidratio`."),
+    "OTEL_SERVICE_NAME": ("the name of the process", "The service name of the spans."),
+    "OTEL_RESOURCE_ATTRIBUTES": ("", "More resource attributes, for example `deployment.environment.name=shop`."),
+    "OTEL_BSP_MAX_QUEUE_SIZE": ("8192", "Spans that may wait for export; more are dropped and counted."),
+    "OTEL_SPAN_LINK_COUNT_LIMIT": ("1024", "Links of a span; a batch has one for each sampled message."),
+}
+"""The variables that are used most, or whose default is ours: name to default and meaning."""
+
+
 def _standard() -> Iterator[str]:
     yield from (
         "",
         "## The standard variables of OpenTelemetry",
+        "",
+        "Traces are exported with OTLP over HTTP (protobuf). The OpenTelemetry SDK and its exporter read all their",
+        "[standard variables](https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). The",
+        "most useful ones, and those whose default differs from the SDK's:",
         "",
         "| Variable | Default | Meaning |",
         "|---|---|---|",

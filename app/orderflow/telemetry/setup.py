@@ -3,7 +3,7 @@
 
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
 from prometheus_client import CollectorRegistry
@@ -20,11 +20,13 @@ from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.metrics.service_recorder import ServiceRecorder
 from orderflow.telemetry.server import TelemetryServer
 from orderflow.telemetry.tracing import semconv
-from orderflow.telemetry.tracing.sampling import is_off
-from orderflow.telemetry.tracing.sdk import Pipeline, pipeline
 from orderflow.telemetry.tracing.spans import Attributes, Spans
+from orderflow.telemetry.tracing.switch import tracing_enabled
 from orderflow.telemetry.tracing.tracer import Tracing
 from orderflow.version import version
+
+if TYPE_CHECKING:
+    from orderflow.telemetry.tracing.sdk import Pipeline
 
 IdleSeconds = Callable[[], Mapping[str, float]]
 
@@ -41,7 +43,7 @@ class Telemetry:
         process_name: str,
         server: TelemetryServer,
         instruments: MetricRegistry,
-        pipeline: Pipeline | None,
+        pipeline: "Pipeline | None",
         tracing: Tracing,
         recorder: Recorder,
     ) -> None:
@@ -73,7 +75,7 @@ class Telemetry:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         instruments = MetricRegistry(registry, given={"queue": queues, "role": _roles(areas)})
-        lines = pipeline(process_name, version(), environ, instruments=instruments)
+        lines = _pipeline(process_name, environ, instruments)
         spans = Spans(lines.inner) if lines else None
         recorder = Recorder(instruments, clock or SystemClock())
         recorder.watch(queues)
@@ -86,7 +88,7 @@ class Telemetry:
                 spans,
                 edge=lines.edge if lines else None,
                 server=broker_attributes(settings.amqp_url),
-                batches=not is_off(environ),
+                batches=lines is not None and lines.samples_requests,
             ),
             recorder=recorder,
         )
@@ -105,6 +107,14 @@ class Telemetry:
         if self.pipeline is not None:
             self.pipeline.shutdown(timeout_seconds=timeout_seconds)
         self.server.stop()
+
+
+def _pipeline(process_name: str, environ: Mapping[str, str], registry: MetricRegistry) -> "Pipeline | None":
+    if not tracing_enabled(environ):
+        return None
+    from orderflow.telemetry.tracing.sdk import start_pipeline
+
+    return start_pipeline(process_name, version(), environ, registry=registry)
 
 
 def broker_attributes(amqp_url: str) -> Attributes:

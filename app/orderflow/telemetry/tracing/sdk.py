@@ -1,42 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way of spans out of the process: bounded, in the background, counted when they are lost."""
+"""Exports spans with the OpenTelemetry SDK: bounded, in the background, counted when they are lost.
+
+The SDK and its exporter read the standard ``OTEL_*`` variables from the environment of the process: endpoint, headers,
+compression, time-outs, sampler, limits, resource attributes. Here stand only the values that differ from the SDK's.
+"""
 
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE, OTEL_SPAN_LINK_COUNT_LIMIT
+from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Tracer
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased
 
 from orderflow.telemetry.metrics import catalogue
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from orderflow.telemetry.tracing.sampling import EVERYTHING_BELOW, edge_sampler
 from orderflow.telemetry.tracing.semconv import SCHEMA_URL, SCOPE, SERVICE_NAME, SERVICE_VERSION
-from orderflow.telemetry.tracing.variables import number
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Tracer
 
 log = logging.getLogger(__name__)
 
-LIMITS = SpanLimits(max_links=1024, max_span_attribute_length=1024)
-"""The default of 128 links would cut a batch short."""
+MAX_QUEUE_SIZE = 8192
+"""Spans that wait for export, unless OTEL_BSP_MAX_QUEUE_SIZE says otherwise.
+
+With the SDK's 2048 a consumer that works through a backlog with every order traced loses a quarter of its spans
+(2,200 messages/s); with 8192 none. ``python -m tests.bench.telemetry_cost`` prints both.
+"""
+MAX_LINKS = 1024
+"""Links of a span, unless OTEL_SPAN_LINK_COUNT_LIMIT says otherwise: one for each sampled message of a batch.
+
+A batch has 250 messages by default and 1000 at most; the SDK's 128 would drop links.
+"""
 
 
 class CountingExporter(SpanExporter):
-    """Counts what another exporter takes, and what it loses."""
+    """Counts the spans that another exporter exports and loses."""
 
-    def __init__(
-        self, exporter: SpanExporter, instruments: MetricRegistry | None, taken: Callable[[int], None]
-    ) -> None:
+    def __init__(self, exporter: SpanExporter, registry: MetricRegistry | None, taken: Callable[[int], None]) -> None:
         self._exporter = exporter
-        self._exported = instruments.counter(catalogue.SPANS_EXPORTED) if instruments else None
-        self._failed = instruments.counter(catalogue.SPANS_DROPPED, "export_failed") if instruments else None
+        self._exported = registry.counter(catalogue.SPANS_EXPORTED) if registry else None
+        self._failed = registry.counter(catalogue.SPANS_DROPPED, "export_failed") if registry else None
         self._taken = taken
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export and count; a failed export is not tried again, the exporter has done so itself."""
+        """Export and count. A failed export is final: the exporter has retried it."""
         self._taken(len(spans))
         result = self._exporter.export(spans)
         counter = self._exported if result is SpanExportResult.SUCCESS else self._failed
@@ -50,28 +62,23 @@ class CountingExporter(SpanExporter):
 
 
 class BoundedProcessor(SpanProcessor):
-    """Hands ended spans to a background thread; when too many wait, new ones are dropped and counted.
+    """Passes ended spans to a background thread. When the queue is full, new spans are dropped and counted.
 
-    By default so many may wait as six seconds of a flash sale make with every order traced (250 orders/s, 20 spans
-    each); the standard ``OTEL_BSP_*`` variables say otherwise.
+    The SDK's own processor drops the oldest spans and counts nothing.
     """
 
-    def __init__(
-        self, exporter: SpanExporter, *, environ: Mapping[str, str], instruments: MetricRegistry | None = None
-    ) -> None:
-        self._capacity = number(environ, "OTEL_BSP_MAX_QUEUE_SIZE")
+    def __init__(self, exporter: SpanExporter, *, max_queue_size: int, registry: MetricRegistry | None = None) -> None:
+        self._capacity = max_queue_size
         self._waiting = 0
         self._lock = threading.Lock()
-        self._dropped = instruments.counter(catalogue.SPANS_DROPPED, "queue_full") if instruments else None
-        self._inner = BatchSpanProcessor(
-            CountingExporter(exporter, instruments, self._taken),
-            max_queue_size=self._capacity,
-            schedule_delay_millis=number(environ, "OTEL_BSP_SCHEDULE_DELAY"),
-            max_export_batch_size=min(number(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"), self._capacity),
-        )
+        self._dropped = registry.counter(catalogue.SPANS_DROPPED, "queue_full") if registry else None
+        counting = CountingExporter(exporter, registry, self._taken)
+        # The SDK refuses a batch larger than the queue, so a small queue needs a small batch.
+        batch_size = None if max_queue_size >= _SDK_BATCH_SIZE else max_queue_size
+        self._inner = BatchSpanProcessor(counting, max_queue_size=max_queue_size, max_export_batch_size=batch_size)
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Queue an ended span if it is sampled and there is room."""
+        """Queue an ended span if it is sampled and the queue has room."""
         if not (span.context and span.context.trace_flags.sampled):
             return
         with self._lock:
@@ -83,11 +90,11 @@ class BoundedProcessor(SpanProcessor):
             self._dropped.inc()
 
     def shutdown(self) -> None:
-        """Export what waits, then end the thread."""
+        """Export the queue, then end the thread."""
         self._inner.shutdown()  # type: ignore[no-untyped-call]
 
     def force_flush(self, timeout_millis: int | None = None) -> bool:
-        """Export what waits, in this thread."""
+        """Export the queue, in this thread."""
         return self._inner.force_flush(timeout_millis)
 
     def _taken(self, count: int) -> None:
@@ -95,17 +102,33 @@ class BoundedProcessor(SpanProcessor):
             self._waiting -= count
 
 
+_SDK_BATCH_SIZE = 512
+"""The SDK's default batch."""
+
+
 class Pipeline:
-    """Two tracers over one processor: ``edge`` decides about new requests, ``inner`` follows what was decided."""
+    """Two tracers over one processor.
+
+    ``edge`` samples new requests as OTEL_TRACES_SAMPLER says. ``inner`` records everything below a sampled span, and
+    its own roots: a batch, or a command.
+    """
 
     def __init__(self, processor: SpanProcessor, *, resource: Resource, environ: Mapping[str, str]) -> None:
         self._processor = processor
-        self.provider = _provider(processor, resource, inner=True, environ=environ)
-        self.edge = _tracer(_provider(processor, resource, inner=False, environ=environ))
-        self.inner = _tracer(self.provider)
+        limits = SpanLimits(max_links=None if environ.get(OTEL_SPAN_LINK_COUNT_LIMIT) else MAX_LINKS)
+        edge = TracerProvider(resource=resource, span_limits=limits, shutdown_on_exit=False)
+        self.provider = TracerProvider(
+            sampler=ParentBased(ALWAYS_ON), resource=resource, span_limits=limits, shutdown_on_exit=False
+        )
+        edge.add_span_processor(processor)
+        self.provider.add_span_processor(processor)
+        self.edge: Tracer = edge.get_tracer(SCOPE, schema_url=SCHEMA_URL)
+        self.inner: Tracer = self.provider.get_tracer(SCOPE, schema_url=SCHEMA_URL)
+        self.samples_requests = edge.sampler.should_sample(None, 0, "request").decision is not Decision.DROP
+        """False when the edge sampler is off: no trace begins here, not even for a batch."""
 
     def shutdown(self, *, timeout_seconds: float) -> None:
-        """Export what is left, for at most that long; a receiver that is away must not hold up the process."""
+        """Export the queue, for at most that long; an unavailable receiver must not delay the end of the process."""
         thread = threading.Thread(target=self._processor.shutdown, name="spans shutdown", daemon=True)
         thread.start()
         thread.join(timeout_seconds)
@@ -113,49 +136,21 @@ class Pipeline:
             log.warning("spans.not_flushed", extra={"timeout_seconds": timeout_seconds})
 
 
-def endpoint(environ: Mapping[str, str]) -> str | None:
-    """Where spans go, or None when tracing is off: no endpoint is set, or the SDK or the exporter is disabled."""
-    off = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    if off or environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
-        return None
-    traces = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "")
-    base = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "")
-    return traces or (f"{base.rstrip('/')}/v1/traces" if base else None)
+def start_pipeline(
+    process_name: str, version: str, environ: Mapping[str, str], *, registry: MetricRegistry | None = None
+) -> Pipeline:
+    """The pipeline of this process. Call it only when ``enabled``: its imports cost a process 0.2 s of CPU."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    size = MAX_QUEUE_SIZE
+    if environ.get(OTEL_BSP_MAX_QUEUE_SIZE):
+        # The SDK's own reading of the variable, which has no public name.
+        size = int(BatchSpanProcessor._default_max_queue_size())  # type: ignore[no-untyped-call]  # noqa: SLF001
+    processor = BoundedProcessor(OTLPSpanExporter(), max_queue_size=size, registry=registry)
+    return Pipeline(processor, resource=resource(process_name, version), environ=environ)
 
 
-def pipeline(
-    process_name: str, version: str, environ: Mapping[str, str], *, instruments: MetricRegistry | None = None
-) -> Pipeline | None:
-    """The pipeline that the standard ``OTEL_*`` variables ask for, or None when tracing is off.
-
-    Headers, compression, time-out and certificate the exporter reads itself, from the environment of the process.
-    """
-    url = endpoint(environ)
-    if url is None:
-        return None
-    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    if protocol not in {None, "", "http/protobuf"}:
-        log.warning("spans.protocol_unknown", extra={"protocol": protocol, "used": "http/protobuf"})
-    processor = BoundedProcessor(OTLPSpanExporter(endpoint=url), environ=environ, instruments=instruments)
-    return Pipeline(processor, resource=resource(process_name, version, environ), environ=environ)
-
-
-def resource(process_name: str, version: str, environ: Mapping[str, str]) -> Resource:
-    """What every span of this process says about it; ``OTEL_SERVICE_NAME`` wins over the process name."""
-    pairs = (pair.partition("=") for pair in environ.get("OTEL_RESOURCE_ATTRIBUTES", "").split(","))
-    given = {key.strip(): unquote(value.strip()) for key, _, value in pairs if key.strip()}
-    attributes = {SERVICE_NAME: process_name, SERVICE_VERSION: version, **given}
-    if environ.get("OTEL_SERVICE_NAME"):
-        attributes[SERVICE_NAME] = environ["OTEL_SERVICE_NAME"]
-    return Resource.create(attributes)
-
-
-def _provider(processor: SpanProcessor, about: Resource, *, inner: bool, environ: Mapping[str, str]) -> TracerProvider:
-    sampler = EVERYTHING_BELOW if inner else edge_sampler(environ)
-    provider = TracerProvider(sampler=sampler, resource=about, span_limits=LIMITS, shutdown_on_exit=False)
-    provider.add_span_processor(processor)
-    return provider
-
-
-def _tracer(provider: TracerProvider) -> Tracer:
-    return provider.get_tracer(SCOPE, schema_url=SCHEMA_URL)
+def resource(process_name: str, version: str) -> Resource:
+    """The resource of every span of this process; the standard variables override name and version."""
+    given = OTELResourceDetector().detect().attributes
+    return Resource.create({SERVICE_NAME: process_name, SERVICE_VERSION: version, **given})

@@ -8,10 +8,12 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Link, SpanContext
 
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from orderflow.telemetry.tracing.sdk import BoundedProcessor, Pipeline, endpoint, pipeline, resource
+from orderflow.telemetry.tracing.sdk import BoundedProcessor, Pipeline, resource, start_pipeline
+from orderflow.telemetry.tracing.switch import tracing_enabled
 from tests.rigs.scripted_broker import eventually
 
 Value = Callable[..., float | None]
@@ -19,31 +21,51 @@ BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 @pytest.mark.parametrize(
-    ("environ", "expected"),
+    ("environ", "enabled"),
     [
-        ({}, None),
-        ({BASE: "http://127.0.0.1:4318"}, "http://127.0.0.1:4318/v1/traces"),
-        ({BASE: "http://127.0.0.1:4318/"}, "http://127.0.0.1:4318/v1/traces"),
-        ({BASE: "http://a", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://b/x"}, "http://b/x"),
-        ({BASE: "http://a", "OTEL_SDK_DISABLED": "true"}, None),
-        ({BASE: "http://a", "OTEL_SDK_DISABLED": "TRUE "}, None),
-        ({BASE: "http://a", "OTEL_SDK_DISABLED": "false"}, "http://a/v1/traces"),
-        ({BASE: "http://a", "OTEL_TRACES_EXPORTER": "none"}, None),
+        ({}, False),
+        ({BASE: "http://127.0.0.1:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://b/x"}, True),
+        ({BASE: "http://a", "OTEL_SDK_DISABLED": "true"}, False),
+        ({BASE: "http://a", "OTEL_SDK_DISABLED": "TRUE "}, False),
+        ({BASE: "http://a", "OTEL_SDK_DISABLED": "false"}, True),
+        ({BASE: "http://a", "OTEL_TRACES_EXPORTER": "none"}, False),
     ],
 )
-def test_spans_go_where_the_standard_variables_say(environ: Mapping[str, str], expected: str | None) -> None:
-    assert endpoint(environ) == expected
+def test_a_process_traces_when_it_has_an_endpoint_and_nothing_is_switched_off(
+    environ: Mapping[str, str], enabled: bool
+) -> None:
+    assert tracing_enabled(environ) is enabled
 
 
-def test_a_process_is_named_by_its_name_unless_the_variables_say_otherwise() -> None:
-    def name(**environ: str) -> object:
-        return resource("orders", "1.0", environ).attributes["service.name"]
+def test_spans_bear_the_name_of_the_process_unless_the_variables_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resource("orders", "1.0").attributes["service.name"] == "orders"
+    monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=shop,a=b%20c")
+    attributes = resource("orders", "1.0").attributes
+    assert (attributes["a"], attributes["service.name"], attributes["service.version"]) == ("b c", "shop", "1.0")
+    monkeypatch.setenv("OTEL_SERVICE_NAME", "till")
+    assert resource("orders", "1.0").attributes["service.name"] == "till"
 
-    assert name() == "orders"
-    assert name(OTEL_RESOURCE_ATTRIBUTES="service.name=shop,a=b%20c") == "shop"
-    assert name(OTEL_RESOURCE_ATTRIBUTES="service.name=shop", OTEL_SERVICE_NAME="till") == "till"
-    attributes = resource("orders", "1.0", {"OTEL_RESOURCE_ATTRIBUTES": "a=b%20c,"}).attributes
-    assert (attributes["a"], attributes["service.version"]) == ("b c", "1.0")
+
+@pytest.mark.parametrize(("sampler", "samples"), [("always_on", True), ("parentbased_traceidratio", True)])
+@pytest.mark.parametrize("off", [False, True])
+def test_the_sampler_of_requests_is_the_standard_one(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, samples: bool, off: bool
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off" if off else sampler)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.01")
+    pipeline = Pipeline(SimpleSpanProcessor(Stuck()), resource=Resource.get_empty(), environ={})
+    assert pipeline.samples_requests is (samples and not off)
+
+
+@pytest.mark.parametrize(("given", "links"), [("", 300), ("128", 128)])
+def test_a_span_has_a_link_for_each_message_of_a_batch(monkeypatch: pytest.MonkeyPatch, given: str, links: int) -> None:
+    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", given)
+    environ = {"OTEL_SPAN_LINK_COUNT_LIMIT": given}
+    pipeline = Pipeline(SimpleSpanProcessor(Stuck()), resource=Resource.get_empty(), environ=environ)
+    context = SpanContext(1, 1, is_remote=True)
+    span = pipeline.inner.start_span("batch", links=[Link(context) for _ in range(300)])
+    assert isinstance(span, ReadableSpan) and len(span.links) == links
 
 
 class Receiver(HTTPServer):
@@ -84,10 +106,11 @@ def receiver() -> Iterator[Receiver]:
     server.server_close()
 
 
-def test_spans_arrive_over_otlp_and_are_counted(receiver: Receiver, instruments: MetricRegistry, value: Value) -> None:
-    environ = {BASE: f"http://127.0.0.1:{receiver.server_port}"}
-    lines = pipeline("orders", "1.0", environ, instruments=instruments)
-    assert lines is not None
+def test_spans_arrive_over_otlp_and_are_counted(
+    receiver: Receiver, instruments: MetricRegistry, value: Value, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(BASE, f"http://127.0.0.1:{receiver.server_port}")
+    lines = start_pipeline("orders", "1.0", {}, registry=instruments)
     lines.edge.start_span("request").end()
     lines.inner.start_span("batch").end()
     lines.shutdown(timeout_seconds=10)
@@ -110,7 +133,7 @@ class Stuck(SpanExporter):
 
 def test_a_receiver_that_is_too_slow_costs_spans_and_nothing_else(instruments: MetricRegistry, value: Value) -> None:
     exporter = Stuck()
-    processor = BoundedProcessor(exporter, environ={"OTEL_BSP_MAX_QUEUE_SIZE": "10"}, instruments=instruments)
+    processor = BoundedProcessor(exporter, max_queue_size=10, registry=instruments)
     lines = Pipeline(processor, resource=Resource.get_empty(), environ={})
     for _ in range(10):
         lines.inner.start_span("x").end()
@@ -121,7 +144,3 @@ def test_a_receiver_that_is_too_slow_costs_spans_and_nothing_else(instruments: M
     lines.shutdown(timeout_seconds=0.01)
     exporter.free.set()
     eventually(lambda: value("orderflow_spans_dropped_total", reason="export_failed") == 20)
-
-
-def test_no_pipeline_is_made_when_tracing_is_off() -> None:
-    assert pipeline("orders", "1.0", {}) is None
