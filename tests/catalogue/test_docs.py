@@ -2,21 +2,15 @@
 """Nothing undocumented: what a user can call, set or meet stands in the documents, and links lead somewhere."""
 
 import re
-from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from textwrap import dedent
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from opentelemetry.sdk import environment_variables
 
 from orderflow.__main__ import COMMANDS
 from orderflow.bootstrap.serve import MEANINGS, find_process
-from orderflow.broker_topology import definitions, mistakes
-from orderflow.events import OrderConfirmed
-from orderflow.messaging import service
+from orderflow.broker_topology import mistakes
 from orderflow.operations.reconciler.integrity import Integrity, Stock
 from orderflow.reference import outdated
 from orderflow.services import SERVICES
@@ -72,22 +66,6 @@ def test_every_make_target_says_what_it_does() -> None:
     helped = re.findall(r"^([a-z-]+):.*## \S", MAKEFILE, re.MULTILINE)
     assert sorted(phony.split()) == sorted(helped)
     assert len(MAKEFILE.splitlines()) <= 80
-
-
-def test_the_example_of_a_new_service_gets_its_place_on_the_broker() -> None:
-    declaration, handler = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
-    names: dict[str, Any] = {
-        name: getattr(service, name) for name in ("Queue", "Service", "Incoming", "Outcome", "UnitOfWork", "DONE")
-    }
-    names |= {"OrderConfirmed": OrderConfirmed, "Sequence": Sequence, "store": SimpleNamespace(add_points=list)}
-    exec(dedent(declaration) + dedent(handler), names)
-    document = definitions((*SERVICES, names["LOYALTY"]), vhost="/")
-    assert {"loyalty_updates", "loyalty_updates.retry.5m"} <= {queue.name for queue in document.queues}
-    assert "loyalty" in {user.name for user in document.users}
-    names["store"].add_points = lambda transaction, events: transaction.extend(events)
-    points: list[object] = []
-    assert names["LoyaltyUpdates"]().handle([SimpleNamespace(event="e")], points) == [service.DONE]
-    assert points == ["e"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
