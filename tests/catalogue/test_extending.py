@@ -160,13 +160,3 @@ def test_the_extensions_import_nothing_that_is_not_meant_for_them(tree: Extended
     assert modules <= set(rules.MODULES)
     for rule in (rules.upward, rules.out_of_sight, rules.beyond_its_seam, rules.of_other_services):
         assert {module: taken for module in modules if (taken := rule(module))} == {}
-
-
-@pytest.mark.integration  # seconds of mypy
-def test_the_extensions_pass_the_type_checker_and_the_linter(tree: ExtendedTree, changes: Changes) -> None:
-    config = str(ROOT / "pyproject.toml")
-    paths = sorted(
-        {f"app/orderflow/{path}" for section in changes.values() for path in section if path.endswith(".py")}
-    )
-    tree.run("-m", "mypy", "--config-file", config, *paths)
-    tree.run("-m", "ruff", "check", "--config", config, *paths)

@@ -30,9 +30,10 @@ def _serve(path: str) -> None:
         control.bind(path)
         while True:
             message, sender = control.recvfrom(16)
+            called = sorted(_called)
             if message == b"reset":
                 _called.clear()
-            control.sendto(json.dumps(sorted(_called)).encode(), sender)
+            control.sendto(json.dumps(called).encode(), sender)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from tests.builders import a_codec, an_event
 from tests.catalogue.test_extending import SECTIONS
 from tests.conftest import management
 from tests.rigs.consumer import query
-from tests.rigs.extended_tree import ExtendedTree
+from tests.rigs.extended_tree import ROOT, ExtendedTree
 
 pytestmark = pytest.mark.integration
 
@@ -104,3 +104,11 @@ def test_a_service_of_one_folder_and_one_line_starts_and_handles_an_order(
         for user in users:
             management(management_url, "DELETE", f"users/{prefix}{user}")
         ports.release()
+
+
+def test_the_extensions_pass_the_type_checker_and_the_linter(tmp_path: Path) -> None:
+    tree, config = ExtendedTree(tmp_path), str(ROOT / "pyproject.toml")
+    changed = {path for section in SECTIONS for path in tree.apply(section) if path.endswith(".py")}
+    paths = [f"app/orderflow/{path}" for path in sorted(changed)]
+    tree.run("-m", "mypy", "--config-file", config, *paths)
+    tree.run("-m", "ruff", "check", "--config", config, *paths)
