@@ -19,7 +19,7 @@ from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.codec import Outgoing
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
-from orderflow.messaging.uuid7 import message_id
+from orderflow.messaging.uuid7 import uuid7
 from orderflow.services import SERVICES
 from tests.builders import a_codec, an_event
 from tests.catalogue.test_extending import SECTIONS
@@ -37,7 +37,7 @@ def publish(amqp_url: str, event: OrderConfirmed) -> None:
     )
     broker.start()
     eventually(lambda: broker.ready, seconds=10, what="a connection to the broker")
-    receipt = broker.publisher().publish([a_codec("orders").publication(message_id(), Outgoing(event=event))])
+    receipt = broker.publisher().publish([a_codec("orders").publication(uuid7(), Outgoing(event=event))])
     assert receipt.wait(10) and not receipt.failures
     broker.close(timeout_seconds=5)
 
