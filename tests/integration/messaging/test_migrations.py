@@ -92,6 +92,9 @@ def test_a_database_of_version_0_1_0_is_recognised_and_has_the_same_schema_as_a_
     migrate(db, schema)
     assert pending(db, schema) == []
     recorded = {(part, number) for part, number, _ in query(database, RECORDED)}
+    assert query(database, "select distinct applied_at from orderflow_migrations where number = 1") == query(
+        database, "select distinct applied_at from migrations"
+    )
     assert {("messaging", 1), (name, 1)} <= recorded
     forward = query(database, SCHEMA)
     with psycopg.connect(database, autocommit=True) as connection:

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -39,9 +40,9 @@ select to_regclass('orderflow_migrations') is not null,
        exists (select from pg_attribute where attrelid = to_regclass('migrations') and attname = 'applied_at')
 """
 # Version 0.1.0 recorded one name for each component in a table `migrations`. Its rows stay: it reads them at its start.
-_OF_0_1_0 = (
-    "select regexp_replace(name, '^orderflow[.](services[.])?', '') from migrations where name ~ '^orderflow[.]'"
-)
+_OF_0_1_0 = """
+select regexp_replace(name, '^orderflow[.](services[.])?', ''), applied_at from migrations where name ~ '^orderflow[.]'
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +83,17 @@ class Component:
         return cls(name, found)
 
 
-Record = tuple[str, str | None]
-"""Name and checksum of an applied migration; the checksum is None when version 0.1.0 applied it."""
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What a database records of a migration; version 0.1.0 recorded neither name nor checksum."""
+
+    name: str
+    checksum: str | None
+    at: datetime
+
+
+Recorded = Mapping[tuple[str, int], Applied]
+"""By component and number."""
 
 
 def messaging_schema() -> Component:
@@ -101,7 +111,7 @@ def migrate(database: Database, components: Sequence[Component]) -> list[Migrati
     with database.transaction() as transaction:
         recorded = _recorded(transaction, components)
     applied: list[Migration] = []
-    if _pending(recorded, components) or any(checksum is None for _, checksum in recorded.values()):
+    if _pending(recorded, components) or any(found.checksum is None for found in recorded.values()):
         while (migration := _apply_next(database, components)) is not None:
             log.info("migration.applied", extra={"component": migration.component, "number": migration.number})
             applied.append(migration)
@@ -141,9 +151,10 @@ def _apply_next(database: Database, components: Sequence[Component]) -> Migratio
             transaction.execute(f"select pg_advisory_xact_lock({_ADVISORY_LOCK})")
             transaction.execute(_TABLE)
             recorded = _recorded(transaction, components)
-            for found in _known(components):
-                if recorded.get((found.component, found.number), ("", ""))[1] is None:
-                    _record(transaction, found)
+            for known in _known(components):
+                found = recorded.get((known.component, known.number))
+                if found is not None and found.checksum is None:
+                    _record(transaction, known, at=found.at)
             migration = next(iter(_pending(recorded, components)), None)
             if migration is not None:
                 transaction.execute(f"set local lock_timeout = '{LOCK_TIMEOUT}'")
@@ -155,28 +166,29 @@ def _apply_next(database: Database, components: Sequence[Component]) -> Migratio
     return migration
 
 
-def _recorded(transaction: SqlTransaction, components: Sequence[Component]) -> dict[tuple[str, int], Record]:
+def _recorded(transaction: SqlTransaction, components: Sequence[Component]) -> Recorded:
     """What the database records of these components."""
     ((ours, of_0_1_0),) = transaction.execute(_EXISTING)
-    recorded: dict[tuple[str, int], Record] = {}
+    recorded: dict[tuple[str, int], Applied] = {}
     if of_0_1_0:
-        recorded = {(component, 1): ("", None) for (component,) in transaction.execute(_OF_0_1_0)}
+        recorded = {(component, 1): Applied("", None, at) for component, at in transaction.execute(_OF_0_1_0)}
     if ours:
-        rows = transaction.execute("select component, number, name, checksum from orderflow_migrations")
-        recorded |= {(component, number): (name, checksum) for component, number, name, checksum in rows}
+        rows = transaction.execute("select component, number, name, checksum, applied_at from orderflow_migrations")
+        recorded |= {(component, number): Applied(*applied) for component, number, *applied in rows}
     names = {component.name for component in components}
-    return {key: record for key, record in recorded.items() if key[0] in names}
+    return {key: applied for key, applied in recorded.items() if key[0] in names}
 
 
-def _record(transaction: SqlTransaction, migration: Migration) -> None:
+def _record(transaction: SqlTransaction, migration: Migration, *, at: datetime | None = None) -> None:
     transaction.execute(
-        "insert into orderflow_migrations (component, number, name, checksum)"
-        " values (%(component)s, %(number)s, %(name)s, %(checksum)s)",
+        "insert into orderflow_migrations (component, number, name, checksum, applied_at)"
+        " values (%(component)s, %(number)s, %(name)s, %(checksum)s, coalesce(%(at)s::timestamptz, now()))",
         {
             "component": migration.component,
             "number": migration.number,
             "name": migration.name,
             "checksum": migration.checksum,
+            "at": at,
         },
     )
 
@@ -185,29 +197,28 @@ def _known(components: Sequence[Component]) -> Iterator[Migration]:
     return (migration for component in components for migration in component.migrations)
 
 
-def _pending(
-    recorded: Mapping[tuple[str, int], Record], components: Sequence[Component], *, accept_newer: bool = False
-) -> list[Migration]:
+def _pending(recorded: Recorded, components: Sequence[Component], *, accept_newer: bool = False) -> list[Migration]:
     """The migrations that are not recorded; raises SchemaMismatch when what is recorded is not the code's."""
-    problems = [problem for component in components for problem in _newer(recorded, component) if not accept_newer]
+    problems = [] if accept_newer else [line for component in components for line in _newer(recorded, component)]
+    missing = []
     for migration in _known(components):
-        checksum = recorded.get((migration.component, migration.number), ("", None))[1]
-        if checksum is not None and checksum != migration.checksum:
+        found = recorded.get((migration.component, migration.number))
+        if found is None:
+            missing.append(migration)
+        elif found.checksum not in {None, migration.checksum}:
             problems.append(
-                f"migration {migration} was applied with checksum {checksum[:12]},"
-                f" this version's file has {migration.checksum[:12]}"
+                f"migration {migration} was applied with checksum {found.checksum:.12},"
+                f" this version's file has {migration.checksum:.12}"
             )
     if problems:
         raise SchemaMismatch(problems)
-    return [migration for migration in _known(components) if (migration.component, migration.number) not in recorded]
+    return missing
 
 
-def _newer(recorded: Mapping[tuple[str, int], Record], component: Component) -> Iterator[str]:
-    """That the database has migrations of a component which the code does not know, if so."""
-    found, newest = (
-        max((number for name, number in recorded if name == component.name), default=0),
-        len(component.migrations),
-    )
-    if found > newest:
-        title, _ = recorded[component.name, found]
-        yield f"the database has {component.name} up to {found:04} ({title}), this version knows up to {newest:04}"
+def _newer(recorded: Recorded, component: Component) -> Iterator[str]:
+    """A sentence when the database has migrations of this component that the code does not know."""
+    known = len(component.migrations)
+    found = max((number for name, number in recorded if name == component.name), default=0)
+    if found > known:
+        title = recorded[component.name, found].name
+        yield f"the database has {component.name} up to {found:04} ({title}), this version knows up to {known:04}"
