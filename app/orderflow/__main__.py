@@ -14,6 +14,7 @@ EXIT_SETTINGS = 2
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("run one process of a service", "orderflow.bootstrap.serve"),
     "reconciler": ("run the process that checks the promises again and again", "orderflow.bootstrap.reconciler"),
+    "migrate": ("apply or list the pending migrations of the databases", "orderflow.operations.migrate"),
     "topology": ("render, apply or compare the broker's topology", "orderflow.operations.topology.command"),
     "dead-letters": ("list, inspect, replay or discard dead letters", "orderflow.operations.dead_letters.command"),
     "reconcile": ("check the promises once", "orderflow.operations.reconciler.command"),

@@ -85,6 +85,12 @@ class Settings:
     database_url: str = _setting(
         "", _POSTGRES, "The PostgreSQL database of this service.", secret=True, need="database"
     )
+    migrate: Literal["on", "off", "accept-newer"] = _setting(
+        "on",
+        _one_of("on", "off", "accept-newer"),
+        "Whether a process applies pending migrations at its start. `off`: it exits with 2 when any is pending."
+        " `accept-newer`: the same, but it starts on a newer database, to go back to the version before.",
+    )
     log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "The least level that is logged.")
 
     http_host: str = _setting("127.0.0.1", _text, "Address on which the HTTP API listens.")

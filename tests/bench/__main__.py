@@ -11,24 +11,22 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.resources import files
 from pathlib import Path
 
 from local.demo.load_generator import Plan
 from local.demo.sale import Sale, shelf
 from local.servers.stack import Stack
 from local.system import ROOT, System
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from tests.bench import job
-
-SCHEMA = files("orderflow.messaging").joinpath("schema.sql").read_text()
 
 
 def core(stack: Stack, rounds: int, messages: int) -> None:
     """Ours and the peer in turns: the same job, the same broker, the same database, fresh queues and tables."""
     database_url = stack.postgresql.create_database("bench")
     database = Database(database_url)
-    migrate(database, [("messaging", SCHEMA)])
+    migrate(database, [messaging_schema()])
     database.close()
     rates: dict[str, list[float]] = {"ours": [], "peer": []}
     for number in range(1, rounds + 1):

@@ -13,7 +13,6 @@ import pstats
 import sys
 import time
 from collections.abc import Sequence
-from importlib import resources
 
 from orderflow.events import InventoryReserved, PaymentCaptured
 from orderflow.messaging.clock import SystemClock
@@ -22,7 +21,8 @@ from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
 from orderflow.messaging.consume.retry import RetryPolicy
 from orderflow.messaging.instrumentation import MessagingInstrumentation
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
@@ -62,8 +62,7 @@ def charge(messages: Sequence[Incoming], transaction: Transaction) -> Sequence[O
 
 def main(database_url: str, messages: int, profile: str | None = None) -> None:
     database = Database(database_url)
-    schema = resources.files("orderflow.messaging").joinpath("schema.sql").read_text()
-    migrate(database, [("messaging", schema)])
+    migrate(database, [messaging_schema()])
     with database.transaction() as transaction:
         transaction.execute("drop table if exists bench_state")
         transaction.execute("create table bench_state (order_id uuid primary key, amount bigint not null)")

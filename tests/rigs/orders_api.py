@@ -7,19 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 from uuid import uuid4
 
 from litestar.testing import TestClient
 
+from orderflow.database_schema import database_schema
 from orderflow.events import StockChanged
 from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
 from orderflow.http.api_keys import ApiKeys, make_key
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.group_commit import GroupCommit
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
@@ -91,8 +92,7 @@ def opened(url: str, *, most_waiting: int = 2000) -> Iterator[Shop]:
 def prepare_offers(url: str) -> None:
     """Tables and offers."""
     setup = Database(url)
-    names = ("orderflow.messaging", "orderflow.services.orders")
-    migrate(setup, [(name, files(name).joinpath("schema.sql").read_text()) for name in names])
+    migrate(setup, database_schema("orders"))
     news = [
         StockChanged(
             timestamp=datetime.now(UTC),

@@ -10,18 +10,19 @@ import urllib.request
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from importlib import resources
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID, uuid4
 
 import msgspec
 
+from orderflow.database_schema import database_schema
 from orderflow.events import InventoryReserved, OrderCancelled, decode
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.event import Event
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.service import Incoming
 from orderflow.payment_simulator.app import slow_seconds
 from orderflow.services.payments import PAYMENTS
@@ -43,9 +44,8 @@ def quickly_slow() -> UUID:
 
 def prepare_service(url: str, name: str) -> None:
     """The tables of the core and of one service."""
-    packages = ("orderflow.messaging", f"orderflow.services.{name}")
     database = Database(url)
-    migrate(database, [(package, resources.files(package).joinpath("schema.sql").read_text()) for package in packages])
+    migrate(database, database_schema(name))
     database.close()
 
 

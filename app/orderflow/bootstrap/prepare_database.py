@@ -1,37 +1,45 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for the database at the start of a process, and brings its tables up to date."""
+"""Waits for the database at the start of a process, and brings its schema to the version of the code."""
 
 import logging
-from importlib.resources import files
 
 from orderflow.bootstrap.container import Container
+from orderflow.database_schema import database_schema
 from orderflow.messaging.backoff import Backoff
-from orderflow.messaging.errors import DatabaseUnavailable
-from orderflow.messaging.postgres.database import migrate
-from orderflow.messaging.service import Service
+from orderflow.messaging.errors import InfrastructureError, SchemaMismatch
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import migrate, require_current
 
 log = logging.getLogger(__name__)
 
 
-def scripts(service: Service) -> list[tuple[str, str]]:
-    """The SQL scripts of a service's database, by name, in the order in which they are applied."""
-    names = ("orderflow.messaging", f"orderflow.services.{service.name}")
-    return [(name, files(name).joinpath("schema.sql").read_text()) for name in names]
-
-
 def prepare_database(container: Container) -> bool:
-    """Wait for the database and bring its tables up to date; false when the process was stopped meanwhile."""
+    """Wait for the database and prepare its schema as ``ORDERFLOW_MIGRATE`` says; False when stopped meanwhile.
+
+    Raises SchemaMismatch when the database is not at the version of the code.
+    """
     backoff, database, stopping = Backoff(first=0.2, most=5), container.database(), container.process.stopping
     try:
         while not stopping.is_set():
             try:
-                applied = migrate(database, scripts(container.service))
-            except DatabaseUnavailable as error:
+                _prepare(database, container.service.name, container.settings.migrate)
+            except SchemaMismatch as error:
+                log.error("database.mismatch", extra={"problems": error.problems})
+                raise
+            except InfrastructureError as error:
                 log.warning("database.waiting", extra={"error": str(error)})
                 container.clock.wait(stopping, backoff.next())
             else:
-                log.info("database.ready", extra={"applied": applied})
+                log.info("database.ready")
                 return True
     finally:
         database.close()
     return False
+
+
+def _prepare(database: Database, service: str, mode: str) -> None:
+    components = database_schema(service)
+    if mode == "on":
+        migrate(database, components)
+    else:
+        require_current(database, components, accept_newer=mode == "accept-newer")

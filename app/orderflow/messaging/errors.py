@@ -12,6 +12,7 @@
     ├── MalformedMessage        the message cannot be read: it is dead-lettered
     ├── BadData                 the database refused a value: the message is dead-lettered
     └── SettingsError           the program cannot run like this: exit code 2
+        └── SchemaMismatch          the database has other migrations than this version
 """
 
 
@@ -58,3 +59,7 @@ class SettingsError(MessagingError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class SchemaMismatch(SettingsError):
+    """The database is older or newer than the code, or has other migrations; ``problems`` names them."""

@@ -1,10 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The services. A new one is a folder and a line in this list."""
 
-from orderflow.messaging.service import Service
-from orderflow.services.inventory import INVENTORY
-from orderflow.services.notifications import NOTIFICATIONS
-from orderflow.services.orders import ORDERS
-from orderflow.services.payments import PAYMENTS
+from importlib import import_module
 
-SERVICES: tuple[Service, ...] = (ORDERS, INVENTORY, PAYMENTS, NOTIFICATIONS)
+from orderflow.messaging.service import Service
+
+NAMES = (
+    "orders",
+    "inventory",
+    "payments",
+    "notifications",
+)
+SERVICES: tuple[Service, ...] = tuple(getattr(import_module(f"{__name__}.{name}"), name.upper()) for name in NAMES)
+"""The declaration in each service's folder: the constant with its name in capitals."""

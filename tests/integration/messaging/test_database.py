@@ -10,9 +10,9 @@ import pytest
 
 from orderflow.messaging.consume.inbox import Inbox, prune
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
-from tests.rigs.consumer import one, prepare, query
+from tests.rigs.consumer import one, prepare
 from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
@@ -174,30 +174,6 @@ def test_a_list_arrives_as_it_was_sent(db: Database, kind: str, values: list[Any
 def test_lists_of_every_kind_may_follow_each_other_in_one_statement(db: Database) -> None:
     for names in (["a"], ["a", None], [], ["b"], [None]):
         assert run(db, "select %(names)s::text[]", names=names) == [(names,)]
-
-
-def test_migrations_run_once_however_many_processes_start_at_once(database: str) -> None:
-    scripts = [("one", "create table one (); create table two ();"), ("three", "create table three ();")]
-    start = Barrier(4)
-
-    def start_up(_: int) -> list[str]:
-        db = Database(database)
-        start.wait(10)
-        applied = migrate(db, scripts)
-        db.close()
-        return applied
-
-    with ThreadPoolExecutor(4) as pool:
-        assert sorted(pool.map(start_up, range(4))) == [[], [], [], ["one", "three"]]
-    assert query(database, "select name from migrations order by applied_at, name") == [("one",), ("three",)]
-
-
-def test_a_migration_that_fails_leaves_nothing_and_can_be_tried_again(database: str) -> None:
-    db = Database(database)
-    with pytest.raises(DatabaseUnavailable):
-        migrate(db, [("good", "create table good ();"), ("bad", "create table bad (); nonsense")])
-    assert migrate(db, [("good", "create table good ();"), ("bad", "create table bad ();")]) == ["good", "bad"]
-    db.close()
 
 
 def wait_for_a_lock(database: str) -> None:

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import UUID, uuid4
@@ -28,7 +27,8 @@ from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
 from orderflow.messaging.consume.retry import RetryPolicy
 from orderflow.messaging.instrumentation import MessagingInstrumentation
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
@@ -130,7 +130,7 @@ def test_events_of_one_order_stay_in_order_while_replicas_come_and_go(
     document = definitions(PARTED_SERVICES, vhost=unquote(urlsplit(vhost).path[1:]))
     apply(Management(management_url), document)
     setup = Database(database)
-    migrate(setup, [("messaging", files("orderflow.messaging").joinpath("schema.sql").read_text())])
+    migrate(setup, [messaging_schema()])
     setup.close()
     seen, chance, orders = Seen(), random.Random(7), [uuid4() for _ in range(30)]
     sent: dict[UUID, int] = dict.fromkeys(orders, 0)

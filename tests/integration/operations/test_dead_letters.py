@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from importlib.resources import files
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -25,7 +24,8 @@ from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.event import encode
 from orderflow.messaging.instrumentation import BatchObserver
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import DONE, Incoming, Outcome, UnitOfWork
@@ -245,7 +245,7 @@ def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
     sent = [properties.message_id for properties, _ in copies]
     assert sorted(sent) == sorted([*parked, parked[2]])
     handler = Counting()
-    migrate(Database(database), [("core", (files("orderflow.messaging") / "schema.sql").read_text())])
+    migrate(Database(database), [messaging_schema()])
     outbox = Outbox(ScriptedPublisher(), a_codec("payments"), lease_seconds=10)
     processor = BatchProcessor(
         handler=handler,

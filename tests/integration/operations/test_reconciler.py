@@ -5,15 +5,16 @@ import argparse
 import json
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 
 import psycopg
 import pytest
 
+from orderflow.database_schema import database_schema
 from orderflow.instrumentation import Instrumentation, Reconciliation
 from orderflow.messaging.clock import ManualClock
 from orderflow.messaging.errors import DatabaseUnavailable
-from orderflow.messaging.postgres.database import Database, SqlTransaction, migrate
+from orderflow.messaging.postgres.database import Database, SqlTransaction
+from orderflow.messaging.postgres.migrations import migrate
 from orderflow.operations.reconciler import command, queries
 from orderflow.operations.reconciler.integrity import _NAMED, Integrity
 from orderflow.operations.reconciler.queries import integrity
@@ -29,8 +30,10 @@ def shop(database: str) -> Iterator[dict[str, Database]]:
     """All four services' tables, in one database; the queries never join across services."""
     opened = Database(database)
     names = [service.name for service in SERVICES]
-    scripts = [(name, files(f"orderflow.services.{name}").joinpath("schema.sql").read_text()) for name in names]
-    migrate(opened, [*scripts, ("sound", SOUND)])
+    for name in names:
+        migrate(opened, database_schema(name))
+    with opened.transaction() as transaction:
+        transaction.run_script(SOUND)
     yield dict.fromkeys(names, opened)
     opened.close()
 

@@ -5,12 +5,12 @@ import random
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from orderflow.database_schema import database_schema
 from orderflow.events import (
     InventoryRejected,
     InventoryReserved,
@@ -25,7 +25,8 @@ from orderflow.events import (
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.errors import BadData, TransactionAborted
 from orderflow.messaging.event import Event
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming
 from orderflow.services.inventory import store
@@ -40,7 +41,7 @@ LOW = 5
 @pytest.fixture
 def inventory(database: str) -> Iterator[Database]:
     opened = Database(database)
-    migrate(opened, [("inventory", files("orderflow.services.inventory").joinpath("schema.sql").read_text())])
+    migrate(opened, database_schema("inventory"))
     yield opened
     opened.close()
 

@@ -5,12 +5,12 @@ import random
 import threading
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from importlib.resources import files
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
+from orderflow.database_schema import database_schema
 from orderflow.events import (
     InventoryRejected,
     InventoryReserved,
@@ -24,7 +24,8 @@ from orderflow.events import (
 )
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.event import Event
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming, Outcome, Reject
 from orderflow.services.orders import store
@@ -52,7 +53,7 @@ class Told(Instrumentation):
 @pytest.fixture
 def orders(database: str) -> Iterator[Database]:
     opened = Database(database)
-    migrate(opened, [("orders", files("orderflow.services.orders").joinpath("schema.sql").read_text())])
+    migrate(opened, database_schema("orders"))
     yield opened
     opened.close()
 

@@ -3,19 +3,20 @@
 
 import threading
 from collections.abc import Iterator
-from importlib.resources import files
 from typing import Any
 
 import pytest
 from litestar.testing import TestClient
 
+from orderflow.database_schema import database_schema
 from orderflow.events import StockChanged, decode
 from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
 from orderflow.http.api_keys import ApiKeys, make_key
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.group_commit import GroupCommit
-from orderflow.messaging.postgres.database import Database, migrate
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
@@ -60,8 +61,7 @@ class StockAllocator:
 @pytest.fixture
 def shelf(database: str) -> Iterator[StockAllocator]:
     setup = Database(database)
-    names = ("orderflow.messaging", "orderflow.services.inventory")
-    migrate(setup, [(name, files(name).joinpath("schema.sql").read_text()) for name in names])
+    migrate(setup, database_schema("inventory"))
     publisher, instrumentation = ScriptedPublisher(), Moved()
     outbox = Outbox(publisher, a_codec("inventory"), lease_seconds=10)
     writer = GroupCommit(

@@ -6,7 +6,7 @@ The only module that imports psycopg.
 
 import logging
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -182,24 +182,3 @@ def _first_line(error: psycopg.Error) -> str:
     """What is wrong; the lines below it (DETAIL, the statement) hold the row, which belongs in no log."""
     text = error.diag.message_primary or str(error)
     return text.strip().partition("\n")[0]
-
-
-def migrate(database: Database, scripts: Iterable[tuple[str, str]]) -> list[str]:
-    """Apply the (name, SQL) scripts that this database has not seen, each once; the names applied now.
-
-    Safe to run from many processes at once: an advisory lock lets one go first.
-    """
-    applied = []
-    with database.transaction() as transaction:
-        transaction.execute("select pg_advisory_xact_lock(7201955)")
-        transaction.execute(
-            "create table if not exists migrations"
-            " (name text primary key, applied_at timestamptz not null default now())"
-        )
-        seen = {row[0] for row in transaction.execute("select name from migrations")}
-        for name, script in scripts:
-            if name not in seen:
-                transaction.run_script(script)
-                transaction.execute("insert into migrations (name) values (%(name)s)", {"name": name})
-                applied.append(name)
-    return applied

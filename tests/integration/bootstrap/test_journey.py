@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One order through real processes: the functions that run are those of docs/journey.md."""
+
+import json
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from local.servers.stack import Stack
+from local.system import System, eventually
+from orderflow.bootstrap.serve import MEANINGS
+from tests.rigs.consumer import query
+from tests.rigs.journey_page import named_files, stations
+
+pytestmark = pytest.mark.integration
+
+# The threads through which an order passes; the others (relay, periodic work, telemetry) run without one.
+ITS_THREADS = ("http", "uvloop", "write orders", "broker", "consume", "charge", "notify")
+OBSERVERS = ("telemetry/", "instrumentation.py", "messaging/instrumentation.py")
+
+
+@pytest.fixture
+def system(stack: Stack, tmp_path: Path) -> Iterator[System]:
+    commands = {
+        name: [sys.executable, "-m", "tests.rigs.profiled_process", str(tmp_path / name), "serve", name]
+        for name in MEANINGS
+    }
+    environ = {"OTEL_TRACES_SAMPLER": "always_on"}
+    with System.started(stack, tmp_path, name="journey", commands=commands, environ=environ) as started:
+        yield started
+
+
+def called(system: System, process: str, message: bytes) -> set[tuple[str, str]]:
+    """File and function of what a process called in the threads of an order."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
+        control.bind(str(system.directory / f"{process}.reply"))
+        control.settimeout(10)
+        control.sendto(message, str(system.directory / process))
+        found = json.loads(control.recv(1 << 20))
+    (system.directory / f"{process}.reply").unlink()
+    return {(path, function) for thread, path, function in found if thread.startswith(ITS_THREADS)}
+
+
+def place_order(system: System) -> None:
+    order = {"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_token": "ok"}
+    request = urllib.request.Request(f"{system.orders_api}/v1/orders", data=json.dumps(order).encode(), method="POST")
+    request.add_header("Content-Type", "application/json")
+    request.add_header("Authorization", f"Bearer {system.orders_key}")
+    request.add_header("Idempotency-Key", "one")
+    urllib.request.urlopen(request, timeout=10).close()
+
+
+def test_the_functions_that_one_order_runs_are_those_of_the_page(system: System) -> None:
+    def holds(service: str, statement: str) -> bool:
+        return bool(query(system.databases[service], statement))
+
+    system.set_stock("a", 10)
+    eventually(lambda: holds("orders", "select from availability where sku = 'a'"), seconds=20, what="an offer")
+    for process in MEANINGS:
+        called(system, process, b"reset")
+    place_order(system)
+    eventually(
+        lambda: holds("notifications", "select where exists (select from notifications where state = 'sent')"),
+        seconds=20,
+        what="a notification",
+    )
+    eventually(lambda: holds("inventory", "select from stock where sold = 1"), seconds=20, what="a sale")
+
+    # The last acknowledgement and the last confirm come after the last row.
+    linked = {path for _, path in stations()}
+    wanted = {(path, function) for function, path in stations()}
+    seen: set[tuple[str, str]] = set()
+
+    def all_ran() -> bool:
+        seen.update(*(called(system, process, b"dump") for process in MEANINGS))
+        return wanted <= seen
+
+    try:
+        eventually(all_ran, seconds=10, what="every function of the page")
+    except TimeoutError:
+        assert wanted - seen == set()
+    files = {path for path, _ in seen if not path.startswith(OBSERVERS)}
+    assert files == linked | set(named_files("Parts that the stations use"))

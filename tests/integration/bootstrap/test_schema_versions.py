@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Processes on a database of another version: brought forward, or refused with exit code 2."""
+
+import json
+import subprocess
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import psycopg
+import pytest
+
+from local.http_json import http_json
+from local.servers.stack import Stack
+from local.system import System, eventually
+from orderflow.database_schema import database_schema
+from orderflow.events import OrderCreated, OrderLine
+from orderflow.messaging.codec import Outgoing
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import migrate
+from orderflow.messaging.publish.outbox import Outbox
+from tests.builders import a_codec, an_event
+from tests.rigs.schema_0_1_0 import create_schema_0_1_0
+from tests.rigs.scripted_broker import ScriptedPublisher
+
+pytestmark = pytest.mark.integration
+
+PENDING = "the database has orders up to 0000, this version needs 0001: run `orderflow migrate`"
+ROWS = {
+    "inventory": """
+        insert into stock values ('old', 100, 100, 0, 0, 1999, 'EUR', 7);
+        insert into stock_ledger values ('old', null, 'put', 100, 0, 0, now());
+    """,
+    "orders": "insert into availability values ('old', 100, 100, 1999, 'EUR', 7);",
+}
+OPEN_ORDER = """
+    insert into orders values (%(id)s, 'u', '[{"sku": "old", "quantity": 2, "unit_price": 1999}]', 3998, 'EUR',
+        'accepted', null, now(), now() + %(hold)s * interval '1 s', null, '{}');
+"""
+
+
+@pytest.fixture
+def system(stack: Stack, tmp_path: Path) -> Iterator[System]:
+    """Queues, users and empty databases; no process runs yet."""
+    system = System(stack, tmp_path, name="schema")
+    try:
+        system.prepare()
+        yield system
+    finally:
+        system.supervisor.close()
+        system.remove()
+        system.ports.release()
+
+
+def execute(url: str, statement: str, **parameters: object) -> None:
+    with psycopg.connect(url) as connection:
+        connection.execute(statement.encode(), parameters or None)
+
+
+def status(system: System, order: object) -> str:
+    code, body = http_json("GET", f"{system.orders_api}/v1/orders/{order}", key=system.orders_key)
+    assert code == 200
+    return str(body["status"])
+
+
+def place_order(system: System) -> str:
+    body = {"user_id": "u", "items": [{"sku": "old", "quantity": 3}], "payment_token": "ok"}
+    request = urllib.request.Request(f"{system.orders_api}/v1/orders", data=json.dumps(body).encode(), method="POST")
+    request.add_header("Content-Type", "application/json")
+    request.add_header("Authorization", f"Bearer {system.orders_key}")
+    request.add_header("Idempotency-Key", str(uuid4()))
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return str(json.load(response)["order_id"])
+
+
+def an_unpublished_order(url: str) -> UUID:
+    """An order that version 0.1.0 accepted and did not publish any more."""
+    line = OrderLine(sku="old", quantity=2, unit_price=1999)
+    event = an_event(OrderCreated, order_id=uuid4(), items=(line,), total_amount=3998)
+    execute(url, OPEN_ORDER, id=event.order_id, hold=600)
+    database = Database(url)
+    outbox = Outbox(ScriptedPublisher(), a_codec("orders"), lease_seconds=0)
+    with database.transaction() as transaction:
+        outbox.write(transaction, [Outgoing(event=event)])
+    database.close()
+    return event.order_id
+
+
+def test_databases_of_version_0_1_0_are_brought_forward_and_every_service_works_on_them(system: System) -> None:
+    for service, url in system.databases.items():
+        create_schema_0_1_0(url, service)
+        execute(url, ROWS.get(service, "select 1"))
+    orders = system.databases["orders"]
+    unpublished, expired = an_unpublished_order(orders), uuid4()
+    execute(orders, OPEN_ORDER, id=expired, hold=-1)
+    with system.supervisor:
+        system.start()
+        placed = place_order(system)
+        for order, expected in ((unpublished, "confirmed"), (placed, "confirmed"), (expired, "cancelled")):
+            eventually(lambda: status(system, order) == expected, seconds=20, what=f"{expected}")  # noqa: B023
+        _, stock = http_json("GET", f"{system.inventory_api}/v1/stock/old", key=system.stock_key)
+        assert (stock["on_hand"], stock["available"]) == (100, 95)
+        assert system.failures() == {}
+
+
+def serve(system: System, process: str, mode: str) -> subprocess.CompletedProcess[str]:
+    """Run a process that must not start."""
+    environ = system.environment(process) | {"ORDERFLOW_MIGRATE": mode, "OTEL_SDK_DISABLED": "true"}
+    return subprocess.run(
+        system.command("serve", process), env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.mark.parametrize("mode", ["off", "accept-newer"])
+def test_a_process_that_may_not_migrate_exits_with_2_and_what_is_missing(system: System, mode: str) -> None:
+    done = serve(system, "orders", mode)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [PENDING.replace("orders", "messaging", 1), PENDING]
+    assert '"event":"database.mismatch"' in done.stdout and PENDING in done.stdout
+
+
+@pytest.mark.parametrize("mode", ["on", "off"])
+def test_a_process_on_a_newer_database_exits_with_2_and_what_it_found(system: System, mode: str) -> None:
+    an_update_ahead(system)
+    done = serve(system, "orders", mode)
+    assert done.returncode == 2
+    assert done.stderr == "the database has orders up to 0002 (next), this version knows up to 0001\n"
+
+
+def test_a_process_starts_on_a_newer_database_when_it_may(system: System) -> None:
+    an_update_ahead(system)
+    spec = system.spec("orders")
+    environ = system.environment("orders") | {"ORDERFLOW_MIGRATE": "accept-newer", "OTEL_SDK_DISABLED": "true"}
+    with system.supervisor as supervisor:
+        supervisor.start(replace(spec, env=environ, start_after=()))
+        assert supervisor.exits("orders") == []
+
+
+def an_update_ahead(system: System) -> None:
+    """The database as the next version will leave it."""
+    database = Database(system.databases["orders"])
+    migrate(database, database_schema("orders"))
+    database.close()
+    execute(
+        system.databases["orders"],
+        "insert into orderflow_migrations (component, number, name, checksum) values ('orders', 2, 'next', 'x')",
+    )
