@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A Litestar application with what every API has: keys, problem documents, a body limit and a documentation page."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
-from litestar import Litestar
+from litestar import Litestar, Response, route
+from litestar.enums import HttpMethod
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import DefineMiddleware
 from litestar.types import Scope
@@ -28,7 +29,7 @@ def application(
 ) -> Litestar:
     """The application. ``keys`` None lets everybody do everything. Chunked bodies have the limit, too (413)."""
     return Litestar(
-        route_handlers=list(handlers),
+        route_handlers=[*_options(handlers), *handlers],
         middleware=[DefineMiddleware(ApiKeyAuthentication, keys=keys, exclude=f"^{_DOCUMENTATION}")],
         guards=[require_scope, require_json],
         plugins=[problem_details(), StructSchemas()],
@@ -38,3 +39,21 @@ def application(
         logging_config=None,
         openapi_config=openapi_config(title, description, path=_DOCUMENTATION),
     )
+
+
+def _options(handlers: Sequence[HTTPRouteHandler]) -> Iterator[HTTPRouteHandler]:
+    """An OPTIONS handler for each path; Litestar's own knows only the first handler of its path."""
+    methods: dict[str, set[str]] = {}
+    for handler in handlers:
+        for path in handler.paths:
+            methods.setdefault(path, {"OPTIONS"}).update(handler.http_methods)
+    for path, allowed in methods.items():
+        yield _allow(path, ", ".join(sorted(allowed)))
+
+
+def _allow(path: str, allowed: str) -> HTTPRouteHandler:
+    @route(path, http_method=HttpMethod.OPTIONS, status_code=204, include_in_schema=False, sync_to_thread=False)
+    def allow() -> Response[None]:
+        return Response(None, headers={"Allow": allowed})
+
+    return allow

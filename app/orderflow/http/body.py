@@ -26,8 +26,9 @@ class JsonRequest(Request[Client, Any, Any]):
         """The handler's ``data``; raises Problem 400 when it is not JSON, ValidationException when it has no match."""
         field = self.route_handler.parsed_data_field
         assert field is not None
+        body = await self.body()
         try:
-            return _decoder(field.annotation).decode(await self.body())
+            return _decoded(body, field.annotation)
         except msgspec.ValidationError as error:
             message, _, path = str(error).partition(" - at `$")
             place = path.rstrip("`").removeprefix(".") or "body"
@@ -36,6 +37,24 @@ class JsonRequest(Request[Client, Any, Any]):
             raise Problem(BAD_REQUEST, f"the body is not JSON in UTF-8: {error}") from None
 
 
+def _decoded(body: bytes, annotation: Any) -> Any:
+    """The body as the annotation says. A number without a fraction is an integer, as JSON Schema has it."""
+    try:
+        return _decoder(annotation).decode(body)
+    except msgspec.ValidationError as error:
+        if not str(error).startswith("Expected `int`, got `float`"):
+            raise
+    return msgspec.convert(_UNTYPED.decode(body), annotation)
+
+
 @functools.cache
 def _decoder(annotation: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(annotation)
+
+
+def _number(text: str) -> int | float:
+    number = float(text)
+    return int(number) if number.is_integer() else number
+
+
+_UNTYPED = msgspec.json.Decoder(float_hook=_number)

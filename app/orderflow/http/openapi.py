@@ -16,6 +16,7 @@ from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.openapi.spec import (
     Components,
     Example,
+    Link,
     OpenAPIHeader,
     OpenAPIMediaType,
     OpenAPIResponse,
@@ -70,11 +71,17 @@ def openapi_config(title: str, description: str, *, path: str) -> OpenAPIConfig:
 
 
 def documented(
-    scope: str, problems: Collection[ProblemType], *, request: object = None, response: object = None
+    scope: str,
+    problems: Collection[ProblemType],
+    *,
+    request: object = None,
+    response: object = None,
+    links: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments of a handler: the scope that it needs, and its part of the OpenAPI document.
 
-    ``problems`` are those beyond what every operation has. ``request`` and ``response`` are example bodies.
+    ``problems`` are those beyond what every operation has. ``request`` and ``response`` are example bodies. ``links``
+    are operations that take a field of the response as their parameter of the same name.
     """
     kinds = sorted((*problems, *_ALL_PROBLEMS), key=attrgetter("status"))
     by_status = {status: list(group) for status, group in groupby(kinds, attrgetter("status"))}
@@ -87,6 +94,7 @@ def documented(
             problems=by_status,
             request_example=_raw(request),
             response_example=_raw(response),
+            links=links or {},
         ),
     }
 
@@ -101,9 +109,14 @@ class DocumentedOperation(Operation):
     problems: InitVar[Mapping[int, Sequence[ProblemType]]] = MappingProxyType({})
     request_example: InitVar[object] = None
     response_example: InitVar[object] = None
+    links: InitVar[Mapping[str, str]] = MappingProxyType({})
 
     def __post_init__(
-        self, problems: Mapping[int, Sequence[ProblemType]], request_example: object, response_example: object
+        self,
+        problems: Mapping[int, Sequence[ProblemType]],
+        request_example: object,
+        response_example: object,
+        links: Mapping[str, str],
     ) -> None:
         """Complete what Litestar has generated."""
         if isinstance(self.request_body, RequestBody):
@@ -117,6 +130,11 @@ class DocumentedOperation(Operation):
                     _complete(response, kinds)
                 else:
                     _set_example(response.content, response_example)
+                    response.links = {operation: _link(operation, field) for operation, field in links.items()}
+
+
+def _link(operation: str, field: str) -> Link:
+    return Link(operation_id=operation, parameters={field: f"$response.body#/{field}"})
 
 
 def _raw(example: object) -> msgspec.Raw | None:

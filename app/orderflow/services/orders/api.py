@@ -10,7 +10,7 @@ from uuid import UUID
 import msgspec
 from litestar import Litestar, Response, get, post
 from litestar.openapi.spec import Example
-from litestar.params import FromPath, HeaderParameter, JSONBody
+from litestar.params import HeaderParameter, JSONBody, PathParameter
 from litestar.types import Scope
 
 from orderflow.http.api_database import ApiDatabase
@@ -50,8 +50,10 @@ _READ = "orders:read"
 _ID = UUID("0192c0a8-6f43-7000-8000-0000000000a1")
 _AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _REQUEST = OrderRequest("customer-1", (RequestedLine("sku-1", 2),), "ok")
+_LINKS = {"get_order": "order_id", "get_order_history": "order_id"}
 _ACCEPTED = Accepted(str(_ID), "accepted", 3998, "EUR")
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
+_OrderId = Annotated[UUID, PathParameter(description="The order's id.", examples=[Example(value=str(_ID))])]
 _IdempotencyKey = Annotated[
     str,
     HeaderParameter(
@@ -115,7 +117,7 @@ class OrdersApi:
             "/v1/orders",
             status_code=202,
             summary="Place an order",
-            **documented(_WRITE, _PLACE_PROBLEMS, request=_REQUEST, response=_ACCEPTED),
+            **documented(_WRITE, _PLACE_PROBLEMS, request=_REQUEST, response=_ACCEPTED, links=_LINKS),
         )
         async def place_order(
             request: JsonRequest, data: JSONBody[OrderRequest], idempotency_key: _IdempotencyKey
@@ -132,7 +134,7 @@ class OrdersApi:
                 in_flight.discard(name)
 
         @get("/v1/orders/{order_id:uuid}", summary="Get an order", **documented(_READ, READ_PROBLEMS, response=_ORDER))
-        async def get_order(order_id: FromPath[UUID]) -> OrderView:
+        async def get_order(order_id: _OrderId) -> OrderView:
             """The order's present status."""
             order = await self.database.read(lambda transaction: store.read(transaction, order_id))
             if order is None:
@@ -144,7 +146,7 @@ class OrdersApi:
             summary="Get an order's history",
             **documented(_READ, READ_PROBLEMS, response=_STEPS),
         )
-        async def get_order_history(order_id: FromPath[UUID]) -> list[StepView]:
+        async def get_order_history(order_id: _OrderId) -> list[StepView]:
             """Every status that the order reached, oldest first."""
             steps = await self.database.read(lambda transaction: store.history(transaction, order_id))
             if not steps:

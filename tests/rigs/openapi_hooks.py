@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What schemathesis cannot know of an order: a new Idempotency-Key, and SKUs that are for sale.
+
+Loaded by name (SCHEMATHESIS_HOOKS) in the process of schemathesis. Only requests that are meant to succeed are changed.
+"""
+
+from typing import Any
+from uuid import uuid4
+
+import schemathesis
+
+SKUS = ("sku-1", "sku-2")
+
+
+@schemathesis.hook
+def before_call(context: Any, case: schemathesis.Case, kwargs: Any) -> None:
+    """Make a valid order one that can be accepted."""
+    _ = context, kwargs
+    if case.method != "POST" or case.meta is None or not case.meta.generation.mode.is_positive:
+        return
+    if isinstance(case.body, dict) and isinstance(case.body.get("items"), list):
+        case.headers["Idempotency-Key"] = f"{uuid4()}-{case.headers['Idempotency-Key']}"[:255]
+        for number, line in enumerate(case.body["items"]):
+            line["sku"] = SKUS[number % len(SKUS)]
