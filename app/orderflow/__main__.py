@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 
 from orderflow.messaging.errors import SettingsError
-from orderflow.version import version
+from orderflow.version import VERSION
 
 EXIT_SETTINGS = 2
 COMMANDS: Mapping[str, tuple[str, str]] = {
@@ -47,7 +47,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         description="Message-driven order processing on RabbitMQ that can be seen and proven.",
         epilog="Settings are environment variables that begin with ORDERFLOW_; docs/reference/settings.md lists them.",
     )
-    parser.add_argument("--version", action="version", version=f"orderflow {version()}")
+    parser.add_argument("--version", action="version", version=f"orderflow {VERSION}")
     commands = parser.add_subparsers(title="commands", metavar="command", required=True)
     for name, (meaning, module) in COMMANDS.items():
         command = commands.add_parser(name, help=meaning, description=f"{meaning[0].upper()}{meaning[1:]}.")

@@ -43,7 +43,7 @@ from orderflow.http.problems import (
     ProblemDocument,
     ProblemType,
 )
-from orderflow.version import version
+from orderflow.version import VERSION
 
 READ_PROBLEMS = (NOT_FOUND, DATABASE_UNAVAILABLE)
 WRITE_PROBLEMS = (BAD_REQUEST, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID, OVERLOADED, DATABASE_UNAVAILABLE)
@@ -60,7 +60,7 @@ def openapi_config(title: str, description: str, *, path: str) -> OpenAPIConfig:
     key = SecurityScheme(type="http", scheme="bearer", description="An API key with the scope of the operation.")
     return OpenAPIConfig(
         title=title,
-        version=version(),
+        version=VERSION,
         description=description,
         path=path,
         use_handler_docstrings=True,

@@ -23,7 +23,7 @@ from orderflow.telemetry.tracing import semconv
 from orderflow.telemetry.tracing.spans import Attributes, Spans
 from orderflow.telemetry.tracing.switch import tracing_enabled
 from orderflow.telemetry.tracing.tracer import Tracing
-from orderflow.version import version
+from orderflow.version import VERSION
 
 if TYPE_CHECKING:
     from orderflow.telemetry.tracing.sdk import Pipeline
@@ -52,7 +52,7 @@ class Telemetry:
         listeners = (tracing, recorder, ServiceRecorder(instruments, tracing))
         self.instrumentation: Instrumentation = fan_out(Instrumentation, listeners)
         self._loops = instruments.scraped(catalogue.LOOP_IDLE)
-        instruments.gauge(catalogue.BUILD, process_name, version(), platform.python_version()).set(1)
+        instruments.gauge(catalogue.BUILD, process_name, VERSION, platform.python_version()).set(1)
         instruments.gauge(catalogue.READY).set_function(lambda: float(not server.not_ready()))
 
     @classmethod
@@ -114,7 +114,7 @@ def _pipeline(process_name: str, environ: Mapping[str, str], registry: MetricReg
         return None
     from orderflow.telemetry.tracing.sdk import start_pipeline
 
-    return start_pipeline(process_name, version(), environ, registry=registry)
+    return start_pipeline(process_name, VERSION, environ, registry=registry)
 
 
 def broker_attributes(amqp_url: str) -> Attributes:

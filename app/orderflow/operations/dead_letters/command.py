@@ -21,7 +21,7 @@ from orderflow.telemetry.logging import configure
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
 from orderflow.telemetry.tracing.sdk import start_pipeline
 from orderflow.telemetry.tracing.switch import tracing_enabled
-from orderflow.version import version
+from orderflow.version import VERSION
 
 DONE, NOT_ALL, FAILED = 0, 1, 2
 
@@ -50,7 +50,7 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Do it with the settings of an environment, traced when it says so; logs go to standard error."""
     settings = Settings.from_env(environ, frozenset({"amqp"}))
     configure("dead-letters", level=settings.log_level, stream=sys.stderr)
-    lines = start_pipeline("dead-letters", version(), environ) if tracing_enabled(environ) else None
+    lines = start_pipeline("dead-letters", VERSION, environ) if tracing_enabled(environ) else None
     try:
         return run(options, settings, traced=partial(TracedChannel, provider=lines.provider if lines else None))
     finally:
