@@ -9,6 +9,8 @@ from uuid import uuid4
 
 from orderflow.events import EXCHANGE, OrderLine, decode
 from orderflow.messaging.codec import Codec
+from orderflow.messaging.consume.loop import BatchLimits
+from orderflow.messaging.consume.settlement import RetryPolicy
 from orderflow.messaging.event import Event
 from orderflow.messaging.service import Incoming, Outcome
 
@@ -44,6 +46,16 @@ def a_codec(app_id: str = "test", **changes: Any) -> Codec:
     """A codec of the domain's events, with the product's defaults."""
     values = {"compression": "zstd", "threshold_bytes": 8 * 1024, "limit_bytes": 1024 * 1024, **changes}
     return Codec(app_id=app_id, exchange=EXCHANGE, decode=decode, **values)
+
+
+def a_retry_policy(*, max_attempts: int = 8, max_age_seconds: float = 3600) -> RetryPolicy:
+    """The product's defaults, unless the test says otherwise."""
+    return RetryPolicy(max_attempts, max_age_seconds)
+
+
+def batch_limits(messages: int = 250) -> BatchLimits:
+    """The product's defaults but for the number of messages."""
+    return BatchLimits(messages=messages, size_bytes=4 * 1024 * 1024, linger_seconds=0.005)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,13 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from orderflow.events import EVENTS, EXCHANGE
-from orderflow.messaging.consume.dead_letter import DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE
-from orderflow.messaging.consume.retry import DELAYS_SECONDS, RETRY_EXCHANGE, retry_queue
+from orderflow.messaging.consume.settlement import (
+    DEAD_LETTER_EXCHANGE,
+    DEAD_LETTER_QUEUE,
+    DELAYS_SECONDS,
+    RETRY_EXCHANGE,
+    retry_queue,
+)
 from orderflow.messaging.event import Event
 from orderflow.messaging.service import Queue, Service
 from orderflow.rabbitmq_definitions import (

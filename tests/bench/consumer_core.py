@@ -18,8 +18,7 @@ from orderflow.events import InventoryReserved, PaymentCaptured
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
-from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
-from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.consume.loop import ConsumerLoop
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import messaging_schema, migrate
@@ -27,7 +26,7 @@ from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
 from orderflow.messaging.uuid7 import uuid7
-from tests.builders import NOW, FunctionHandler, a_codec, an_event
+from tests.builders import NOW, FunctionHandler, a_codec, a_retry_policy, an_event, batch_limits
 from tests.rigs.scripted_broker import ScriptedConsumer, ScriptedPublisher, deliver
 
 _STATE = """
@@ -81,10 +80,10 @@ def main(database_url: str, messages: int, profile: str | None = None) -> None:
         consumer=consumer,
         publisher=publisher,
         processor=processor,
-        policy=RetryPolicy(),
+        policy=a_retry_policy(),
         instrumentation=MessagingInstrumentation(),
         clock=SystemClock(),
-        limits=BatchLimits(messages=250),
+        limits=batch_limits(250),
     )
     loop.stop()
     gc.freeze()  # the messages that wait in memory here would wait at the broker

@@ -16,8 +16,7 @@ from orderflow.events import InventoryReserved, PaymentCaptured
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
-from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
-from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.consume.loop import ConsumerLoop
 from orderflow.messaging.instrumentation import BatchObserver, BatchResult, MessagingInstrumentation, PublishObserver
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.outbox import Outbox
@@ -25,7 +24,7 @@ from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
 from tests.bench.job import INPUT
-from tests.builders import FunctionHandler, a_codec
+from tests.builders import FunctionHandler, a_codec, a_retry_policy, batch_limits
 
 
 def capture(messages: Sequence[Incoming], transaction: Transaction) -> Sequence[Outcome]:
@@ -106,10 +105,10 @@ def main(amqp_url: str, database_url: str, messages: int) -> None:
                 Database(database_url), Outbox(broker.publisher(), codec, lease_seconds=10)
             ),
         ),
-        policy=RetryPolicy(),
+        policy=a_retry_policy(),
         instrumentation=instrumentation,
         clock=clock,
-        limits=BatchLimits(),
+        limits=batch_limits(),
     )
     thread = threading.Thread(target=loop.run)
     started = time.monotonic()

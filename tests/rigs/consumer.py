@@ -14,8 +14,8 @@ from orderflow.messaging.broker import Delivery
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
-from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
-from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.consume.loop import ConsumerLoop
+from orderflow.messaging.consume.settlement import RetryPolicy
 from orderflow.messaging.event import Event
 from orderflow.messaging.instrumentation import BatchObserver, BatchResult, MessagingInstrumentation
 from orderflow.messaging.postgres.database import Database
@@ -23,7 +23,7 @@ from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Done, Incoming, Outcome, Reject, Retry, Transaction
-from tests.builders import FunctionHandler, Handling, a_codec, an_event
+from tests.builders import FunctionHandler, Handling, a_codec, a_retry_policy, an_event, batch_limits
 from tests.rigs.scripted_broker import ScriptedConsumer, ScriptedPublisher, deliver
 
 EFFECTS = "create table effects (order_id uuid not null, amount bigint not null check (amount <> 13));"
@@ -140,10 +140,10 @@ class ConsumerRig:
                 inbox=Inbox("work"),
                 units_of_work=UnitOfWorkFactory(Database(url, application_name="rig"), self.outbox),
             ),
-            policy=policy or RetryPolicy(),
+            policy=policy or a_retry_policy(),
             instrumentation=self.watch,
             clock=SystemClock(),
-            limits=BatchLimits(messages=batch_size),
+            limits=batch_limits(batch_size),
             confirm_timeout_seconds=confirm_timeout_seconds,
         )
         self._thread = threading.Thread(target=self.loop.run, name="rig")

@@ -10,7 +10,7 @@ import pika
 
 from orderflow.events import InventoryReserved
 from orderflow.messaging.broker import Publication
-from orderflow.messaging.consume.dead_letter import dead_letter
+from orderflow.messaging.consume.settlement import dead_letter
 from orderflow.operations.dead_letters.model import Selection
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from tests.builders import NOW, an_event

@@ -8,7 +8,7 @@ import pytest
 
 from orderflow.broker_topology import definitions, mistakes, user_names, work_queues
 from orderflow.events import EVENTS, OrderCreated, PaymentCaptured
-from orderflow.messaging.consume.retry import DELAYS_SECONDS, retry_queue
+from orderflow.messaging.consume.settlement import DELAYS_SECONDS, retry_queue
 from orderflow.messaging.service import Queue, Service
 from orderflow.rabbitmq_definitions import Definitions
 from orderflow.services import SERVICES

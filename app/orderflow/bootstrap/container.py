@@ -17,7 +17,7 @@ from orderflow.messaging.consume import inbox
 from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
-from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.consume.settlement import RetryPolicy
 from orderflow.messaging.periodic import Periodic
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.outbox import Outbox

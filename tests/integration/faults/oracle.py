@@ -17,7 +17,7 @@ import psycopg
 
 from local.demo.load_generator import Ledger
 from local.system import System
-from orderflow.messaging.consume.dead_letter import DEAD_LETTER_QUEUE
+from orderflow.messaging.consume.settlement import DEAD_LETTER_QUEUE
 from orderflow.messaging.event import event_type
 from orderflow.operations.management_api import Management
 from orderflow.services import SERVICES

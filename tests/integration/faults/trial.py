@@ -17,7 +17,7 @@ from local.demo.sale import Sale, shelf
 from local.servers.rabbitmq import RabbitMQ
 from local.servers.stack import Stack
 from local.system import System, eventually
-from orderflow.messaging.consume.dead_letter import DEAD_LETTER_QUEUE
+from orderflow.messaging.consume.settlement import DEAD_LETTER_QUEUE
 from tests.integration.faults import event_recorder
 from tests.integration.faults.oracle import Evidence, settle, violations
 

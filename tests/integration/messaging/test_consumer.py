@@ -8,8 +8,7 @@ import pytest
 
 from orderflow.events import OrderCancelled
 from orderflow.messaging.broker import Failure, Publication
-from orderflow.messaging.consume.retry import RetryPolicy
-from tests.builders import an_event
+from tests.builders import a_retry_policy, an_event
 from tests.rigs.consumer import ConsumerRig, cancelled, effects, one, order, prepare, query, settled
 from tests.rigs.scripted_broker import deliver, eventually
 
@@ -95,7 +94,7 @@ def test_a_retried_message_that_comes_back_is_handled_then(url: str) -> None:
 
 
 def test_a_message_whose_retries_are_used_up_is_a_dead_letter_with_its_reason(url: str) -> None:
-    rig = settled(url, cancelled("later", headers={"x-retry-count": 2}), policy=RetryPolicy(max_attempts=2))
+    rig = settled(url, cancelled("later", headers={"x-retry-count": 2}), policy=a_retry_policy(max_attempts=2))
     (dead,) = rig.publisher.to("dlx")
     assert (dead.properties.headers["x-reason"], dead.properties.headers["x-retry-count"]) == ("later", 2)
     assert rig.publisher.to("retry") == []

@@ -24,8 +24,7 @@ from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.codec import Outgoing
 from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
-from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
-from orderflow.messaging.consume.retry import RetryPolicy
+from orderflow.messaging.consume.loop import ConsumerLoop
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import messaging_schema, migrate
@@ -38,7 +37,7 @@ from orderflow.operations.management_api import Management
 from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
 from orderflow.services.orders import ORDERS
-from tests.builders import FunctionHandler, a_codec
+from tests.builders import FunctionHandler, a_codec, a_retry_policy, batch_limits
 
 pytestmark = pytest.mark.integration
 
@@ -109,10 +108,10 @@ class Replica:
                     Database(database), Outbox(self._broker.publisher(), CODEC, lease_seconds=10)
                 ),
             ),
-            policy=RetryPolicy(),
+            policy=a_retry_policy(),
             instrumentation=MessagingInstrumentation(),
             clock=SystemClock(),
-            limits=BatchLimits(messages=7),
+            limits=batch_limits(7),
         )
 
 

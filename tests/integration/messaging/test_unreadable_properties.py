@@ -15,8 +15,7 @@ from local.system import eventually
 from orderflow.events import OrderCreated
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.consume.dead_letter import DEAD_LETTER_EXCHANGE, dead_letter
-from orderflow.messaging.consume.retry import RETRY_EXCHANGE, retry_copy
+from orderflow.messaging.consume.settlement import DEAD_LETTER_EXCHANGE, RETRY_EXCHANGE, dead_letter, retry_copy
 from orderflow.messaging.errors import MalformedMessage
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker

@@ -9,7 +9,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import ChannelClosedByBroker, ProbableAuthenticationError, UnroutableError
 
 from orderflow.broker_topology import work_queues
-from orderflow.messaging.consume.retry import DELAYS_SECONDS, retry_queue
+from orderflow.messaging.consume.settlement import DELAYS_SECONDS, retry_queue
 from orderflow.messaging.service import Service
 from orderflow.operations.management_api import ManagementRefused
 from orderflow.services import SERVICES

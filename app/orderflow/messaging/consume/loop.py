@@ -9,9 +9,7 @@ from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.broker import Batch, Consumer, Publication, Publisher
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.consume.batch_processor import BatchProcessor, BatchProgress
-from orderflow.messaging.consume.dead_letter import dead_letter
-from orderflow.messaging.consume.retry import RetryPolicy, retry_copy
-from orderflow.messaging.consume.settlement import CopyPublisher
+from orderflow.messaging.consume.settlement import CopyPublisher, RetryPolicy, dead_letter, retry_copy
 from orderflow.messaging.errors import GivenUp, InfrastructureError, TransactionAborted
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 
@@ -25,9 +23,9 @@ _ABORTS = 5
 class BatchLimits:
     """When a batch is full: by number, by bytes, or by the seconds since its first message."""
 
-    messages: int = 250
-    size_bytes: int = 4 * 1024 * 1024
-    linger_seconds: float = 0.005
+    messages: int
+    size_bytes: int
+    linger_seconds: float
 
 
 class ConsumerLoop:

@@ -17,9 +17,15 @@ from msgspec.structs import fields
 from orderflow.events import EVENTS, OrderLine
 from orderflow.messaging.broker import Properties
 from orderflow.messaging.codec import RETRY_COUNT, decompressed
-from orderflow.messaging.consume.copies import ORIGINAL_ROUTING_KEY, bounded
-from orderflow.messaging.consume.dead_letter import DEAD_LETTERED_AT, DETAIL, FAILED_QUEUE
-from orderflow.messaging.consume.retry import FIRST_FAILURE, REASON
+from orderflow.messaging.consume.settlement import (
+    DEAD_LETTERED_AT,
+    DETAIL,
+    FAILED_QUEUE,
+    FIRST_FAILURE,
+    ORIGINAL_ROUTING_KEY,
+    REASON,
+    bounded,
+)
 from orderflow.messaging.errors import MalformedMessage
 
 PERSONAL = frozenset({"user_id", "payment_token"})

@@ -23,7 +23,7 @@ from pika.exceptions import AMQPError, NackError, UnroutableError
 
 from orderflow.broker_topology import REPLAY_EXCHANGE
 from orderflow.messaging.clock import Clock, SystemClock
-from orderflow.messaging.consume.dead_letter import DEAD_LETTER_QUEUE
+from orderflow.messaging.consume.settlement import DEAD_LETTER_QUEUE
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.messaging.rabbitmq.field_table_patch import read_all_tables
 from orderflow.messaging.rabbitmq.properties import from_pika, text, to_pika

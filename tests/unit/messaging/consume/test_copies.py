@@ -3,7 +3,7 @@ import pika
 import pytest
 from pika import frame
 
-from orderflow.messaging.consume.copies import copy, original_routing_key
+from orderflow.messaging.consume.settlement import copy, original_routing_key
 from orderflow.messaging.rabbitmq.properties import from_pika, to_pika
 from tests.rigs.scripted_broker import deliver
 

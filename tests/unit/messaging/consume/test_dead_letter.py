@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from uuid import uuid4
 
-from orderflow.messaging.consume.dead_letter import dead_letter
-from orderflow.messaging.consume.retry import retry_copy
+from orderflow.messaging.consume.settlement import dead_letter, retry_copy
 from tests.builders import NOW
 from tests.rigs.scripted_broker import deliver
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orderflow.messaging.broker import Properties
-from orderflow.messaging.consume.retry import DELAYS_SECONDS, RetryPolicy, first_failure, retry_copy, retry_queue
-from tests.builders import NOW
+from orderflow.messaging.consume.settlement import DELAYS_SECONDS, first_failure, retry_copy, retry_queue
+from tests.builders import NOW, a_retry_policy
 from tests.rigs.scripted_broker import deliver
 
 
@@ -20,7 +20,7 @@ def test_a_retry_queue_is_named_after_its_queue_and_delay(seconds: int, label: s
 
 
 def test_the_delay_grows_with_each_attempt_until_the_chances_are_used_up() -> None:
-    policy = RetryPolicy(max_attempts=6)
+    policy = a_retry_policy(max_attempts=6)
     delays = [policy.delay(Properties(headers={"x-retry-count": count}), NOW) for count in range(7)]
     assert delays == [1, 5, 30, 300, 300, 300, None]
 
@@ -29,11 +29,11 @@ def test_the_delay_grows_with_each_attempt_until_the_chances_are_used_up() -> No
 def test_the_age_since_the_first_failure_ends_the_retries(age_seconds: int, delay: int | None) -> None:
     first = NOW - timedelta(seconds=age_seconds)
     headers = {"x-first-failure-at": first.isoformat()}
-    assert RetryPolicy(max_age_seconds=3600).delay(Properties(headers=headers), NOW) == delay
+    assert a_retry_policy(max_age_seconds=3600).delay(Properties(headers=headers), NOW) == delay
 
 
 def test_with_no_attempts_allowed_nothing_is_tried_again() -> None:
-    assert RetryPolicy(max_attempts=0).delay(Properties(), NOW) is None
+    assert a_retry_policy(max_attempts=0).delay(Properties(), NOW) is None
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-01-01T11:00:00", 7])
@@ -45,7 +45,7 @@ def test_a_first_failure_that_cannot_be_read_is_now(text: str | int) -> None:
 def test_no_header_of_a_stranger_upsets_the_policy(first: str | int, count: str | int, moment: datetime) -> None:
     for text in (first, moment.isoformat()):
         headers = {"x-first-failure-at": text, "x-retry-count": count}
-        assert RetryPolicy().delay(Properties(headers=headers), NOW) in {None, *DELAYS_SECONDS}
+        assert a_retry_policy().delay(Properties(headers=headers), NOW) in {None, *DELAYS_SECONDS}
 
 
 def test_a_copy_is_the_same_message_with_its_history() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from orderflow.events import OrderCreated
 from orderflow.messaging.broker import Properties
-from orderflow.messaging.consume.dead_letter import dead_letter as parked_copy
+from orderflow.messaging.consume.settlement import dead_letter as parked_copy
 from orderflow.messaging.event import encode
 from orderflow.operations.dead_letters.model import DeadLetter, Selection, dead_letter, masked_body, replay_headers
 from tests.builders import NOW, an_event

@@ -4,8 +4,7 @@ from threading import Event
 import pytest
 
 from orderflow.messaging.broker import Failure, Publication
-from orderflow.messaging.consume.retry import retry_copy
-from orderflow.messaging.consume.settlement import CopyPublisher
+from orderflow.messaging.consume.settlement import CopyPublisher, retry_copy
 from orderflow.messaging.errors import BrokerUnavailable
 from tests.builders import NOW
 from tests.rigs.scripted_broker import ScriptedPublisher, deliver
