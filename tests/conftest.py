@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Servers and fresh places on them, for every test that needs a real one."""
 
-import base64
 import gc
 import logging
 import os
 import secrets
-import urllib.request
 from collections.abc import Iterator
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+import requests
 from hypothesis import settings
 
 from local.servers.stack import Stack
@@ -63,19 +62,10 @@ def database_url(stack: Stack) -> str:
 
 def management(url: str, method: str, path: str, body: bytes = b"") -> bytes:
     """One call of the management API; raises HTTPError when it is refused."""
-    parts = urlsplit(url)
-    request = urllib.request.Request(
-        f"{parts.scheme}://{parts.hostname}:{parts.port}/api/{path}",
-        data=body or None,
-        method=method,
-        headers={
-            "Authorization": "Basic " + base64.b64encode(f"{parts.username}:{parts.password}".encode()).decode(),
-            "Content-Type": "application/json",
-        },
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        data: bytes = answer.read()
-        return data
+    headers = {"Content-Type": "application/json"}
+    response = requests.request(method, f"{url}/api/{path}", data=body or None, headers=headers, timeout=10)
+    response.raise_for_status()
+    return response.content
 
 
 @pytest.fixture

@@ -63,6 +63,8 @@ SEES_ONLY = {
 ONLY_IN = {
     "pika": ("orderflow.messaging.rabbitmq", "orderflow.operations", "orderflow.telemetry.tracing.pika_channel"),
     "psycopg": ("orderflow.messaging.postgres",),
+    "psycopg_pool": ("orderflow.messaging.postgres.read_pool",),
+    "requests": ("orderflow.operations",),
     "prometheus_client": ("orderflow.telemetry",),
     "opentelemetry": ("orderflow.telemetry",),
     "litestar": ("orderflow.http", "orderflow.services"),

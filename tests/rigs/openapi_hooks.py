@@ -13,12 +13,13 @@ SKUS = ("sku-1", "sku-2")
 
 
 @schemathesis.hook
-def before_call(context: Any, case: schemathesis.Case, kwargs: Any) -> None:
+def before_call(context: Any, case: schemathesis.Case[Any], kwargs: Any) -> None:
     """Make a valid order one that can be accepted."""
     _ = context, kwargs
     if case.method != "POST" or case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    if isinstance(case.body, dict) and isinstance(case.body.get("items"), list):
+    order: Any = case.body
+    if isinstance(order, dict) and isinstance(order.get("items"), list):
         case.headers["Idempotency-Key"] = f"{uuid4()}-{case.headers['Idempotency-Key']}"[:255]
-        for number, line in enumerate(case.body["items"]):
+        for number, line in enumerate(order["items"]):
             line["sku"] = SKUS[number % len(SKUS)]

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """RabbitMQ's management API over HTTP: a few calls, for jobs and operators."""
 
-import base64
-import http.client
 import logging
-import urllib.error
-import urllib.request
+from http import HTTPStatus
 from threading import Event
 from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 import msgspec
+import requests
 
 from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.clock import Clock, SystemClock
@@ -20,22 +18,18 @@ log = logging.getLogger(__name__)
 
 
 class ManagementRefused(MessagingError):
-    """The management API answered no; ``status`` is its HTTP status."""
+    """The management API refused a call; ``status`` is its HTTP status."""
 
     def __init__(self, status: int, text: str) -> None:
-        super().__init__(f"the management API answered {status}: {text[:500]}")
+        super().__init__(f"the management API responded with {status}: {text[:500]}")
         self.status = status
 
 
 class Management:
-    """One broker's management API, with the user and password that are in the URL."""
+    """The management API of one broker, with the user and password that are in the URL."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 30) -> None:
-        parts = urlsplit(url)
-        host = parts.netloc.rpartition("@")[2]
-        self._base = f"{parts.scheme}://{host}{parts.path.rstrip('/')}/api/"
-        login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
-        self._authorization = "Basic " + base64.b64encode(login.encode()).decode()
+        self._base = f"{url.rstrip('/')}/api/"
         self._timeout = timeout_seconds
 
     def get(self, *path: str) -> bytes:
@@ -51,15 +45,15 @@ class Management:
         self._call("PUT", path, msgspec.json.encode(body))
 
     def delete(self, *path: str, condition: str = "") -> None:
-        """Delete what is at a path, ``condition`` for example ``if-unused``; absent already is fine."""
+        """Delete what is at a path, ``condition`` for example ``if-unused``; what is absent is no error."""
         try:
             self._call("DELETE", path, query=f"?{condition}=true" if condition else "")
         except ManagementRefused as refused:
-            if refused.status != http.client.NOT_FOUND:
+            if refused.status != HTTPStatus.NOT_FOUND:
                 raise
 
     def wait(self, seconds: float, *, clock: Clock | None = None) -> None:
-        """Return once the broker answers; raises BrokerUnavailable after ``seconds``. Logs each wait."""
+        """Return once the broker responds; raises BrokerUnavailable after ``seconds``. Logs each wait."""
         clock = clock or SystemClock()
         deadline, backoff, never = clock.monotonic() + seconds, Backoff(first=0.5, most=5), Event()
         while True:
@@ -75,20 +69,14 @@ class Management:
                 return
 
     def _call(self, method: str, path: tuple[str, ...], body: bytes | None = None, query: str = "") -> bytes:
-        request = urllib.request.Request(  # noqa: S310 - settings admit http and https only
-            self._base + "/".join(quote(part, safe="") for part in path) + query,
-            data=body,
-            method=method,
-            headers={"Authorization": self._authorization, "Content-Type": "application/json"},
-        )
+        url = self._base + "/".join(quote(part, safe="") for part in path) + query
+        headers = {"Content-Type": "application/json"}
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310
-                data: bytes = answer.read()
-                return data
-        except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            if error.code >= http.client.INTERNAL_SERVER_ERROR:
-                raise BrokerUnavailable(f"the management API answered {error.code}: {text[:200]}") from error
-            raise ManagementRefused(error.code, text) from error
-        except (urllib.error.URLError, http.client.HTTPException, OSError) as error:
+            response = requests.request(method, url, data=body, headers=headers, timeout=self._timeout)
+        except requests.RequestException as error:
             raise BrokerUnavailable(f"the management API cannot be reached: {error}") from error
+        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise BrokerUnavailable(f"the management API responded with {response.status_code}: {response.text[:200]}")
+        if not response.ok:
+            raise ManagementRefused(response.status_code, response.text)
+        return response.content

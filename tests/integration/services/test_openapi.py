@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -17,7 +18,7 @@ from tests.rigs.openapi_hooks import SKUS
 
 pytestmark = pytest.mark.integration
 
-ORDER = {"user_id": "u", "items": [{"sku": sku, "quantity": 1} for sku in SKUS], "payment_token": "ok"}
+ORDER: Any = {"user_id": "u", "items": [{"sku": sku, "quantity": 1} for sku in SKUS], "payment_token": "ok"}
 
 
 @pytest.fixture(scope="module")
