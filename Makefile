@@ -3,7 +3,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 SERVERS ?= trixie
 PYTHON := .venv/bin/python
-PYTEST := $(PYTHON) -m pytest
+PYTEST := .venv/bin/pytest
 # Tests on servers wait more than they work. Each worker has servers of its own.
 SIDE_BY_SIDE := -n $(or $(WORKERS),4) --dist worksteal
 export SERVERS

@@ -28,15 +28,8 @@ from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
 
 ROOT = Path(__file__).parents[1]
-PROCESSES = {
-    "orders-api": "orders",
-    "orders": "orders",
-    "inventory-api": "inventory",
-    "inventory": "inventory",
-    "payments": "payments",
-    "notifications": "notifications",
-}
-"""Process name to the service whose database and broker user it has."""
+PROCESSES = {process: service.name for service in SERVICES for process in service.processes}
+"""Every process of the services, and the service whose database and broker user it has."""
 
 
 def eventually(condition: Callable[[], bool], *, seconds: float, what: str, pause: float = 0.1) -> None:
@@ -69,10 +62,10 @@ class System:
         commands: Mapping[str, Sequence[str]] | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        """``name`` tells several systems on the same servers apart: vhost, users and databases bear it.
+        """``name`` separates several systems on the same servers: it is in the names of vhost, users and databases.
 
-        ``commands`` replaces how a process is started, for tests that start a broken build. ``report`` is told of
-        every process that ends by itself.
+        ``commands`` replaces the command of a process, for tests with a modified build. ``report`` is called with a
+        line for every process that ends by itself.
         """
         self.stack = stack
         self.directory = directory
@@ -85,7 +78,7 @@ class System:
         processes = (*PROCESSES, "payment-simulator", "reconciler", "trace-store")
         self.places = {process: Place(self.ports.take(), self.ports.take()) for process in processes}
         self.forgiving = False
-        """From now on processes may end as they like: somebody tries what happens then."""
+        """True: a process that ends by itself is no failure, because a person experiments with the system."""
         self._report = report or (lambda _line: None)
         self.supervisor = Supervisor(report=report)
         self._extra = dict(environ or {})

@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
@@ -14,6 +15,10 @@ import requests
 from hypothesis import settings
 
 from local.servers.stack import Stack
+
+ROOT = Path(__file__).parents[1]
+# For the programs that tests start: what pyproject.toml's pythonpath is for pytest itself.
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "app"), str(ROOT)])
 
 # What pytest has collected lives to the end; to look through it again and again costs a tenth of the fast tests.
 gc.set_threshold(50_000, 20, 20)

@@ -20,6 +20,7 @@ from local.system import ROOT, System
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from tests.bench import job
+from tests.bench.startup import startup
 
 
 def core(stack: Stack, rounds: int, messages: int) -> None:
@@ -99,16 +100,18 @@ def main() -> None:
     """Measure what the options ask for, on servers of our own."""
     parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
     parser.add_argument("--suite", default=os.environ.get("SERVERS", "trixie"), help="Debian suite of the servers")
-    parser.add_argument("--only", choices=("core", "pipeline"), help="measure only this")
+    parser.add_argument("--only", choices=("core", "pipeline", "startup"), help="measure only this")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of the core (default 3)")
     parser.add_argument("--messages", type=int, default=20_000, help="messages a round for us, a fifth for the peer")
     parser.add_argument("--rate", type=float, default=300, help="orders a second offered to the pipeline (default 300)")
     parser.add_argument("--seconds", type=float, default=30, help="length of the pipeline's sale (default 30)")
     options = parser.parse_args()
     with Stack.start(suite=options.suite, report=print) as stack:
-        if options.only != "pipeline":
+        if options.only in {None, "startup"}:
+            startup(stack)
+        if options.only in {None, "core"}:
             core(stack, options.rounds, options.messages)
-        if options.only != "core":
+        if options.only in {None, "pipeline"}:
             pipeline(stack, options.rate, options.seconds)
 
 

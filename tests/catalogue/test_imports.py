@@ -2,6 +2,8 @@
 """Imports point one way: __main__ → bootstrap → {services, telemetry, operations, http} → messaging."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -131,3 +133,15 @@ def of_the_environment(module: str) -> list[str]:
 def test_no_module_takes_what_is_not_meant_for_it(rule: Callable[[str], list[str]]) -> None:
     assert len(MODULES) > 100
     assert {module: taken for module in MODULES if (taken := rule(module))} == {}
+
+
+def test_a_consumer_imports_no_web_framework_and_no_terminal_library() -> None:
+    """``orderflow serve inventory`` up to its first connection; each of these costs tenths of a second."""
+    program = (
+        "import sys; from orderflow.bootstrap.serve import find_process; import orderflow.bootstrap.container;"
+        "find_process('inventory'); import orderflow.services.inventory.handlers;"
+        "print(*{'litestar', 'aiohttp', 'uvicorn', 'rich', 'requests', 'opentelemetry.sdk'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", program]
+    result = subprocess.run(command, env={"PYTHONPATH": str(APP)}, capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []

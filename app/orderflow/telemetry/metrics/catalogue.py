@@ -182,7 +182,7 @@ ORDERS_STUCK = RECONCILING.gauge(
     "orderflow_reconciler_orders_stuck", "Orders open for too long.", by.STATE, unit="orders"
 )
 ORDERS_STUCK_AGE = RECONCILING.gauge(
-    "orderflow_reconciler_orders_stuck_oldest_age_seconds", "Age of the oldest of them.", by.STATE, unit="seconds"
+    "orderflow_reconciler_orders_stuck_oldest_age_seconds", "Age of the oldest stuck order.", by.STATE, unit="seconds"
 )
 RECONCILED_AT = RECONCILING.gauge(
     "orderflow_reconciler_last_run_timestamp_seconds",

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long each process takes from exec to ready, and how much CPU: five starts, one after the other.
+
+The processes are those that the services declare. Broker, topology and databases are there before.
+"""
+
+import os
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from local.servers.enclosed_server import answers
+from local.servers.stack import Stack
+from local.system import PROCESSES, System
+
+_STARTS = 5
+_DEADLINE_SECONDS = 60.0
+
+
+def startup(stack: Stack) -> None:
+    """Print the median of each process."""
+    with tempfile.TemporaryDirectory(prefix="orderflow-bench-") as folder:
+        system = System(stack, Path(folder), name="startup")
+        try:
+            system.prepare()
+            for process in PROCESSES:
+                starts = [_start(system, process) for _ in range(_STARTS)]
+                seconds, cpu = (statistics.median(values) for values in zip(*starts, strict=True))
+                print(
+                    f"start {process:14} ready after {seconds:.2f} s, {cpu:.2f} s CPU (median of {_STARTS})", flush=True
+                )
+        finally:
+            system.remove()
+            system.ports.release()
+
+
+def _start(system: System, process: str) -> tuple[float, float]:
+    """Seconds from exec to ready, and of CPU until the orderly end."""
+    spec = system.spec(process)
+    url = f"http://127.0.0.1:{system.places[process].telemetry}/readyz"
+    begun = time.monotonic()
+    with spec.log.open("ab") as log:
+        child = subprocess.Popen(spec.argv, env=spec.env, cwd=spec.directory, stdout=log, stderr=log)
+    try:
+        while not _ready(url):
+            if child.poll() is not None or time.monotonic() > begun + _DEADLINE_SECONDS:
+                raise RuntimeError(f"{process} did not become ready; see {spec.log.read_text()[-2000:]}")
+            time.sleep(0.01)
+        seconds = time.monotonic() - begun
+    finally:
+        child.terminate()
+        _, _, usage = os.wait4(child.pid, 0)
+        child.returncode = 0
+    return seconds, usage.ru_utime + usage.ru_stime
+
+
+def _ready(url: str) -> bool:
+    try:
+        return answers(url)
+    except OSError:
+        return False
