@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The moments of the shop that are worth a metric: what services and operations tell to whoever watches.
+"""What services, HTTP APIs and operations report, beside what the messaging core reports.
 
-Every method does nothing here; telemetry overrides them all. They may be called from any thread and neither block
-nor raise. What belongs to a transaction is told after its commit (``Transaction.after_commit``), so that a rollback
-counts nothing. ``trace`` is always the mapping of trace headers that came with the work (``Incoming.trace``, the
-request's ``scope["orderflow.trace"]``, or the column in which it was stored).
+Every method does nothing here; telemetry overrides those it needs. They may be called from any thread and neither
+block nor raise. What belongs to a transaction is reported after its commit (``UnitOfWork.after_commit``), so that a
+rollback counts nothing. ``trace`` is the mapping of trace headers that came with the work (``Incoming.trace``, those of
+the request, or the column in which they were stored).
 
 Words that become labels come from the sets below; a word that is not in its set is counted as ``other``.
 """
@@ -84,7 +84,7 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     stale_availability: int = 0
     """SKUs of which the orders API does not know the newest stock."""
     untold: int = 0
-    """Orders whose end nobody was told."""
+    """Final orders without a notification."""
     stuck: Mapping[str, Stuck] = {}
     """By state; a state that is left out has none."""
 
@@ -114,28 +114,28 @@ class Instrumentation(MessagingInstrumentation):
         return RequestObserver()
 
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
-        """Fires when an order is committed, before its 202 is sent."""
+        """An order is committed, before its 202 is sent."""
 
     def replayed(self) -> None:
-        """Fires when a known Idempotency-Key got its first answer again."""
+        """a known Idempotency-Key got its first answer again."""
 
     def refused(self, reason: str) -> None:
-        """Fires when an order was not taken; the reason is one of REFUSALS."""
+        """An order was not taken; the reason is one of REFUSALS."""
 
     def order_final(self, outcome: str, seconds: float, trace: Mapping[str, str]) -> None:
-        """Fires when the final state of an order is committed, ``seconds`` after it was accepted."""
+        """The final state of an order is committed, ``seconds`` after it was accepted."""
 
     def stock_moved(self, move: str, units: int) -> None:
-        """Fires when units of any SKU are put on the shelf (may be negative: then nothing is counted) or moved."""
+        """Units of any SKU are put on the shelf (may be negative: then nothing is counted) or moved."""
 
     def payment_call(self, operation: str, outcome: str, seconds: float) -> None:
-        """Fires when a call to the payment provider ended; the words are in PAYMENT_OPERATIONS, PAYMENT_OUTCOMES."""
+        """a call to the payment provider ended; the words are in PAYMENT_OPERATIONS, PAYMENT_OUTCOMES."""
 
     def payments_unknown(self, count: int) -> None:
-        """Fires when the charges whose result nobody knows yet were counted."""
+        """The charges whose result nobody knows yet were counted."""
 
     def notification(self, kind: str, outcome: str) -> None:
-        """Fires when a notification was sent, put off or given up."""
+        """a notification was sent, put off or given up."""
 
     def reconciled(self, found: Reconciliation) -> None:
-        """Fires at the end of each run of the reconciler."""
+        """A run of the reconciler ended."""

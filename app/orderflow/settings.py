@@ -91,15 +91,15 @@ class Settings:
         "Whether a process applies pending migrations at its start. `off`: it exits with 2 when any is pending."
         " `accept-newer`: the same, but it starts on a newer database, to go back to the version before.",
     )
-    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "The least level that is logged.")
+    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "Minimum log level.")
 
     http_host: str = _setting("127.0.0.1", _text, "Address on which the HTTP API listens.")
     http_port: int = _setting(8080, _PORT, "Port of the HTTP API; 0 takes a free one.")
     telemetry_host: str = _setting("127.0.0.1", _text, "Address of /metrics, /healthz and /readyz.")
     telemetry_port: int = _setting(9464, _PORT, "Port of /metrics, /healthz and /readyz; 0 takes a free one.")
 
-    batch_size: int = _setting(250, _number(int, 1, 1000), "Most messages in one transaction.")
-    batch_linger_seconds: float = _setting(0.005, _number(float, 0, 1), "How long a batch waits to fill.")
+    batch_size: int = _setting(250, _number(int, 1, 1000), "Maximum number of messages in one transaction.")
+    batch_linger_seconds: float = _setting(0.005, _number(float, 0, 1), "Longest wait for a batch to fill.")
     batch_bytes: int = _setting(4 * _MIB, _number(int, _KIB, 64 * _MIB), "Size at which a batch is full.")
     prefetch: int = _setting(
         1000, _number(int, 1, 2000), "Unacknowledged messages a consumer may hold; the broker caps at 2000."
@@ -120,12 +120,12 @@ class Settings:
     )
     retry_max_attempts: int = _setting(8, _number(int, 0, 100), "Retries before a message is dead-lettered.")
     retry_max_age_seconds: float = _setting(
-        3600, _number(float, 1, 86400 * 30), "Age from the first failure at which a message is dead-lettered."
+        3600, _number(float, 1, 86400 * 30), "Time after the first failure at which a message is dead-lettered."
     )
     outbox_lease_seconds: float = _setting(
-        10, _number(float, 1, 3600), "How long the process that wrote a row has to publish it before a relay may."
+        10, _number(float, 1, 3600), "Time in which the process that wrote a row publishes it; after that a relay may."
     )
-    relay_interval_seconds: float = _setting(1, _number(float, 0.05, 10), "Pause between two looks of the relay.")
+    relay_interval_seconds: float = _setting(1, _number(float, 0.05, 10), "Interval of the relay.")
     outbox_max_age_seconds: float = _setting(
         30, _number(float, 1, 3600), "Age of the oldest unpublished row at which the API refuses orders (503)."
     )
@@ -134,12 +134,12 @@ class Settings:
         20, _number(float, 0, 600), "Longest orderly stop, after the lame-duck time."
     )
     lame_duck_seconds: float = _setting(
-        3, _number(float, 0, 120), "How long an API goes on serving after it said that it is not ready any more."
+        3, _number(float, 0, 120), "How long an API serves after it has become unready."
     )
     watchdog_seconds: float = _setting(
         60,
         _number(float, 45, 3600),
-        "Without progress for this long the process ends itself; a statement may take 30 s, a back-off 10 s.",
+        "A process without progress for so long ends itself; a statement may take 30 s, a back-off 10 s.",
     )
 
     api_keys: str = _setting(
@@ -154,9 +154,9 @@ class Settings:
     low_stock_units: int = _setting(10, _number(int, 0, 1_000_000), "Available units at which STOCK_LOW is sent.")
 
     payment_url: str = _setting("", _HTTP, "The payment provider.", need="payment")
-    payment_timeout_seconds: float = _setting(3, _number(float, 0.1, 60), "Patience with one call to the provider.")
+    payment_timeout_seconds: float = _setting(3, _number(float, 0.1, 60), "Timeout of one call to the provider.")
     payment_concurrency: int = _setting(
-        256, _number(int, 1, 1000), "Calls to the provider at the same time; those without an answer hold their place."
+        256, _number(int, 1, 1000), "Maximum number of concurrent calls to the provider."
     )
 
     notification_sender: str = _setting(
@@ -182,7 +182,7 @@ class Settings:
         "", _POSTGRES, "The database of notifications, for the reconciler.", secret=True, need="reconciler"
     )
     reconciler_interval_seconds: float = _setting(
-        30, _number(float, 1, 3600), "Pause between two runs of the reconciler; longer when a run takes long."
+        30, _number(float, 1, 3600), "Interval of the reconciler; longer when a run takes long."
     )
 
     @classmethod

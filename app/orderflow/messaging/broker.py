@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The port between the core and a message broker: everything a service process needs, nothing more.
 
-Two implementations keep these promises under one contract suite: ``rabbitmq`` and ``memory``.
+``rabbitmq`` implements it. The contract suite runs on it, and on the broker in memory of the tests.
 All calls may come from any thread. They speak in batches: crossing to the I/O thread costs once per batch.
 """
 
@@ -94,7 +94,7 @@ class Receipt:
 
     @property
     def settled(self) -> bool:
-        """True when the fate of every publication is known."""
+        """True when the result of every publication is known."""
         return self._settled.is_set()
 
     def wait(self, seconds: float) -> bool:

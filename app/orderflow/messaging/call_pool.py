@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Many calls at once, in an event loop that has a thread of its own."""
+"""Concurrent calls in an event loop with a thread of its own."""
 
 import asyncio
 import logging
@@ -19,10 +19,10 @@ _TICK_SECONDS = 1.0
 
 
 class CallPool(Generic[Task, Result]):
-    """Performs tasks concurrently; whoever submitted them takes the results, all that there are at a time.
+    """Performs tasks concurrently; the thread that submits them takes the results.
 
     ``resources`` is entered in the event loop before the first call and left after the last. One thread submits and
-    takes. ``news`` is set whenever there is something to take, or when the loop has failed.
+    takes. ``wake`` is set whenever there is something to take, or when the loop has failed.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class CallPool(Generic[Task, Result]):
         perform: Callable[[Task], Awaitable[Result]],
         resources: Callable[[], AbstractAsyncContextManager[object]],
         *,
-        news: threading.Event,
+        wake: threading.Event,
         clock: Clock,
         name: str,
     ) -> None:
@@ -40,7 +40,7 @@ class CallPool(Generic[Task, Result]):
         """Tasks that were submitted and not taken yet."""
         self._perform = perform
         self._resources = resources
-        self._news = news
+        self._wake = wake
         self._clock = clock
         self._finished: deque[tuple[Task, Result] | None] = deque()
         self._running: set[asyncio.Task[None]] = set()
@@ -86,7 +86,7 @@ class CallPool(Generic[Task, Result]):
             self._error = error
         finally:
             self._ready.set()
-            self._news.set()
+            self._wake.set()
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -113,4 +113,4 @@ class CallPool(Generic[Task, Result]):
         except Exception:
             log.exception("call.crashed", extra={"task": type(task).__name__})
             self._finished.append(None)
-        self._news.set()
+        self._wake.set()

@@ -20,7 +20,7 @@ from orderflow.messaging.service import Incoming
 JSON = "application/json"
 RETRY_COUNT = "x-retry-count"
 _MOST_WINDOW_BYTES = 8 * 1024 * 1024
-"""Memory that a zstd frame may ask of its reader; the format's specification tells every reader to grant this much."""
+"""Memory that a zstd frame may require of its reader; the specification recommends that every reader allows it."""
 _CONTENT_TYPES = frozenset({None, JSON, "application/json; charset=utf-8"})
 
 

@@ -1,9 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calls to the outside, between two transactions.
+"""Calls to external systems, between two transactions.
 
-A message's transaction only writes down that a call is due. The runner claims what is due under a lease, performs
-the calls concurrently while no transaction is open, and records the results of many calls in one transaction. After
-a crash the lease runs out and the row is claimed again: a call may happen twice, so it carries an idempotency key.
+Invariants:
+
+- The transaction of a message only records that a call is due. No transaction is open while a call is made.
+- A task is claimed under a lease: no other process makes its call before the lease expires. The lease is longer than
+  any call.
+- Results are recorded in one transaction together, and may be recorded again without a further change.
+- At most ``concurrency`` calls are in flight.
+
+==================================== ==================================================================================
+Failure                              Consequence
+==================================== ==================================================================================
+process killed during a call         the lease expires and another process calls again, with the same idempotency key
+database unavailable                 calls in flight go on; results wait in memory, and their leases protect the rows
+a result cannot be recorded          ``bisect`` isolates it; it is logged and its task is claimed again after the lease
+``perform`` raises                   a bug: it is logged, and the task is left to its lease
+stop                                 nothing is claimed; calls in flight have ``drain_seconds``, the rest is left
+==================================== ==================================================================================
+
+One charge at a time costs 1.4 statements, a batch of 250 about 0.05 each
+(tests/integration/services/payments/test_charges.py). A row wakes its runner after the commit, so a call begins within
+milliseconds; a missed wake-up costs ``interval_seconds``.
 """
 
 import logging
@@ -16,7 +34,7 @@ from typing import Generic, Protocol, TypeVar
 from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.call_pool import CallPool
 from orderflow.messaging.clock import Clock
-from orderflow.messaging.consume.bisect import isolate
+from orderflow.messaging.consume.bisect import bisect
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Transaction, UnitOfWork
@@ -33,16 +51,16 @@ class Effect(Protocol[Task, Result]):
     """One kind of call: where its tasks come from, how it is made, and what its result changes."""
 
     def resources(self) -> AbstractAsyncContextManager[object]:
-        """What the calls share, for example connections; entered before the first call, in the calls' event loop."""
+        """What the calls share, for example connections; entered in their event loop before the first call."""
 
     def claim(self, transaction: Transaction, *, limit: int, lease: timedelta) -> Sequence[Task]:
-        """Up to ``limit`` tasks that are due and that nobody else gets before the lease is over."""
+        """Up to ``limit`` due tasks, leased: no other process claims them before the lease expires."""
 
     async def perform(self, task: Task) -> Result:
-        """Make the call. What the outside does wrong is a result; an exception leaves the task to its lease."""
+        """Make the call. A failure of the external system is a result; an exception leaves the task to its lease."""
 
-    def record(self, transaction: UnitOfWork, pairs: Sequence[tuple[Task, Result]]) -> None:
-        """Write results down, set-based. The same result may come again: it must then change nothing."""
+    def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[Task, Result]]) -> None:
+        """Record results, set-based. The same result may be recorded again: it must then change nothing."""
 
 
 class EffectRunner(Generic[Task, Result]):
@@ -74,14 +92,14 @@ class EffectRunner(Generic[Task, Result]):
         self._interval = interval_seconds
         self._linger = linger_seconds
         self._drain = drain_seconds
-        self._news = threading.Event()
+        self._wake = threading.Event()
         self._stopping = threading.Event()
         self._given_up = threading.Event()
         self._unrecorded: list[tuple[Task, Result]] = []
         self._backoff = Backoff(most=5)
         self._moved = clock.monotonic()
         self._calls = CallPool[Task, Result](
-            effects.perform, effects.resources, news=self._news, clock=clock, name=name
+            effects.perform, effects.resources, wake=self._wake, clock=clock, name=name
         )
 
     @property
@@ -90,8 +108,8 @@ class EffectRunner(Generic[Task, Result]):
         return min(self._moved, self._calls.last_tick)
 
     def wake(self) -> None:
-        """Something became due: look now. Never blocks; to be called when its transaction is committed."""
-        self._news.set()
+        """A task became due: claim now. Never blocks; call it after the commit."""
+        self._wake.set()
 
     def run(self) -> None:
         """Work until stopped, then finish the calls in flight for ``drain_seconds``; the rest is left to its lease.
@@ -101,7 +119,7 @@ class EffectRunner(Generic[Task, Result]):
         self._calls.start()
         try:
             while not self._stopping.is_set():
-                self._news.wait(self._interval)
+                self._wake.wait(self._interval)
                 self._turn(claiming=not self._stopping.is_set())
             self._finish()
         finally:
@@ -111,7 +129,7 @@ class EffectRunner(Generic[Task, Result]):
     def stop(self) -> None:
         """Claim nothing more, finish what is in flight, return from ``run``."""
         self._stopping.set()
-        self._news.set()
+        self._wake.set()
 
     def give_up(self) -> None:
         """Return from ``run`` at once; what is in flight will be claimed again."""
@@ -136,7 +154,7 @@ class EffectRunner(Generic[Task, Result]):
         self._calls.submit(tasks)
 
     def _gather(self) -> None:
-        self._news.clear()
+        self._wake.clear()
         self._unrecorded += self._calls.take()
         if 0 < len(self._unrecorded) < _ENOUGH and self._calls.in_flight:
             self._clock.wait(self._given_up, self._linger)
@@ -154,14 +172,14 @@ class EffectRunner(Generic[Task, Result]):
         except Exception:
             if not pairs:
                 raise
-            isolate(pairs, self._record, self._blame)
+            bisect(pairs, self._record, self._log_failure)
             return ()
 
     def _record(self, pairs: Sequence[tuple[Task, Result]]) -> None:
         with self._unit_of_work.transaction() as work:
             self._effects.record(work, pairs)
 
-    def _blame(self, pair: tuple[Task, Result], error: Exception) -> None:
+    def _log_failure(self, pair: tuple[Task, Result], error: Exception) -> None:
         log.error("effects.unrecorded", exc_info=error, extra={"effects": self.name, "task": type(pair[0]).__name__})
 
     def _finish(self) -> None:
@@ -170,7 +188,7 @@ class EffectRunner(Generic[Task, Result]):
             if self._given_up.is_set() or self._clock.monotonic() >= deadline:
                 log.warning("effects.unfinished", extra={"effects": self.name, "calls": self._calls.in_flight})
                 break
-            self._news.wait(_TAKE_SECONDS)
+            self._wake.wait(_TAKE_SECONDS)
             self._turn(claiming=False)
         if not self._given_up.is_set():
             self._tidy()

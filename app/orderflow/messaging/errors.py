@@ -21,7 +21,7 @@ class MessagingError(Exception):
 
 
 class InfrastructureError(MessagingError):
-    """The surroundings failed, not the message: keep it and try again later."""
+    """Broker or database failed, not the message: keep it and try again later."""
 
 
 class BrokerUnavailable(InfrastructureError):
@@ -33,11 +33,11 @@ class DatabaseUnavailable(InfrastructureError):
 
 
 class TransactionAborted(InfrastructureError):
-    """The database chose this transaction as a victim; the same work can succeed at once."""
+    """The database aborted this transaction for another one; the same work can succeed at once."""
 
 
 class GivenUp(InfrastructureError):
-    """The process was told to end without finishing."""
+    """The process is to end without finishing."""
 
 
 class BadData(MessagingError):

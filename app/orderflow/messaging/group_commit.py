@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that arrive at the same time share one transaction."""
+"""Requests that arrive together share one transaction."""
 
 import logging
 import queue
@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import Generic, TypeVar
 
 from orderflow.messaging.clock import Clock
-from orderflow.messaging.consume.bisect import isolate
+from orderflow.messaging.consume.bisect import bisect
 from orderflow.messaging.errors import InfrastructureError, TransactionAborted
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 
@@ -87,7 +87,7 @@ class GroupCommit(Generic[Request, Result]):
         self._stopping.set()
 
     def _finished(self) -> bool:
-        """True when stopped and nothing waits; from then on nothing can be submitted that nobody would see."""
+        """True when stopped and the queue is empty; from then on ``submit`` refuses."""
         with self._door:
             self._closed = self._stopping.is_set() and self._waiting.empty()
             return self._closed
@@ -114,13 +114,13 @@ class GroupCommit(Generic[Request, Result]):
                 future.set_result(result)
             del undecided[: len(part)]
 
-        def culprit(item: tuple[Request, Future[Result]], error: Exception) -> None:
+        def on_failure(item: tuple[Request, Future[Result]], error: Exception) -> None:
             item[1].set_exception(error)
             del undecided[:1]
 
         for _ in range(_ABORTS):
             try:
-                isolate(list(undecided), attempt, culprit)
+                bisect(list(undecided), attempt, on_failure)
             except TransactionAborted:
                 continue
             except InfrastructureError as error:

@@ -19,7 +19,7 @@ class Watchdog:
     """Looks several times per ``limit_seconds`` whether some loop has been idle for longer than that.
 
     ``idle_seconds`` gives the seconds since each loop was last seen moving. When one is over the limit, the stacks of
-    all threads are logged and the process ends at once with exit code 70, without draining: whoever supervises it
+    all threads are logged and the process ends at once with exit code 70, without draining: its supervisor
     starts another, and the broker delivers again what was not acknowledged.
     """
 

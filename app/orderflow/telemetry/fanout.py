@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One object in place of several: each report goes to every listener, and a listener that fails harms nobody."""
+"""One object in place of several: each report goes to every listener, and a failing listener affects no other."""
 
 import logging
 from collections.abc import Callable, Sequence

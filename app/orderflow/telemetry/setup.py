@@ -42,18 +42,18 @@ class Telemetry:
         *,
         process_name: str,
         server: TelemetryServer,
-        instruments: MetricRegistry,
+        metrics_registry: MetricRegistry,
         pipeline: "Pipeline | None",
         tracing: Tracing,
         recorder: Recorder,
     ) -> None:
         self.server = server
         self.pipeline = pipeline
-        listeners = (tracing, recorder, ServiceRecorder(instruments, tracing))
+        listeners = (tracing, recorder, ServiceRecorder(metrics_registry, tracing))
         self.instrumentation: Instrumentation = fan_out(Instrumentation, listeners)
-        self._loops = instruments.scraped(catalogue.LOOP_IDLE)
-        instruments.gauge(catalogue.BUILD, process_name, VERSION, platform.python_version()).set(1)
-        instruments.gauge(catalogue.READY).set_function(lambda: float(not server.not_ready()))
+        self._loops = metrics_registry.scraped(catalogue.LOOP_IDLE)
+        metrics_registry.gauge(catalogue.BUILD, process_name, VERSION, platform.python_version()).set(1)
+        metrics_registry.gauge(catalogue.READY).set_function(lambda: float(not server.not_ready()))
 
     @classmethod
     def start(
@@ -74,15 +74,15 @@ class Telemetry:
         logging.configure(process_name, level=settings.log_level)
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        instruments = MetricRegistry(registry, given={"queue": queues, "role": _roles(areas)})
-        lines = _pipeline(process_name, environ, instruments)
+        metrics_registry = MetricRegistry(registry, given={"queue": queues, "role": _roles(areas)})
+        lines = _pipeline(process_name, environ, metrics_registry)
         spans = Spans(lines.inner) if lines else None
-        recorder = Recorder(instruments, clock or SystemClock())
+        recorder = Recorder(metrics_registry, clock or SystemClock())
         recorder.watch(queues)
         telemetry = cls(
             process_name=process_name,
             server=TelemetryServer(settings.telemetry_host, settings.telemetry_port, registry),
-            instruments=instruments,
+            metrics_registry=metrics_registry,
             pipeline=lines,
             tracing=Tracing(
                 spans,
@@ -92,7 +92,7 @@ class Telemetry:
             ),
             recorder=recorder,
         )
-        instruments.prepare({*areas, "process"})
+        metrics_registry.prepare({*areas, "process"})
         telemetry.server.start()
         return telemetry
 

@@ -98,7 +98,7 @@ def test_a_confirmed_message_survives_a_kill_of_the_broker(broker: RabbitMQ) -> 
     broker.kill()
     with pytest.raises(AMQPError):
         channel.connection.close()
-    assert not is_open(broker.port)
+    eventually(lambda: not is_open(broker.port))
     broker.start()
     assert broker.pid != before
     with pika.BlockingConnection(parameters) as connection:
@@ -205,7 +205,9 @@ def healths(stack: Stack) -> Mapping[str, str]:
     ("signum", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 0), (signal.SIGINT, 0), (signal.SIGHUP, 0)]
 )
 def test_nothing_is_left_when_the_program_itself_ends(signum: int, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "local.servers", "--suite", SUITE, "--directory", str(tmp_path)]
+    # Under nohup the tests have SIGHUP ignored, and so would the program.
+    command = ["env", "--default-signal", sys.executable, "-m", "local.servers", "--suite", SUITE]
+    command += ["--directory", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT, env=OURS) as program:
         assert program.stdout is not None
         try:

@@ -107,7 +107,7 @@ def test_what_was_committed_before_an_outage_is_not_taken_for_duplicates(url: st
     assert effects(url) == {order(message): 1 for message in sent}
 
 
-def test_a_batch_full_of_culprits_shows_that_it_moves_and_ends_when_told_to(url: str) -> None:
+def test_a_batch_full_of_failing_messages_reports_progress_and_ends_when_told_to(url: str) -> None:
     looks = list[float]()
 
     def handler(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.codec import Codec
-from orderflow.messaging.consume.bisect import isolate
+from orderflow.messaging.consume.bisect import bisect
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.errors import BadData, MalformedMessage
 from orderflow.messaging.event import Event
@@ -24,22 +24,22 @@ Item = tuple[int, Incoming]
 
 @dataclass(slots=True)
 class BatchProgress:
-    """What became of the messages of one batch, by position."""
+    """The results of the messages of one batch so far, by position; kept when the batch is applied again."""
 
     outcomes: BatchResult = field(default_factory=BatchResult)
     retries: list[tuple[int, str]] = field(default_factory=list)
     rejects: list[tuple[int, str, str]] = field(default_factory=list)
     """(position, reason, detail)"""
     settled: set[int] = field(default_factory=set)
-    """Whose fate is known: they are left alone when the batch is applied again."""
+    """Positions with a final result: they are skipped when the batch is applied again."""
 
     def reject(self, position: int, reason: str, detail: str) -> None:
-        """Add a message that is given up."""
+        """Add a message that is to be dead-lettered."""
         self.rejects.append((position, reason, detail))
         self.settled.add(position)
 
     def retry(self, position: int, reason: str) -> None:
-        """Add a message that is to come again."""
+        """Add a message that is to be retried."""
         self.retries.append((position, reason))
         self.settled.add(position)
 
@@ -60,29 +60,29 @@ class BatchProcessor:
         span: BatchObserver,
         progress: BatchProgress | None = None,
         *,
-        moving: Callable[[], None] = lambda: None,
+        report_progress: Callable[[], None] = lambda: None,
     ) -> BatchProgress:
         """Apply a batch; on return everything that is neither a retry nor a reject is committed.
 
-        Raises InfrastructureError when the surroundings failed: the batch may be applied again, with the same
-        ``verdicts``, which tell what was committed before. ``moving`` is called before each transaction; a batch full
-        of culprits needs two for each of them.
+        Raises InfrastructureError when broker or database failed: the batch may be applied again with the same
+        ``progress``. ``report_progress`` is called before each transaction; a batch full of failing messages needs
+        two for each of them.
         """
         progress = BatchProgress() if progress is None else progress
         items = self._decoded(deliveries, span, progress)
 
         def apply(part: Sequence[Item]) -> None:
-            moving()
+            report_progress()
             self._apply(part, progress)
 
-        def blame(item: Item, error: Exception) -> None:
+        def on_failure(item: Item, error: Exception) -> None:
             if isinstance(error, BadData):
                 progress.reject(item[0], "bad_data", "the database refused a value")
             else:
                 progress.retry(item[0], "handler_error")
             log.warning("message.isolated", exc_info=error, extra={"message_id": str(item[1].message_id)})
 
-        isolate(items, apply, blame)
+        bisect(items, apply, on_failure)
         return progress
 
     def _decoded(self, deliveries: Sequence[Delivery], span: BatchObserver, progress: BatchProgress) -> list[Item]:
@@ -106,7 +106,7 @@ class BatchProcessor:
         return items
 
     def _apply(self, items: Sequence[Item], progress: BatchProgress) -> None:
-        """One transaction: claim, handle, store events. Verdicts change only when it is committed."""
+        """One transaction: claim, handle, store events. ``progress`` changes only after the commit."""
         with self.units_of_work.transaction() as work:
             known = self.inbox.claim(work, [incoming.message_id for _, incoming in items])
             new = [item for item in items if item[1].message_id not in known] if known else items
@@ -125,9 +125,9 @@ class BatchProcessor:
     def _sorted(
         self, items: Sequence[Item], outcomes: Sequence[Outcome], work: SqlUnitOfWork
     ) -> tuple[list[tuple[int, str]], list[tuple[int, str, str]]]:
-        """Store the events of what is done; the retries and the rejects, by position.
+        """Publish the events of handled messages; the retries and the rejects, by position.
 
-        Raises TypeError for an outcome that is none, while everything can still be rolled back.
+        Raises TypeError for a value that is no outcome, while the transaction can be rolled back.
         """
         retries: list[tuple[int, str]] = []
         rejects: list[tuple[int, str, str]] = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One bad item must not take its neighbours with it."""
+"""Isolates the failing items of a batch, so that the others are handled."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -9,16 +9,16 @@ from orderflow.messaging.errors import InfrastructureError
 Item = TypeVar("Item")
 
 
-def isolate(
+def bisect(
     items: Sequence[Item],
     attempt: Callable[[Sequence[Item]], None],
-    culprit: Callable[[Item, Exception], None],
+    on_failure: Callable[[Item, Exception], None],
 ) -> None:
-    """Attempt all items at once; when that fails, attempt each half, down to the item that is to blame.
+    """Attempt all items at once; when that fails, attempt each half, down to the failing item.
 
-    ``attempt`` is all or nothing. The halves are attempted in order, so order is kept. ``culprit`` hears of every
-    item that fails alone. InfrastructureError is nobody's fault: it is raised, and the items before it are done.
-    With one culprit among n items this costs about 2·log2(n) attempts.
+    ``attempt`` is all or nothing. The halves are attempted in order, so order is kept. ``on_failure`` is called for
+    every item that fails alone. InfrastructureError concerns no item: it is raised, and the items before it are done.
+    One failing item among n costs about 2·log2(n) attempts.
     """
     if not items:
         return
@@ -28,8 +28,8 @@ def isolate(
         raise
     except Exception as error:
         if len(items) == 1:
-            culprit(items[0], error)
+            on_failure(items[0], error)
             return
         middle = len(items) // 2
-        isolate(items[:middle], attempt, culprit)
-        isolate(items[middle:], attempt, culprit)
+        bisect(items[:middle], attempt, on_failure)
+        bisect(items[middle:], attempt, on_failure)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which messages a queue's consumer has handled already; the first line against duplicates."""
+"""Which messages a queue's consumer has handled; recognises duplicates."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -8,8 +8,8 @@ from uuid import UUID
 
 from orderflow.messaging.service import Transaction
 
-# In order, so that two consumers with the same messages wait for each other instead of locking up; and of many new
-# ids and few known ones the few are returned.
+# Sorted, so that two consumers with the same messages wait for each other instead of deadlocking. Returns the known
+# ids, because they are few.
 _CLAIM = """
 with claimed as (
     insert into inbox (queue, message_id, received_at)
@@ -38,15 +38,15 @@ class Inbox:
         self._queue = queue
 
     def claim(self, transaction: Transaction, ids: Sequence[UUID]) -> set[UUID]:
-        """Mark these messages as handled; those that were marked before. Waits for a rival transaction.
+        """Mark these messages as handled; returns those that were marked before.
 
-        The ids must be distinct.
+        The ids must be distinct. Waits for a concurrent transaction with the same ids.
         """
         parameters = {"queue": self._queue, "ids": sorted(ids, key=_as_int), "now": transaction.now}
         return {row[0] for row in transaction.execute(_CLAIM, parameters)}
 
     def forget(self, transaction: Transaction, ids: Sequence[UUID]) -> None:
-        """Unmark messages that will come again: retried ones, and dead letters that may be replayed."""
+        """Unmark messages that will be delivered again: retried ones, and dead letters that may be replayed."""
         transaction.execute(_FORGET, {"queue": self._queue, "ids": ids})
 
 

@@ -1,5 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of a consumer: receive a batch, apply it, park what cannot be handled, acknowledge; pause when it cannot."""
+"""The loop of a consumer: receive a batch, apply it in one transaction, settle every message, acknowledge.
+
+Invariants:
+
+- A batch is acknowledged after its commit and after the confirms of its copies, with one multiple-ack.
+- Batches of a queue are acknowledged in the order in which they were received.
+- While broker or database fail, no message leaves the batch: the loop backs off and repeats the same batch. What was
+  committed before the failure is not applied again (``BatchProgress``).
+- The loop takes no batch while the publish window has no room.
+
+==================================== ==================================================================================
+Failure                              Consequence
+==================================== ==================================================================================
+process killed before the commit     nothing happened; the broker delivers the batch again
+process killed after the commit      delivered again; the inbox recognises the messages, the relay publishes the events
+database unavailable                 the loop pauses with jittered back-off, up to 10 s, then repeats the batch
+deadlock, serialization failure      the batch is repeated at once, up to five times; then as above
+connection lost before the ack       the ack is dropped; the broker delivers again, the inbox recognises
+handler raises, value refused        ``bisect`` halves the batch; the failing message alone is retried or dead-lettered
+copies not confirmed in time         only the missing copies are published again; the batch stays unacknowledged
+==================================== ==================================================================================
+
+On 2 cores with RabbitMQ and PostgreSQL: 8,600 to 10,600 messages/s from queue to confirmed publish, 23 µs of CPU in the
+loop's thread and 6 statements for a batch of 250 (``make bench BENCH_FLAGS="--only core"``,
+``python -m tests.bench.consumer_core``).
+https://www.rabbitmq.com/docs/confirms#consumer-acks-multiple-parameter
+"""
 
 import logging
 import threading
@@ -16,7 +42,7 @@ from orderflow.messaging.instrumentation import MessagingInstrumentation
 log = logging.getLogger(__name__)
 
 _ABORTS = 5
-"""Aborted transactions in a row after which it is no longer bad luck but trouble."""
+"""Consecutive aborted transactions after which the database counts as failing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +55,7 @@ class BatchLimits:
 
 
 class ConsumerLoop:
-    """Consumes one queue in one thread until it is stopped; then it finishes what had already arrived."""
+    """Consumes one queue in one thread until it is stopped; then it finishes what it has received."""
 
     def __init__(
         self,
@@ -58,7 +84,7 @@ class ConsumerLoop:
         self._backoff = Backoff()
 
     def run(self) -> None:
-        """Work until stopped and drained. Never raises for a message; whatever else is raised ends the process."""
+        """Work until stopped and drained. A message never makes it raise; any other exception ends the process."""
         while not self._given_up.is_set() and not (self._stopping.is_set() and self._consumer.drained):
             self.last_progress = self._clock.monotonic()
             if self._publisher.room == 0:
@@ -92,40 +118,40 @@ class ConsumerLoop:
         self._given_up.set()
 
     def _settle(self, batch: Batch) -> None:
-        """Bring one batch to its end. While the surroundings fail nothing leaves: pause, then the same batch again."""
-        span = self._instrumentation.batch_received(batch.queue, batch.deliveries)
+        """Apply, settle and acknowledge one batch; repeat it after a pause while broker or database fail."""
+        observer = self._instrumentation.batch_received(batch.queue, batch.deliveries)
         progress = BatchProgress()
-        parking: CopyPublisher | None = None
+        copies: CopyPublisher | None = None
         aborts = 0
         while not self._given_up.is_set():
             self.last_progress = self._clock.monotonic()
             try:
-                if parking is None:
-                    self._processor(batch.deliveries, span, progress, moving=self._moving)
-                    parking = CopyPublisher(self._publisher, self._copies(batch, progress))
-                parking.finish(seconds=self._confirm_timeout, given_up=self._given_up)
+                if copies is None:
+                    self._processor(batch.deliveries, observer, progress, report_progress=self._report_progress)
+                    copies = CopyPublisher(self._publisher, self._copies(batch, progress))
+                copies.finish(seconds=self._confirm_timeout, given_up=self._given_up)
             except InfrastructureError as error:
                 aborts += isinstance(error, TransactionAborted)
                 if isinstance(error, TransactionAborted) and aborts <= _ABORTS:
                     log.info("consumer.transaction_aborted", extra={"queue": batch.queue, "error": str(error)})
                     self._clock.wait(self._given_up, Backoff(most=0.1).next())
                 else:
-                    span.failed(error)
+                    observer.failed(error)
                     self._pause(batch.queue, error)
             else:
                 self._consumer.ack(batch)
                 self._backoff.reset()
-                span.handled(progress.outcomes)
+                observer.handled(progress.outcomes)
                 return
 
-    def _moving(self) -> None:
-        """Show that the loop moves; raises GivenUp when it is no longer to."""
+    def _report_progress(self) -> None:
+        """Record progress for the watchdog; raises GivenUp when the loop is to end at once."""
         self.last_progress = self._clock.monotonic()
         if self._given_up.is_set():
             raise GivenUp("the process was told to end at once")
 
     def _copies(self, batch: Batch, progress: BatchProgress) -> list[Publication]:
-        """What is retried or dead-lettered, as it is to be published; the outcomes tell what that is."""
+        """The retry copies and dead letters of a batch; adds them to its result."""
         now = self._clock.now()
         outcomes, dead, copies = progress.outcomes, list(progress.rejects), []
         for position, reason in progress.retries:

@@ -1,8 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events stored in the transaction that caused them, published from memory after it, deleted once confirmed.
+"""Events: stored in the transaction that caused them, published from memory after its commit, deleted once confirmed.
 
-A row that nobody confirms in time (a crash, a return, a lost connection) is left to the relay. So publishing from
-memory is only the fast way; the table is the truth.
+Invariants, together with ``relay``:
+
+- An event exists exactly when its transaction committed. The row is deleted after the confirm, with the next commit.
+- A row has a lease. Until it expires only the process that wrote or relayed the row publishes it.
+- The relay finds rows by their lease, never by a moving id: ids are made before the commit, so a late commit would be
+  skipped for ever.
+- Publishing is at least once. The id of the row is the message id, so consumers recognise a repetition.
+
+==================================== ==================================================================================
+Failure                              Consequence
+==================================== ==================================================================================
+process killed after the commit      the lease expires (10 s), a relay publishes the row
+message returned or nacked           the row stays; the relay tries again when its lease expires
+connection lost before the confirm   the row stays; it may be published twice
+publish window full                  the row is stored with an expired lease: the relay publishes it when there is room
+database away after the confirm      the row is deleted with the next commit; until then it may be published again
+==================================== ==================================================================================
+
+Writing and deleting cost two statements for a batch of any size
+(tests/integration/messaging/test_consumer.py). The broker returns an unroutable message before it confirms it:
+https://www.rabbitmq.com/docs/publishers#unroutable
 """
 
 from collections.abc import Sequence
@@ -15,7 +34,7 @@ from orderflow.messaging.codec import Codec, Outgoing
 from orderflow.messaging.service import Transaction
 from orderflow.messaging.uuid7 import uuid7
 
-# The server's clock tells when a lease is over: the clocks of the processes that share the table may differ.
+# Leases use the server's clock: the clocks of the processes that share the table may differ.
 _INSERT = """
 insert into outbox (id, exchange, routing_key, properties, body, created_at, leased_until)
 select id, exchange, routing_key, properties::jsonb, body, statement_timestamp(),
@@ -28,7 +47,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """What a transaction that is about to commit adds to the outbox and takes from it."""
+    """What a transaction adds to the outbox and deletes from it; final after the commit."""
 
     publications: Sequence[Publication]
     deleted: int
@@ -36,7 +55,7 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """One thread's way into the outbox table. It remembers what it published until the rows are deleted."""
+    """The outbox of one thread. It keeps what it published until the rows are deleted."""
 
     def __init__(self, publisher: Publisher, codec: Codec, *, lease_seconds: float) -> None:
         self._publisher = publisher
@@ -48,7 +67,7 @@ class Outbox:
     def write(self, transaction: Transaction, outgoing: Sequence[Outgoing]) -> Draft:
         """Insert a row per event, delete the rows confirmed since the last commit: at most two statements.
 
-        When the publisher has no room the rows are free for the relay at once.
+        When the publisher has no room, the relay may take the rows at once.
         """
         self.collect()
         if self._confirmed:
@@ -71,7 +90,7 @@ class Outbox:
         self._receipts.append(self._publisher.publish(publications))
 
     def collect(self) -> int:
-        """Sort out settled receipts; the number of confirmed rows that wait for their deletion."""
+        """Collect settled receipts; the number of confirmed rows to delete."""
         still_open = []
         for receipt in self._receipts:
             if receipt.settled:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes the outbox rows that a crash, a return or a lost connection has left, and measures the outbox."""
+"""Publishes the outbox rows that a crash, a return or a lost connection left, and measures the outbox.
+
+Invariants and failures are those of ``outbox``.
+"""
 
 import logging
 import threading
@@ -32,7 +35,7 @@ _MEASURE_EVERY_SECONDS = 2.0
 
 
 class Relay:
-    """Looks for rows whose lease is over, every ``interval_seconds``; any number of processes may do so at once."""
+    """Takes rows whose lease expired, every ``interval_seconds``; any number of processes may do so concurrently."""
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class Relay:
         self._measured = float("-inf")
 
     def run(self) -> None:
-        """Relay until stopped. While database or broker are away it only waits."""
+        """Relay until stopped; back off while database or broker are unavailable."""
         while not self._stopping.is_set():
             self.last_progress = self._clock.monotonic()
             try:
@@ -82,8 +85,8 @@ class Relay:
         self._stopping.set()
 
     def relay_once(self) -> int:
-        """Take what is due and fits the publish window, and publish it; how many rows that were."""
-        self._unit_of_work.tidy()  # first: what is confirmed must not be taken again, even when its lease is over
+        """Take due rows as far as the publish window has room, and publish them; the number of rows."""
+        self._unit_of_work.tidy()  # first: a confirmed row must not be taken again, even when its lease has expired
         limit = min(self._publisher.room, _LIMIT)
         if limit == 0:
             return 0

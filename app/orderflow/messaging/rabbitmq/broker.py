@@ -1,8 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RabbitMQ through pika: two connections on one I/O thread, so that a blocked publisher never delays an ack.
+"""RabbitMQ through pika: two connections on one I/O thread.
 
-In the services' processes only this package imports pika. All of pika's objects belong to the I/O thread; other
-threads reach it only through ``add_callback_threadsafe``, once per batch.
+Invariants:
+
+- All of pika's objects belong to the I/O thread. Other threads reach it through ``add_callback_threadsafe``, once per
+  batch: crossing per message costs more than half of the throughput (16.5k against 44.4k messages/s, measured before
+  the adapter was chosen: docs/decisions/0003).
+- Publishing has a connection of its own, so that a publisher that the broker blocks never delays an acknowledgement:
+  https://www.rabbitmq.com/docs/connection-blocked
+- Deliveries of an earlier channel are never acknowledged (epochs of ``DeliveryBuffer``).
+- At most a window of publications is unconfirmed, 2000 at the most: above that a quorum queue with a deep backlog
+  drops to a sixth of its throughput.
+
+==================================== ==================================================================================
+Failure                              Consequence
+==================================== ==================================================================================
+connection lost                      unconfirmed publications are LOST; it reconnects with jittered back-off
+channel closed by the broker         the same for that channel alone; the error is logged
+consumer cancelled by the broker     (queue deleted) the channel is closed and opened again with back-off
+broker blocks publishing             nothing is written, ``room`` is 0, consumers take no batch; acks go on
+unreadable header table              ``field_table_patch`` reads it; otherwise pika would end the connection
+I/O thread fails                     everything is LOST, ``last_tick`` is -inf: the watchdog ends the process
+==================================== ==================================================================================
+
+A cancel makes a quorum queue return what is in flight to the consumer, marked as redelivered:
+https://github.com/rabbitmq/rabbitmq-server/issues/3729. Measured by ``make bench``: docs/decisions/0003 and README.
 """
 
 import logging

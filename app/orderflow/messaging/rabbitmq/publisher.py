@@ -84,7 +84,7 @@ class RabbitPublisher:
         self._take()
 
     def measure(self) -> None:
-        """Tell the hooks how full the window is."""
+        """Report how full the window is."""
         self._instrumentation.window(unconfirmed=self._window.unconfirmed, waiting=self._window.waiting)
 
     def refuse(self) -> None:

@@ -47,11 +47,11 @@ STATEMENTS = CONSUMING.counter(
     "orderflow_sql_statements_total", "SQL statements of batches, begin and commit included.", by.QUEUE
 )
 BATCHES_FAILED = CONSUMING.counter(
-    "orderflow_batch_failures_total", "Attempts at a batch that the surroundings ended.", by.QUEUE
+    "orderflow_batch_failures_total", "Attempts at a batch that a failing broker or database ended.", by.QUEUE
 )
 PAUSES = CONSUMING.counter(
     "orderflow_consumer_pauses_total",
-    "Times that a consumer backed off because of its surroundings.",
+    "Times that a consumer backed off because broker or database failed.",
     by.QUEUE,
     by.PAUSE_REASON,
 )
@@ -83,7 +83,9 @@ OLDEST_AGE = CONSUMING.gauge(
 PUBLISHED = PUBLISHING.counter("orderflow_messages_published_total", "Messages written to the wire.")
 CONFIRMED = PUBLISHING.counter("orderflow_messages_confirmed_total", "Messages that the broker confirmed.")
 PUBLISH_FAILURES = PUBLISHING.counter(
-    "orderflow_publish_failures_total", "Messages not known to be in a queue; their outbox rows stay.", by.FAILURE
+    "orderflow_publish_failures_total",
+    "Messages that are not confirmed to be in a queue; their outbox rows stay.",
+    by.FAILURE,
 )
 CONFIRM_SECONDS = PUBLISHING.histogram(
     "orderflow_publish_confirm_seconds", "From writing a message to its confirm.", unit="seconds", buckets=by.FAST
@@ -120,12 +122,14 @@ ORDER_SECONDS = ORDERS.histogram(
     buckets=by.FINALS,
     exemplars=True,
 )
-ORDERS_REFUSED = INTAKE.counter("orderflow_orders_refused_total", "Orders that the API did not take.", by.REFUSAL)
-REPLAYS = INTAKE.counter("orderflow_idempotent_replays_total", "Requests that got the first answer to their key again.")
-HTTP_REQUESTS = HTTP.counter("orderflow_http_requests_total", "HTTP requests answered.", by.ROUTE, by.METHOD, by.STATUS)
+ORDERS_REFUSED = INTAKE.counter("orderflow_orders_refused_total", "Orders that the API refused.", by.REFUSAL)
+REPLAYS = INTAKE.counter(
+    "orderflow_idempotent_replays_total", "Requests whose idempotency key was known: the first response was sent again."
+)
+HTTP_REQUESTS = HTTP.counter("orderflow_http_requests_total", "HTTP requests served.", by.ROUTE, by.METHOD, by.STATUS)
 HTTP_SECONDS = HTTP.histogram(
     "orderflow_http_request_duration_seconds",
-    "From a request to the end of its answer.",
+    "From a request to the end of its response.",
     by.ROUTE,
     by.METHOD,
     unit="seconds",
@@ -139,21 +143,21 @@ PAYMENT_CALLS = PAYMENTS.counter(
 )
 PAYMENT_SECONDS = PAYMENTS.histogram(
     "orderflow_payment_call_duration_seconds",
-    "Duration of calls to the payment provider, with or without an answer.",
+    "Duration of calls to the payment provider, with or without a response.",
     by.OPERATION,
     unit="seconds",
     buckets=by.FAST,
 )
-PAYMENTS_UNKNOWN = PAYMENTS.gauge("orderflow_payments_unknown", "Charges whose result nobody knows yet.", unit="orders")
+PAYMENTS_UNKNOWN = PAYMENTS.gauge("orderflow_payments_unknown", "Charges whose result is not known yet.", unit="orders")
 NOTIFIED = NOTIFICATIONS.counter("orderflow_notifications_total", "Attempts to notify.", by.NOTIFICATION, by.NOTIFIED)
 
 # Integrity, as the reconciler recomputes it from the databases
 OVERSOLD = RECONCILING.gauge(
-    "orderflow_reconciler_oversold_units", "Units sold that were not there. Must be 0.", unit="units"
+    "orderflow_reconciler_oversold_units", "Units sold beyond the stock. Must be 0.", unit="units"
 )
 DUPLICATE_CHARGES = RECONCILING.gauge(
     "orderflow_reconciler_duplicate_charges",
-    "Charges for two orders, or orders with two. Must be 0.",
+    "Charges that two orders share, and second charges of an order. Must be 0.",
     unit="orders",
 )
 DUPLICATE_NOTIFICATIONS = RECONCILING.gauge(
@@ -161,7 +165,7 @@ DUPLICATE_NOTIFICATIONS = RECONCILING.gauge(
 )
 LEDGER_DRIFT = RECONCILING.gauge(
     "orderflow_reconciler_ledger_drift_units",
-    "How far stock, its ledger and the reservations are apart, over all SKUs. Must be 0.",
+    "Difference between stock, its ledger and the reservations, over all SKUs. Must be 0.",
     unit="units",
 )
 CHARGE_MISMATCHES = RECONCILING.gauge(
@@ -173,13 +177,13 @@ STOCK_MISMATCHES = RECONCILING.gauge(
     unit="orders",
 )
 STALE_AVAILABILITY = RECONCILING.gauge(
-    "orderflow_reconciler_stale_availability", "SKUs of which the orders API shows an old stock.", unit="skus"
+    "orderflow_reconciler_stale_availability", "SKUs whose stock in the orders API is outdated.", unit="skus"
 )
 UNTOLD = RECONCILING.gauge(
-    "orderflow_reconciler_untold_orders", "Orders that ended a while ago without a notification.", unit="orders"
+    "orderflow_reconciler_untold_orders", "Final orders without a notification after the grace period.", unit="orders"
 )
 ORDERS_STUCK = RECONCILING.gauge(
-    "orderflow_reconciler_orders_stuck", "Orders open for too long.", by.STATE, unit="orders"
+    "orderflow_reconciler_orders_stuck", "Orders that are open beyond their hold.", by.STATE, unit="orders"
 )
 ORDERS_STUCK_AGE = RECONCILING.gauge(
     "orderflow_reconciler_orders_stuck_oldest_age_seconds", "Age of the oldest stuck order.", by.STATE, unit="seconds"
@@ -191,13 +195,13 @@ RECONCILED_AT = RECONCILING.gauge(
 )
 
 # The process itself
-BUILD = PROCESS.gauge("orderflow_build_info", "Always 1; tells what runs.", *by.BUILD_LABELS, unit="info")
+BUILD = PROCESS.gauge("orderflow_build_info", "Always 1; the labels say what runs.", *by.BUILD_LABELS, unit="info")
 READY = PROCESS.gauge("orderflow_ready", "Is 1 while the process is ready for work.", unit="state")
 LOOP_IDLE = PROCESS.gauge(
-    "orderflow_loop_idle_seconds", "Since a loop of the process was last seen moving.", by.LOOP, unit="seconds"
+    "orderflow_loop_idle_seconds", "Seconds since the last progress of a loop.", by.LOOP, unit="seconds"
 )
-SPANS_EXPORTED = PROCESS.counter("orderflow_spans_exported_total", "Spans that the trace receiver took.")
-SPANS_DROPPED = PROCESS.counter("orderflow_spans_dropped_total", "Spans that never left the process.", by.DROP_REASON)
+SPANS_EXPORTED = PROCESS.counter("orderflow_spans_exported_total", "Spans that were exported.")
+SPANS_DROPPED = PROCESS.counter("orderflow_spans_dropped_total", "Spans that were lost in the process.", by.DROP_REASON)
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Metric))
 """Every metric above, in that order."""

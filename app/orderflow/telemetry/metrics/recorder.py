@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts what the core tells: once per batch, with everything looked up beforehand."""
+"""Records what the messaging core reports: once per batch, with every metric looked up beforehand."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,13 +18,13 @@ OCCURRED_AT = "x-occurred-at"
 class QueueRecorder:
     """The metrics of one queue, and the batches that are being handled."""
 
-    def __init__(self, queue: str, instruments: MetricRegistry, clock: Clock) -> None:
+    def __init__(self, queue: str, registry: MetricRegistry, clock: Clock) -> None:
         self.queue = queue
         self.clock = clock
         self.open: dict[int, float] = {}
         """When the oldest message of each batch in work occurred, in seconds since 1970."""
-        counter, histogram = instruments.counter, instruments.histogram
-        self.instruments = instruments
+        counter, histogram = registry.counter, registry.histogram
+        self.registry = registry
         self.consumed = counter(catalogue.CONSUMED, queue)
         self.consumed_bytes = counter(catalogue.CONSUMED_BYTES, queue)
         self.redelivered = counter(catalogue.REDELIVERED, queue)
@@ -36,7 +36,7 @@ class QueueRecorder:
         self.batch_messages = histogram(catalogue.BATCH_MESSAGES, queue)
         self.batch_seconds = histogram(catalogue.BATCH_SECONDS, queue)
         self.message_age = histogram(catalogue.MESSAGE_AGE, queue)
-        instruments.gauge(catalogue.OLDEST_AGE, queue).set_function(self.oldest_age)
+        registry.gauge(catalogue.OLDEST_AGE, queue).set_function(self.oldest_age)
 
     def oldest_age(self) -> float:
         """Seconds since the oldest message in work occurred; 0 when none is in work."""
@@ -73,9 +73,9 @@ class BatchRecorder(BatchObserver):
         queue.events_stored.inc(outcomes.published)
         queue.statements.inc(outcomes.statements)
         for _, reason, _ in outcomes.retried:
-            queue.instruments.counter(catalogue.RETRIED, queue.queue, reason).inc()
+            queue.registry.counter(catalogue.RETRIED, queue.queue, reason).inc()
         for _, reason in outcomes.dead:
-            queue.instruments.counter(catalogue.DEAD_LETTERED, queue.queue, reason).inc()
+            queue.registry.counter(catalogue.DEAD_LETTERED, queue.queue, reason).inc()
 
     def failed(self, error: BaseException) -> None:
         """Count the attempt; the batch stays in work."""
@@ -86,12 +86,12 @@ class BatchRecorder(BatchObserver):
 class ConfirmRecorder(PublishObserver):
     """Counts confirms with their latency, and failures."""
 
-    __slots__ = ("_confirmed", "_instruments", "_seconds")
+    __slots__ = ("_confirmed", "_registry", "_seconds")
 
-    def __init__(self, instruments: MetricRegistry) -> None:
-        self._instruments = instruments
-        self._confirmed = instruments.counter(catalogue.CONFIRMED)
-        self._seconds = instruments.histogram(catalogue.CONFIRM_SECONDS)
+    def __init__(self, registry: MetricRegistry) -> None:
+        self._registry = registry
+        self._confirmed = registry.counter(catalogue.CONFIRMED)
+        self._seconds = registry.histogram(catalogue.CONFIRM_SECONDS)
 
     def settled(self, *, confirmed: int, failures: Mapping[Failure, int], seconds: float) -> None:
         """Count one group of publications."""
@@ -99,26 +99,26 @@ class ConfirmRecorder(PublishObserver):
             self._confirmed.inc(confirmed)
             self._seconds.observe(seconds, confirmed)
         for failure, count in failures.items():
-            self._instruments.counter(catalogue.PUBLISH_FAILURES, failure.value).inc(count)
+            self._registry.counter(catalogue.PUBLISH_FAILURES, failure.value).inc(count)
 
 
 class Recorder(Instrumentation):
     """Feeds the metrics of consuming and publishing."""
 
-    def __init__(self, instruments: MetricRegistry, clock: Clock) -> None:
-        self._instruments = instruments
+    def __init__(self, registry: MetricRegistry, clock: Clock) -> None:
+        self._registry = registry
         self._clock = clock
         self._queues: dict[str, QueueRecorder] = {}
         self._outbox_measured: tuple[float, float] | None = None
-        self._published = instruments.counter(catalogue.PUBLISHED)
-        self._confirms = ConfirmRecorder(instruments)
-        self._unconfirmed = instruments.gauge(catalogue.UNCONFIRMED)
-        self._waiting = instruments.gauge(catalogue.WAITING)
+        self._published = registry.counter(catalogue.PUBLISHED)
+        self._confirms = ConfirmRecorder(registry)
+        self._unconfirmed = registry.gauge(catalogue.UNCONFIRMED)
+        self._waiting = registry.gauge(catalogue.WAITING)
 
     def watch(self, queues: Sequence[str]) -> None:
         """Let the metrics of these queues exist before their first batch."""
         for queue in queues:
-            self._queues[queue] = QueueRecorder(queue, self._instruments, self._clock)
+            self._queues[queue] = QueueRecorder(queue, self._registry, self._clock)
 
     def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchRecorder:
         """Count the batch as received."""
@@ -129,7 +129,7 @@ class Recorder(Instrumentation):
     def consumer_paused(self, queue: str, error: BaseException, seconds: float) -> None:
         """Count the pause by what failed."""
         _ = seconds
-        self._instruments.counter(catalogue.PAUSES, queue, snake_case(type(error).__name__)).inc()
+        self._registry.counter(catalogue.PAUSES, queue, snake_case(type(error).__name__)).inc()
 
     def publishing(self, publications: Sequence[Publication]) -> PublishObserver:
         """Count what is written to the wire."""
@@ -138,13 +138,13 @@ class Recorder(Instrumentation):
 
     def connected(self, role: str, *, connected: bool) -> None:
         """Set the state of a connection."""
-        self._instruments.gauge(catalogue.CONNECTED, role).set(connected)
+        self._registry.gauge(catalogue.CONNECTED, role).set(connected)
         if connected:
-            self._instruments.counter(catalogue.CONNECTS, role).inc()
+            self._registry.counter(catalogue.CONNECTS, role).inc()
 
     def blocked(self, *, blocked: bool) -> None:
         """Set whether publishing is blocked."""
-        self._instruments.gauge(catalogue.BLOCKED).set(blocked)
+        self._registry.gauge(catalogue.BLOCKED).set(blocked)
 
     def window(self, *, unconfirmed: int, waiting: int) -> None:
         """Set how full the publish window is."""
@@ -153,14 +153,14 @@ class Recorder(Instrumentation):
 
     def outbox_measured(self, *, rows: int, oldest_seconds: float) -> None:
         """Set the size of the outbox, and from when its oldest row is."""
-        self._instruments.gauge(catalogue.OUTBOX_ROWS).set(rows)
+        self._registry.gauge(catalogue.OUTBOX_ROWS).set(rows)
         if self._outbox_measured is None:
-            self._instruments.gauge(catalogue.OUTBOX_AGE).set_function(self._outbox_age)
+            self._registry.gauge(catalogue.OUTBOX_AGE).set_function(self._outbox_age)
         self._outbox_measured = (oldest_seconds, self._clock.monotonic())
 
     def relayed(self, count: int) -> None:
         """Count relayed rows."""
-        self._instruments.counter(catalogue.RELAYED).inc(count)
+        self._registry.counter(catalogue.RELAYED).inc(count)
 
     def _outbox_age(self) -> float:
         """The measured age plus the time since: while the database is away it cannot be measured anew."""

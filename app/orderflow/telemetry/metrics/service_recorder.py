@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the moments of the shop."""
+"""Records what services, APIs and operations report."""
 
 import time
 from collections.abc import Mapping
@@ -18,17 +18,17 @@ _EXEMPLAR_EVERY_SECONDS = 5.0
 class ServiceRecorder(Instrumentation):
     """Feeds the metrics of orders, payments, notifications and of the reconciler."""
 
-    def __init__(self, instruments: MetricRegistry, tracing: Tracing) -> None:
+    def __init__(self, registry: MetricRegistry, tracing: Tracing) -> None:
         self._tracing = tracing
-        self._instruments = instruments
-        self._counter = instruments.counter
-        self._gauge = instruments.gauge
-        self._histogram = instruments.histogram
+        self._registry = registry
+        self._counter = registry.counter
+        self._gauge = registry.gauge
+        self._histogram = registry.histogram
 
     def http_request_started(self, *, method: str, path: str, scheme: str, trace: Mapping[str, str]) -> RequestObserver:
         """Count the request and its duration when it has finished."""
         _ = path, scheme, trace
-        return _RequestMetrics(self._instruments, method)
+        return _RequestMetrics(self._registry, method)
 
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
         """Count an accepted order and name it in the request's span."""
@@ -94,13 +94,13 @@ class ServiceRecorder(Instrumentation):
 class _RequestMetrics(RequestObserver):
     """Counts one HTTP request."""
 
-    __slots__ = ("_instruments", "_method")
+    __slots__ = ("_method", "_registry")
 
-    def __init__(self, instruments: MetricRegistry, method: str) -> None:
-        self._instruments = instruments
+    def __init__(self, registry: MetricRegistry, method: str) -> None:
+        self._registry = registry
         self._method = method
 
     def finished(self, *, route: str, status: int, seconds: float) -> None:
         route = route or UNMATCHED
-        self._instruments.counter(catalogue.HTTP_REQUESTS, route, self._method, str(status)).inc()
-        self._instruments.histogram(catalogue.HTTP_SECONDS, route, self._method).observe(seconds)
+        self._registry.counter(catalogue.HTTP_REQUESTS, route, self._method, str(status)).inc()
+        self._registry.histogram(catalogue.HTTP_SECONDS, route, self._method).observe(seconds)

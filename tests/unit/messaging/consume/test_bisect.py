@@ -6,50 +6,50 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orderflow.messaging.consume.bisect import isolate
+from orderflow.messaging.consume.bisect import bisect
 from orderflow.messaging.errors import BadData, DatabaseUnavailable
 
 
 class Table:
-    """All or nothing, as a transaction is; refuses its culprits."""
+    """All or nothing, as a transaction is; refuses some items."""
 
-    def __init__(self, culprits: frozenset[int]) -> None:
-        self.culprits = culprits
+    def __init__(self, failing: frozenset[int]) -> None:
+        self.failing = failing
         self.done: list[int] = []
-        self.blamed: list[int] = []
+        self.refused: list[int] = []
         self.attempts = 0
 
     def attempt(self, items: Sequence[int]) -> None:
         self.attempts += 1
-        if self.culprits.intersection(items):
+        if self.failing.intersection(items):
             raise BadData("refused")
         self.done += items
 
-    def blame(self, item: int, error: Exception) -> None:
+    def on_failure(self, item: int, error: Exception) -> None:
         assert isinstance(error, BadData)
-        self.blamed.append(item)
+        self.refused.append(item)
 
 
 @given(st.integers(0, 300).flatmap(lambda n: st.tuples(st.just(n), st.frozensets(st.integers(0, max(0, n - 1))))))
-def test_every_good_item_is_done_once_and_in_order_whoever_is_to_blame(case: tuple[int, frozenset[int]]) -> None:
-    n, culprits = case
-    table = Table(culprits)
-    isolate(range(n), table.attempt, table.blame)
-    assert table.done == [item for item in range(n) if item not in culprits]
-    assert table.blamed == [item for item in range(n) if item in culprits]
-    most = 1 + len(culprits) * 2 * math.ceil(math.log2(n)) if n > 1 else 1
+def test_every_good_item_is_done_once_and_in_order_whatever_fails(case: tuple[int, frozenset[int]]) -> None:
+    n, failing = case
+    table = Table(failing)
+    bisect(range(n), table.attempt, table.on_failure)
+    assert table.done == [item for item in range(n) if item not in failing]
+    assert table.refused == [item for item in range(n) if item in failing]
+    most = 1 + len(failing) * 2 * math.ceil(math.log2(n)) if n > 1 else 1
     assert table.attempts <= most
 
 
-def test_one_culprit_among_many_costs_few_attempts() -> None:
+def test_one_on_failure_among_many_costs_few_attempts() -> None:
     table = Table(frozenset({77}))
-    isolate(range(250), table.attempt, table.blame)
+    bisect(range(250), table.attempt, table.on_failure)
     assert table.attempts <= 17
 
 
 def test_nothing_is_attempted_without_items() -> None:
     table = Table(frozenset())
-    isolate([], table.attempt, table.blame)
+    bisect([], table.attempt, table.on_failure)
     assert table.attempts == 0
 
 
@@ -62,5 +62,5 @@ def test_when_the_surroundings_fail_nobody_is_blamed() -> None:
         table.attempt(items)
 
     with pytest.raises(DatabaseUnavailable):
-        isolate(range(4), attempt, table.blame)
-    assert (table.done, table.blamed) == ([0], [1])
+        bisect(range(4), attempt, table.on_failure)
+    assert (table.done, table.refused) == ([0], [1])
