@@ -70,7 +70,7 @@ ONLY_IN = {
     "prometheus_client": ("orderflow.telemetry",),
     "opentelemetry": ("orderflow.telemetry",),
     "litestar": ("orderflow.http", "orderflow.services"),
-    "uvicorn": ("orderflow.http", "orderflow.payment_simulator"),
+    "uvicorn": ("orderflow.http",),
 }
 
 

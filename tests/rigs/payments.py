@@ -24,7 +24,7 @@ from orderflow.messaging.event import Event
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.service import Incoming
-from orderflow.payment_simulator.app import slow_seconds
+from orderflow.payment_simulator.provider import slow_seconds
 from orderflow.services.payments import PAYMENTS
 from orderflow.services.payments.effects import ChargeEffect, count_unknown
 from orderflow.services.payments.handlers import PaymentRequests

@@ -35,6 +35,8 @@ class JsonRequest(Request[Client, Any, Any]):
             raise ValidationException(extra=[{"key": place, "message": message}]) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise Problem(BAD_REQUEST, f"the body is not JSON in UTF-8: {error}") from None
+        except RecursionError:
+            raise Problem(BAD_REQUEST, "the body is nested too deeply") from None
 
 
 def _decoded(body: bytes, annotation: Any) -> Any:

@@ -1,24 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ASGI application served by uvicorn in a thread of its own; the process decides when it ends."""
+"""An ASGI application served by uvicorn; the process decides when it ends."""
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
-from typing import Any
 
 import uvicorn
 import uvloop
 
+from orderflow.http.asgi import Application
 from orderflow.messaging.clock import Clock
 
-Application = Callable[[Any, Any, Any], Awaitable[None]]
 _TICK_SECONDS = 1.0
 
 
 class HttpServer:
-    """Listens from the moment it is made; ``port`` 0 takes a free one. Raises OSError when the port is taken."""
+    """Listens as soon as it is made; ``port`` 0 takes a free one. Raises OSError when the port is taken.
 
-    def __init__(self, application: Application, host: str, port: int, *, clock: Clock) -> None:
+    ``run`` may be called in any thread; in the main thread SIGTERM and SIGINT stop it, too.
+    """
+
+    def __init__(
+        self, application: Application, host: str, port: int, *, clock: Clock, drain_seconds: int = 10
+    ) -> None:
         self.name = "http"
         self.last_progress = clock.monotonic()
         self._clock = clock
@@ -32,17 +35,17 @@ class HttpServer:
             log_config=None,
             server_header=False,
             timeout_keep_alive=65,
-            timeout_graceful_shutdown=10,
+            timeout_graceful_shutdown=drain_seconds,
         )
         self._server = uvicorn.Server(config)
 
     def run(self) -> None:
-        """Serve until stopped; open requests are finished first."""
+        """Serve until stopped. Open requests are finished first, for ``drain_seconds`` at most."""
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
 
     def stop(self) -> None:
-        """Accept no more connections, finish open requests, return from ``run``."""
+        """Accept no more connections, finish open requests, and return from ``run``."""
         self._server.should_exit = True
 
     async def _serve(self) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the payment simulator has executed: one record per idempotency key, kept in a file of JSON lines."""
+"""The executed charges and refunds: one record per idempotency key, kept in a file of JSON lines."""
 
 import io
 import logging
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
@@ -26,7 +26,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="c
 
 
 class Refund(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="refund"):
-    """A charge that was paid back."""
+    """A charge that was refunded."""
 
     key: str
     refund_id: str
@@ -38,21 +38,21 @@ class Refund(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="r
 
 
 class AlreadyRefunded(Exception):
-    """The charge was paid back with another idempotency key."""
+    """The charge was refunded with another idempotency key."""
 
 
 class Ledger:
     """Charges and refunds by idempotency key.
 
-    With a path every record is handed to the operating system before it is answered: it survives the death of the
-    process, not that of the machine. A line that a crash cut off is dropped at the next start.
+    With a path every record is written before its response is sent: it survives the death of the process, not that of
+    the machine. A line that a crash cut off is dropped at the next start.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.charges: dict[str, Charge] = {}
         self.refunds: dict[str, Refund] = {}
         self.refunded: set[str] = set()
-        """The ids of the charges that were paid back."""
+        """The ids of refunded charges."""
         self._by_id: dict[str, Charge] = {}
         self._encoder = msgspec.json.Encoder()
         self._file: io.FileIO | None = None
@@ -61,7 +61,7 @@ class Ledger:
             self._load(path)
 
     def charge(self, charge: Charge) -> Charge:
-        """Execute a charge; with a known key the first one counts and nothing is executed."""
+        """Execute a charge; with a known key return the first one instead."""
         known = self.charges.get(charge.key)
         if known is None:
             self._write(charge)
@@ -69,7 +69,7 @@ class Ledger:
         return known or charge
 
     def refund(self, refund: Refund) -> Refund:
-        """Pay a charge back; with a known key the first one counts. Raises AlreadyRefunded for another key."""
+        """Refund a charge; with a known key return the first refund instead. Raises AlreadyRefunded for another key."""
         known = self.refunds.get(refund.key)
         if known is None:
             if refund.charge_id in self.refunded:
@@ -109,8 +109,3 @@ class Ledger:
         decode = msgspec.json.Decoder(Charge | Refund).decode
         for line in data[:whole].splitlines():
             self._keep(decode(line))
-
-
-def now() -> datetime:
-    """The time of a record, in UTC."""
-    return datetime.now(UTC)

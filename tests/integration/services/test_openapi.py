@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -36,23 +37,23 @@ def can_order(system: System) -> bool:
     return requests.post(f"{system.orders_api}/v1/orders", json=ORDER, headers=headers, timeout=5).status_code == 202
 
 
-def findings(url: str, key: str) -> str:
+def findings(url: str, key: str, folder: Path) -> str:
     """What schemathesis reports; every check and phase, the same requests each time."""
     argv = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/docs/openapi.json"]
     argv += ["--checks", "all", "--generation-deterministic", "--max-examples", "60", "--no-color"]
     argv += ["--header", f"Authorization: Bearer {key}"]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT), "SCHEMATHESIS_HOOKS": "tests.rigs.openapi_hooks"}
-    done = subprocess.run(argv, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    environ = {**os.environ, "PYTHONPATH": f"{ROOT / 'app'}:{ROOT}", "SCHEMATHESIS_HOOKS": "tests.rigs.openapi_hooks"}
+    done = subprocess.run(argv, env=environ, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
     return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(("api", "operations"), [("orders", 3), ("stock", 2)])
-def test_schemathesis_finds_nothing(system: System, api: str, operations: int) -> None:
+def test_schemathesis_finds_nothing(system: System, tmp_path: Path, api: str, operations: int) -> None:
     url, key = {
         "orders": (system.orders_api, system.orders_key),
         "stock": (system.inventory_api, system.stock_key),
     }[api]
-    report = findings(url, key)
+    report = findings(url, key, tmp_path)
     assert "No issues found" in report, report
     assert f"Tested: {operations}" in report, report
     generated = re.search(r"(\d+) generated, (\d+) passed", report)

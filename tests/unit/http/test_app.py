@@ -110,6 +110,21 @@ def test_a_body_that_does_not_match_names_the_field(client: TestClient[Any], bod
     assert error["field"] == field
 
 
+@pytest.mark.parametrize("number", [b"1.0", b"1e0", b"10e-1"])
+def test_a_number_without_a_fraction_is_an_integer(client: TestClient[Any], number: bytes) -> None:
+    assert send(client, b'{"quantity": ' + number + b"}").json() == 1
+
+
+@pytest.mark.parametrize("number", [b"1.5", b"1e999", b"-1e-1", b'"1.0"', b"true", b"[1.0]"])
+def test_another_number_is_no_integer(client: TestClient[Any], number: bytes) -> None:
+    assert problem(send(client, b'{"quantity": ' + number + b"}")) == (422, "invalid")
+
+
+@pytest.mark.parametrize("start", [b'{"quantity": 1.0, "gift": ', b'{"gift": '])
+def test_a_body_that_is_nested_too_deeply_is_a_bad_request(client: TestClient[Any], start: bytes) -> None:
+    assert problem(send(client, start + b"[" * 60_000)) == (400, "bad-request")
+
+
 def test_a_body_above_the_limit_is_refused_also_in_chunks(client: TestClient[Any]) -> None:
     large = b'{"quantity": 1}' + b" " * BODY_LIMIT_BYTES
     assert problem(send(client, large)) == (413, "too-large")

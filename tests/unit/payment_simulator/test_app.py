@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from orderflow.payment_simulator.app import ChargeRequest, NoAnswer, Provider, Refused, Simulator, slow_seconds
+from orderflow.payment_simulator.app import SimulatorApplication
 from orderflow.payment_simulator.ledger import Ledger
+from orderflow.payment_simulator.provider import ChargeRequest, NoResponse, Refused, SimulatedProvider, slow_seconds
 
 BODY = {"amount": 1999, "currency": "EUR", "payment_token": "ok", "reference": "order-1"}
 
@@ -20,8 +21,8 @@ class Client:
     """Speaks ASGI with a simulator; None when no answer came before the caller left."""
 
     def __init__(self) -> None:
-        self.provider = Provider(Ledger())
-        self._application = Simulator(self.provider)
+        self.provider = SimulatedProvider(Ledger())
+        self._application = SimulatorApplication(self.provider)
 
     def call(
         self, method: str, path: str, body: object = None, *, key: str | None = "k1", query: str = ""
@@ -97,7 +98,7 @@ def test_a_slow_charge_is_executed_once_also_when_its_callers_have_gone() -> Non
         await gate.wait()
 
     async def main() -> None:
-        provider = Provider(Ledger(), sleep=sleep)
+        provider = SimulatedProvider(Ledger(), sleep=sleep)
         impatient = asyncio.ensure_future(provider.charge("k1", request("slow")))
         patient = asyncio.ensure_future(provider.charge("k1", request("slow")))
         await asyncio.sleep(0)
@@ -167,7 +168,7 @@ def test_an_unknown_path_is_not_found_and_health_is_told() -> None:
 
 
 def test_a_provider_that_is_called_directly_says_when_it_will_not_answer() -> None:
-    with pytest.raises(NoAnswer):
-        run(Provider(Ledger()).charge("k1", request("never")))
+    with pytest.raises(NoResponse):
+        run(SimulatedProvider(Ledger()).charge("k1", request("never")))
     with pytest.raises(Refused, match="simulated_error"):
-        run(Provider(Ledger()).charge("k1", request("error_once")))
+        run(SimulatedProvider(Ledger()).charge("k1", request("error_once")))

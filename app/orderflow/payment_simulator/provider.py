@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides charges and refunds; the payment token of a charge chooses its outcome.
+
+==================== ========================================================================================
+``ok``               charged
+``decline``          declined; so is every token that is not in this table
+``slow``             charged after 2 to 10 s, the same for the same reference; unknown to look-ups until then
+``timeout_executed`` charged at once, but a charge call never gets a response
+``never``            not charged, and a charge call never gets a response
+``error_once``       the first call of a key fails with 500, the next is charged
+==================== ========================================================================================
+
+A key charges at most once, however often it is called.
+"""
+
+import asyncio
+import zlib
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated
+from uuid import uuid4
+
+import msgspec
+
+from orderflow.payment_simulator.ledger import AlreadyRefunded, Charge, Ledger, Refund
+
+_CHARGED = frozenset({"ok", "slow", "timeout_executed", "error_once"})
+_Amount = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
+
+
+class ChargeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /v1/charges``. ``reference`` is the order; ``amount`` is in minor units."""
+
+    amount: _Amount
+    currency: str
+    payment_token: str
+    reference: str
+
+
+class RefundRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The body of ``POST /v1/refunds``: always the whole amount."""
+
+    charge_id: str
+    amount: _Amount
+
+
+class Refused(Exception):
+    """The request is refused with this status and this one-word error."""
+
+    def __init__(self, status: int, error: str) -> None:
+        super().__init__(error)
+        self.status = status
+        self.error = error
+
+
+class NoResponse(Exception):
+    """The request gets no response; its caller waits until it gives up."""
+
+
+class SimulatedProvider:
+    """The provider over one ledger."""
+
+    def __init__(self, ledger: Ledger, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
+        self.ledger = ledger
+        self._sleep = sleep
+        self._failed_once: set[str] = set()
+        self._slow: dict[str, asyncio.Task[Charge]] = {}
+
+    async def charge(self, key: str, request: ChargeRequest) -> Charge:
+        """The charge with this key, executed now or earlier; raises Refused, or NoResponse after the token's effect."""
+        known = self.ledger.charges.get(key)
+        if known is not None and (known.reference, known.amount) != (request.reference, request.amount):
+            raise Refused(422, "idempotency_key_reused")
+        match request.payment_token:
+            case "never":
+                raise NoResponse
+            case "timeout_executed":
+                self._execute(key, request)
+                raise NoResponse
+            case "slow" if known is None:
+                return await asyncio.shield(self._slow_charge(key, request))
+            case "error_once" if known is None and key not in self._failed_once:
+                self._failed_once.add(key)
+                raise Refused(500, "simulated_error")
+        return self._execute(key, request)
+
+    def refund(self, key: str, request: RefundRequest) -> Refund:
+        """The refund with this key, executed now or earlier; raises Refused."""
+        charge = self.ledger.captured(request.charge_id)
+        if charge is None:
+            raise Refused(404, "unknown_charge")
+        if charge.amount != request.amount:
+            raise Refused(422, "wrong_amount")
+        refund = Refund(
+            key=key,
+            refund_id=f"re_{uuid4().hex}",
+            charge_id=charge.charge_id,
+            reference=charge.reference,
+            amount=charge.amount,
+            at=datetime.now(UTC),
+        )
+        try:
+            return self.ledger.refund(refund)
+        except AlreadyRefunded as error:
+            raise Refused(409, "already_refunded") from error
+
+    def _slow_charge(self, key: str, request: ChargeRequest) -> asyncio.Task[Charge]:
+        """The one execution of a slow charge; it goes on when its caller has left, and later callers join it."""
+        task = self._slow.get(key)
+        if task is None:
+            task = self._slow[key] = asyncio.ensure_future(self._execute_later(key, request))
+            task.add_done_callback(lambda _: self._slow.pop(key))
+        return task
+
+    async def _execute_later(self, key: str, request: ChargeRequest) -> Charge:
+        await self._sleep(slow_seconds(request.reference))
+        return self._execute(key, request)
+
+    def _execute(self, key: str, request: ChargeRequest) -> Charge:
+        return self.ledger.charge(
+            Charge(
+                key=key,
+                charge_id=f"ch_{uuid4().hex}",
+                reference=request.reference,
+                amount=request.amount,
+                currency=request.currency,
+                status="captured" if request.payment_token in _CHARGED else "declined",
+                at=datetime.now(UTC),
+            )
+        )
+
+
+def slow_seconds(reference: str) -> float:
+    """How long a slow charge takes: 2 to 10 s, always the same for the same reference."""
+    return 2 + zlib.crc32(reference.encode()) % 8001 / 1000
