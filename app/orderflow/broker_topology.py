@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything on the broker, derived from what the services declare: one document in RabbitMQ's definitions format.
 
-Pure: reads nothing and talks to nobody. A queue's type and single active consumer are arguments, because a policy
+Without input or output. A queue's type and single active consumer are arguments, because a policy
 cannot set them; everything else is policy, because a policy can be changed on a live queue. At most one policy
 applies to a queue, so each is complete.
 """
@@ -34,13 +34,13 @@ from orderflow.rabbitmq_definitions import (
 )
 
 REPLAY_EXCHANGE = "replay"
-"""Leads to the work queues and nowhere else, so that whoever replays needs no right on the default exchange."""
+"""Bound to the work queues only, so that the replay user needs no right on the default exchange."""
 
 OPERATORS = ("topology", "replay", "monitor")
 """Broker users of people and jobs. Every service has one besides, with the service's name."""
 
 DELIVERY_LIMIT = 20
-"""Deliveries after which the broker parks a message itself: the guard against crash loops, not the retry counter."""
+"""Deliveries after which the broker dead-letters a message: a guard against crash loops, not the retry counter."""
 
 MAX_LENGTH = 1_000_000
 """Messages at which a queue refuses more. Publishers then keep their outbox rows; nothing is dropped."""
@@ -64,9 +64,9 @@ def mistakes(services: Sequence[Service]) -> list[str]:
     queues = [queue for service in services for queue in service.queues]
     consumed = {event for queue in queues for event in queue.events}
     names = [name for queue in queues for name in work_queues(queue)]
-    found = [f"{event.__name__} is published and nobody consumes it" for event in _sorted(published - consumed)]
-    found += [f"{event.__name__} is consumed and nobody publishes it" for event in _sorted(consumed - published)]
-    found += [f"{event.__name__} exists and nobody publishes it" for event in EVENTS if event not in published]
+    found = [f"{event.__name__} is published, but not consumed" for event in _sorted(published - consumed)]
+    found += [f"{event.__name__} is consumed, but not published" for event in _sorted(consumed - published)]
+    found += [f"{event.__name__} exists, but is not published" for event in EVENTS if event not in published]
     found += [f"the queue {name} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
     found += [f"the queue {queue.name} has {queue.partitions} partitions" for queue in queues if queue.partitions < 1]
     taken = [*user_names(services)]

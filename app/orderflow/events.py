@@ -114,7 +114,7 @@ class PaymentCaptured(OrderEvent, frozen=True, kw_only=True, tag="PAYMENT_CAPTUR
 
 
 class PaymentDeclined(OrderEvent, frozen=True, kw_only=True, tag="PAYMENT_DECLINED"):
-    """The provider said no; nothing was charged."""
+    """The provider declined; nothing was charged."""
 
     routing_key: ClassVar[str] = "payment.declined"
     reason: Reason

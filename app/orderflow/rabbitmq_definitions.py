@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RabbitMQ's definitions document as typed values: what it imports at boot, and what its management API tells.
+"""RabbitMQ's definitions document as typed values: what it imports at boot, and what its management API returns.
 
 Fields that we do not use are ignored when a broker's own export is read.
 """
@@ -59,7 +59,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, rename={"apply_to": "app
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A broker user. The broker tells a hash where we give a password; without either it cannot be created."""
+    """A broker user. The broker returns a hash where we give a password; without either it cannot be created."""
 
     name: str
     tags: list[str]

@@ -38,14 +38,14 @@ class Loop(Protocol):
 class Process:
     """Runs loops in threads until a signal comes or one of them fails, then stops them in stages.
 
-    A loop that raises ends the process: whoever supervises it starts a fresh one, which is safer than half of one.
+    A loop that raises ends the process: its supervisor starts a fresh one, which is safer than half of one.
     """
 
     def __init__(self, name: str, *, clock: Clock, drain_timeout_seconds: float) -> None:
         self.name = name
         self.stopping = threading.Event()
         self.impatient = threading.Event()
-        """Set by a second signal: whoever waits during the stop waits no longer."""
+        """Set by a second signal: waits during the stop end at once."""
         self.loops: list[Loop] = []
         self._clock = clock
         self._drain_timeout = drain_timeout_seconds
@@ -54,7 +54,7 @@ class Process:
         self._failed = False
 
     def add(self, *loops: Loop) -> None:
-        """Add loops that are stopped together. Those added first are stopped first: put whoever feeds others first."""
+        """Add loops that are stopped together. Those added first are stopped first: add producers before sinks."""
         self.loops += loops
         self._stages.append([(loop, self._thread(loop)) for loop in loops])
 

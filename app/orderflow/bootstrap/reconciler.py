@@ -8,7 +8,7 @@ from orderflow.bootstrap.process import EXIT_FAILED, Process
 from orderflow.bootstrap.telemetry import start_telemetry
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.watchdog import Watchdog
-from orderflow.operations.reconciler.reconciler import LONGEST_LOOK_SECONDS, NEEDS, Reconciler, databases
+from orderflow.operations.reconciler.reconciler import LONGEST_RUN_SECONDS, NEEDS, Reconciler, databases
 from orderflow.settings import Settings
 
 
@@ -27,7 +27,7 @@ def main(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     process.catch_signals()
     reconciler = Reconciler(opened, instrumentation=telemetry.instrumentation, clock=clock)
     process.add(reconciler.loop(settings.reconciler_interval_seconds))
-    limit = settings.watchdog_seconds + LONGEST_LOOK_SECONDS
+    limit = settings.watchdog_seconds + LONGEST_RUN_SECONDS
     watchdog = Watchdog(process.idle_seconds, limit_seconds=limit, clock=clock)
     process.add(watchdog)
 

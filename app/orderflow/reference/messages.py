@@ -23,7 +23,7 @@ HEADERS: dict[str, tuple[str, str]] = {
     "x-reason": ("string", "Why the last attempt failed, one word."),
     "x-original-routing-key": ("string", "The routing key with which the event was published."),
     "x-queue": ("string", "On a dead letter: the queue in which it failed."),
-    "x-dead-lettered-at": ("string", "On a dead letter: when it was parked, RFC 3339."),
+    "x-dead-lettered-at": ("string", "On a dead letter: when it was dead-lettered, RFC 3339."),
     "x-detail": ("string", "On a dead letter: the reason in a sentence."),
     "x-replayed-at": ("string", "When an operator sent it back, RFC 3339."),
     "x-replayed-by": ("string", "Who sent it back."),

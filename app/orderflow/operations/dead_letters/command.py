@@ -40,10 +40,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         action.add_argument("--json", action="store_true", help="print JSON instead of a table")
     for action in (replay, discard):
         action.add_argument("--all", action="store_true", help="really all, when nothing else selects")
-        action.add_argument("--dry-run", action="store_true", help="only tell which ones")
+        action.add_argument("--dry-run", action="store_true", help="only list the selected messages")
         action.add_argument("--operator", default=None, help="your name for the audit log (default: the system's)")
     replay.add_argument("--rate", type=_rate, default=50.0, help="messages a second (default: %(default)g)")
-    discard.add_argument("--yes", action="store_true", help="yes, for ever")
+    discard.add_argument("--yes", action="store_true", help="confirm that the messages are removed for ever")
 
 
 def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -133,19 +133,19 @@ def _whoami() -> str:
 def _problem(options: argparse.Namespace) -> str:
     """Why the command must not run as it was given, or nothing."""
     if options.action in {"replay", "discard"} and _selection(options).everything and not options.all:
-        return "nothing selects; say --all if you mean all of them"
+        return "no message is selected; --all selects all of them"
     if options.action == "discard" and not (options.yes or options.dry_run):
-        return "this is for ever; say --yes, or look first with --dry-run"
+        return "discarding is final; confirm with --yes, or list the messages first with --dry-run"
     return ""
 
 
 def _selecting(parser: argparse.ArgumentParser, *, ids: str) -> None:
     parser.add_argument("message_ids", nargs=ids, default=[], metavar="message-id")
-    parser.add_argument("--reason", help="parked for this reason, for example invalid_body or delivery_limit")
+    parser.add_argument("--reason", help="dead-lettered for this reason, for example invalid_body or delivery_limit")
     parser.add_argument("--queue", help="failed in this queue")
     parser.add_argument("--event-type", help="of this type, for example ORDER_CREATED")
     parser.add_argument("--order-id", help="belonging to this order")
-    parser.add_argument("--older-than", type=_seconds, help="parked longer ago, for example 90s, 15m, 2h, 3d")
+    parser.add_argument("--older-than", type=_seconds, help="dead-lettered longer ago, for example 90s, 15m, 2h, 3d")
     parser.add_argument("--limit", type=_limit, default=1000, help="at most so many (default: %(default)s)")
 
 
@@ -165,7 +165,7 @@ def _seconds(text: str) -> float:
     try:
         return float(number) * _UNITS[unit]
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; say for example 90s, 15m, 2h, 3d") from None
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; use for example 90s, 15m, 2h or 3d") from None
 
 
 def _rate(text: str) -> float:

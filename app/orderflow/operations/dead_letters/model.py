@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead letters as an operator sees them: who parked them and why, what they are, which ones are meant. Pure.
+"""Dead letters as an operator sees them: reason, origin, content, and which of them a command selects.
 
-A service parks a message with headers of its own. The broker parks one too, when it was redelivered too often; then
-only the broker's headers tell. Its *last* death is the one that counts: the first may be a hop through a retry queue.
+A service dead-letters a message with headers of its own. The broker dead-letters a message that was redelivered too
+often; then only the broker's headers exist. Its *last* death counts: the first may be a hop through a retry queue.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ _OF_THE_BROKER = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-coun
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Death:
-    """One stop on the way, as the broker counted it."""
+    """One entry of the broker's ``x-death`` history."""
 
     queue: str
     reason: str
@@ -50,7 +50,7 @@ class Death:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeadLetter:
-    """One parked message. ``size_bytes`` is on the wire; the body is there as it was sent."""
+    """One dead letter. ``size_bytes`` is the size on the wire; the body is as it was sent."""
 
     message_id: str
     event_type: str
@@ -76,7 +76,7 @@ class DeadLetter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """Which dead letters are meant; whatever is left out does not restrict."""
+    """Selects dead letters; a criterion that is left out does not restrict."""
 
     message_ids: Collection[str] = ()
     reason: str | None = None
@@ -91,7 +91,7 @@ class Selection:
         return self == Selection()
 
     def __call__(self, letter: DeadLetter, now: datetime) -> bool:
-        """Whether a dead letter is meant. One of unknown age is never older than anything."""
+        """Whether a dead letter is selected. One of unknown age is never selected by age."""
         wanted = (
             (self.reason, letter.reason),
             (self.queue, letter.queue),
@@ -108,7 +108,7 @@ class Selection:
 
 
 def dead_letter(routing_key: str, properties: Properties, headers: Mapping[str, Any], body: bytes) -> DeadLetter:
-    """A delivery of the dead letter queue, read. ``headers`` are all of it, the broker's lists included."""
+    """Reads a delivery of the dead letter queue. ``headers`` include the broker's lists."""
     history = tuple(_death(entry) for entry in _list(headers.get("x-death")))
     by_service = DEAD_LETTERED_AT in headers
     last = "x-last-death-" if "x-last-death-queue" in headers else "x-first-death-"
@@ -156,7 +156,7 @@ _DEEPEST = 8
 
 
 def masked_body(letter: DeadLetter) -> Any:
-    """What may be shown of the body: an object's known fields but the personal ones, else only size and digest."""
+    """The body with personal and unknown fields masked; size and digest only when it is no JSON object."""
     try:
         plain = decompressed(letter.body, letter.properties.content_encoding, limit_bytes=_MOST_BODY_BYTES)
         content = msgspec.json.decode(plain)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dead letter queue on the broker: look at it, send back out of it, throw away from it.
+"""The dead letter queue on the broker: browse, replay, discard.
 
-Looking takes messages without acknowledging them and then closes the channel, so the broker puts them back. Its policy
-has no delivery limit, so no amount of looking drops one. The broker does not promise to put them back in the same
-order (and above 32 messages it does not), so the order here is that of parking, whatever the queue's is. While
-somebody looks, others do not see what he holds; so a look is short.
+Browsing takes messages without acknowledging them and then closes the channel, so the broker requeues them. The policy
+of the queue has no delivery limit, so browsing never drops a message. The broker does not requeue in the same order
+(above 32 messages it does not), so messages are ordered here by the time at which they were dead-lettered. A browsing
+client hides what it holds from others, so it is quick.
 """
 
 import heapq
@@ -32,8 +32,8 @@ from orderflow.telemetry.tracing.pika_channel import TracedChannel
 
 log = logging.getLogger(__name__)
 
-LONGEST_LOOK_SECONDS = 20 * 60
-"""The broker takes back what is held unacknowledged for 30 minutes, together with the channel."""
+MAX_HOLD_SECONDS = 20 * 60
+"""Below the broker's 30 minutes, after which it closes a channel with unacknowledged messages."""
 
 _FULL = "its queue is full"
 _GONE = "its queue is not there"
@@ -46,11 +46,11 @@ Held = tuple[int, DeadLetter]
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
-    """What is held of what is meant; how many are meant, what was not looked at included; the size of the queue."""
+class _Held:
+    """The selected messages that are held; how many are selected in all; the size of the queue."""
 
     held: list[Held]
-    meant: int
+    selected: int
     total: int
 
 
@@ -65,7 +65,7 @@ class Publishing(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Browsed:
-    """What a look found: the dead letters that are meant, and how many the queue had in all."""
+    """The selected dead letters, and how many the queue had in all."""
 
     letters: tuple[DeadLetter, ...]
     total: int
@@ -73,16 +73,16 @@ class Browsed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
-    """What a replay or discard did: dead letters that left, and those that stayed with the reason why."""
+    """The result of a replay or discard: dead letters that left the queue, and those that stayed with the reason."""
 
     gone: tuple[DeadLetter, ...]
     kept: tuple[tuple[DeadLetter, str], ...] = ()
     left: int = 0
-    """How many more are meant that this run did not come to: the limit, the time, or a full queue ended it."""
+    """How many more are selected that this run did not reach: the limit, the time, or a full queue ended it."""
 
 
 class DeadLetterQueue:
-    """The dead letter queue of one vhost. Every method raises BrokerUnavailable when the broker says no."""
+    """The dead letter queue of one vhost. Every method raises BrokerUnavailable when the broker fails or refuses."""
 
     def __init__(
         self, url: str, *, traced: Callable[[BlockingChannel], Publishing] | None = None, clock: Clock | None = None
@@ -92,15 +92,15 @@ class DeadLetterQueue:
         self._clock = clock or SystemClock()
 
     def browse(self, selection: Selection, *, limit: int) -> Browsed:
-        """Those that are meant, parked longest first, at most ``limit``; all of them stay in the queue."""
+        """The selected dead letters, oldest first, at most ``limit``; all of them stay in the queue."""
         with self._connected() as connection:
-            look = self._hold(connection.channel(), selection, limit)
-        return Browsed(letters=tuple(letter for _, letter in look.held), total=look.total)
+            held = self._hold(connection.channel(), selection, limit)
+        return Browsed(letters=tuple(letter for _, letter in held.held), total=held.total)
 
     def replay(
         self, selection: Selection, *, limit: int, operator: str, per_second: float, dry_run: bool = False
     ) -> Settled:
-        """Send a copy of each one that is meant back to the queue in which it failed, then remove it.
+        """Send a copy of each selected dead letter back to the queue in which it failed, then remove it.
 
         The copy has the same message id. It is confirmed before the dead letter is removed, so a crash in between
         leaves both; when the dead letter is replayed again the inbox drops the second copy. What cannot be routed
@@ -112,9 +112,9 @@ class DeadLetterQueue:
             reading, publishing = connection.channel(), connection.channel()
             publishing.confirm_delivery()
             copies = self._traced(publishing)
-            deadline = self._clock.monotonic() + LONGEST_LOOK_SECONDS
-            look = self._hold(reading, selection, limit)
-            for tag, letter in [] if dry_run else look.held:
+            deadline = self._clock.monotonic() + MAX_HOLD_SECONDS
+            held = self._hold(reading, selection, limit)
+            for tag, letter in [] if dry_run else held.held:
                 late = self._clock.monotonic() > deadline
                 wait = partial(connection.sleep, 1 / per_second)
                 send = partial(self._publish, copies, letter, operator)
@@ -128,18 +128,18 @@ class DeadLetterQueue:
                 if obstacle != _GONE:
                     break
         if dry_run:
-            gone = [letter for _, letter in look.held]
-        return Settled(gone=tuple(gone), kept=tuple(kept), left=look.meant - len(gone) - len(kept))
+            gone = [letter for _, letter in held.held]
+        return Settled(gone=tuple(gone), kept=tuple(kept), left=held.selected - len(gone) - len(kept))
 
     def discard(self, selection: Selection, *, limit: int, operator: str, dry_run: bool = False) -> Settled:
-        """Remove those that are meant, for ever; each leaves a line in the audit log."""
+        """Remove the selected dead letters for ever; each leaves a line in the audit log."""
         with self._connected() as connection:
             reading = connection.channel()
-            look = self._hold(reading, selection, limit)
-            for tag, letter in [] if dry_run else look.held:
+            held = self._hold(reading, selection, limit)
+            for tag, letter in [] if dry_run else held.held:
                 _audit("dead_letters.discarded", letter, operator)
                 reading.basic_ack(tag)
-        return Settled(gone=tuple(letter for _, letter in look.held), left=look.meant - len(look.held))
+        return Settled(gone=tuple(letter for _, letter in held.held), left=held.selected - len(held.held))
 
     @contextmanager
     def _connected(self) -> Iterator[pika.BlockingConnection]:
@@ -155,15 +155,15 @@ class DeadLetterQueue:
         except (AMQPError, OSError) as error:
             raise BrokerUnavailable(f"the dead letter queue: {error!r}") from error
 
-    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> _Look:
-        """Take everything out, and keep hold of what is meant, parked longest first.
+    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> _Held:
+        """Take every message, and hold the selected ones, oldest first.
 
-        Memory is bounded by ``limit``, not by the queue. What comes while it looks, perhaps because a replayed
-        message failed again, is not looked at.
+        Memory is bounded by ``limit``, not by the queue. A message that arrives meanwhile, perhaps a replayed
+        one that failed again, is ignored.
         """
         now, total, others = self._clock.now(), 0, 0
 
-        def meant() -> Iterator[Held]:
+        def selected() -> Iterator[Held]:
             nonlocal total, others
             for tag, letter, count in self._all(channel):
                 total = count
@@ -172,12 +172,12 @@ class DeadLetterQueue:
                 else:
                     others += 1
 
-        held = heapq.nsmallest(limit, meant(), key=_parked)
-        return _Look(held=held, meant=total - others, total=total)
+        held = heapq.nsmallest(limit, selected(), key=_parked)
+        return _Held(held=held, selected=total - others, total=total)
 
     def _all(self, channel: BlockingChannel) -> Iterator[tuple[int, DeadLetter, int]]:
         """(delivery tag, dead letter, messages in the queue at first) for each message, in the queue's order."""
-        deadline = self._clock.monotonic() + LONGEST_LOOK_SECONDS / 2
+        deadline = self._clock.monotonic() + MAX_HOLD_SECONDS / 2
         seen, total = 0, 1
         while seen < total and self._clock.monotonic() < deadline:
             method, properties, body = channel.basic_get(DEAD_LETTER_QUEUE)
@@ -198,12 +198,12 @@ class DeadLetterQueue:
 
 
 def _parked(held: Held) -> tuple[datetime, str]:
-    """The order of parking; message ids sort by time too, so that those parked in one batch stay in their order."""
+    """The order of dead-lettering; message ids sort by time, so messages of one batch keep their order."""
     return held[1].parked_at or _LONG_AGO, held[1].message_id
 
 
 def _obstacle(*steps: Callable[[], object]) -> str:
-    """Take steps one after the other; why one of them could not be done, or nothing."""
+    """Run the steps in order; why one of them failed, or an empty text."""
     try:
         for step in steps:
             step()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the promises hold, judged from what the four databases say. Pure.
+"""Whether the promises hold, decided from the contents of the four databases, without input or output.
 
 The databases are not read at one moment, so orders in flight can look wrong. What is wrong is therefore named (by
 SKU, or by order), and counts only when the next look finds it again.
@@ -14,7 +14,7 @@ from orderflow.instrumentation import OPEN_STATES, OUTCOMES, Reconciliation, Stu
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stock:
-    """Units over all SKUs. ``put`` is what the ledger says was ever put on the shelf."""
+    """Units over all SKUs. ``put`` is the total stock that was ever set, by the ledger."""
 
     put: int = 0
     on_hand: int = 0
@@ -58,7 +58,7 @@ class Integrity:
     stale_availability: frozenset[str] = frozenset()
     """SKUs of which the orders API does not know the newest stock, with the version that it knows."""
     untold: frozenset[str] = frozenset()
-    """Final orders whose end nobody was told."""
+    """Final orders without a notification."""
     stuck: Mapping[str, Stuck] = field(default_factory=dict)
     """Open orders whose hold ended a while ago, by status."""
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks at the databases again and again, and reports what two looks in a row found wrong."""
+"""Compares the databases continuously, and reports what two consecutive runs found wrong."""
 
 import logging
 from collections.abc import Mapping
@@ -18,25 +18,25 @@ log = logging.getLogger(__name__)
 
 NEEDS: frozenset[Need] = frozenset({"reconciler"})
 _PATIENCE_SECONDS = 300
-LONGEST_LOOK_SECONDS = 15 * _PATIENCE_SECONDS
-"""A look is about fifteen long statements, each cut off after its patience; those for a page of orders are short."""
+LONGEST_RUN_SECONDS = 15 * _PATIENCE_SECONDS
+"""A run has about fifteen long statements, each with this timeout; those for a page of orders are short."""
 _REST_FACTOR = 9
-"""So at most a tenth of a database's time is spent on looking, also on looks that fail."""
+"""At most a tenth of a database's time is spent on comparing, also when runs fail."""
 
 
 class Reconciler:
-    """Looks at the databases and tells the moments what two looks in a row found wrong. For one thread."""
+    """Compares the databases, and reports what two consecutive runs found wrong. For one thread."""
 
     def __init__(self, databases: Mapping[str, Database], *, instrumentation: Instrumentation, clock: Clock) -> None:
         self._databases = databases
         self._instrumentation = instrumentation
         self._clock = clock
         self.looked = False
-        """True once a look has told something."""
+        """True after the first complete run."""
         self._earlier: Integrity | None = None
 
     def run_once(self) -> None:
-        """Look once. Raises InfrastructureError; then nothing is told."""
+        """Compare once. Raises InfrastructureError; then nothing is reported."""
         found = integrity(self._databases)
         sure, self._earlier = found.confirmed_by(self._earlier), found
         self._instrumentation.reconciled(sure.reconciliation())

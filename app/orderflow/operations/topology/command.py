@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``orderflow topology``: print the definitions document, bring a broker to it, or tell where a broker differs."""
+"""``orderflow topology``: prints the definitions document, applies it to a broker, or shows the differences."""
 
 import argparse
 import logging
