@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The orders API with everything around it that it needs, on a real database."""
+"""The orders API on a real database, with a scripted broker."""
 
 import json
 import threading
@@ -39,13 +39,14 @@ PRICES = {"a": (100, 50, "EUR"), "b": (7, 50, "EUR"), "gone": (5, 0, "EUR"), "do
 
 
 @dataclass(slots=True)
-class Shop:
-    """The application with everything around it that it needs."""
+class OrdersApiRig:
+    """A running orders API, its database and what it published."""
 
     client: TestClient[Any]
     database: Database
     publisher: ScriptedPublisher
-    age: list[float] = field(default_factory=lambda: [0.0])
+    outbox_age: list[float] = field(default_factory=lambda: [0.0])
+    """Its one item is what the API takes for the age of the oldest unpublished event."""
 
     def post(self, body: Any = None, *, key: str = KEY, name: str | None = None, **headers: str) -> Any:
         """Place an order under an idempotency key (a new one, unless named)."""
@@ -54,35 +55,37 @@ class Shop:
         return self.client.post("/v1/orders", content=content, headers={"Content-Type": "application/json", **known})
 
     def get(self, path: str, key: str = KEY) -> Any:
+        """Read a path with an API key."""
         return self.client.get(path, headers={"Authorization": f"Bearer {key}"})
 
     def count(self, table: str) -> int:
+        """The rows of a table."""
         with self.database.transaction() as transaction:
             ((rows,),) = transaction.execute(f"select count(*) from {table}")
         return int(rows)
 
 
 @contextmanager
-def opened(url: str, *, most_waiting: int = 2000) -> Iterator[Shop]:
-    """The application on a database."""
+def opened(url: str, *, most_waiting: int = 2000) -> Iterator[OrdersApiRig]:
+    """An orders API on a database."""
     publisher, clock, instrumentation = ScriptedPublisher(), SystemClock(), Instrumentation()
     outbox = Outbox(publisher, a_codec("orders"), lease_seconds=10)
-    intake = PlaceOrders(hold_seconds=60, instrumentation=instrumentation)
-    writer = GroupCommit(UnitOfWorkFactory(Database(url), outbox), intake, clock=clock, most_waiting=most_waiting)
+    place_orders = PlaceOrders(hold_seconds=60, instrumentation=instrumentation)
+    writer = GroupCommit(UnitOfWorkFactory(Database(url), outbox), place_orders, clock=clock, most_waiting=most_waiting)
     reads = ReadPool(url, application_name="orders-api", timeout_seconds=RESPONSE_SECONDS)
-    age = [0.0]
+    outbox_age = [0.0]
     api = OrdersApi(
         database=ApiDatabase(writer, reads),
         keys=KEYS,
         instrumentation=instrumentation,
-        outbox_age=lambda: age[0],
+        outbox_age=lambda: outbox_age[0],
         outbox_max_age_seconds=30,
     )
     thread = threading.Thread(target=writer.run)
     thread.start()
     try:
         with TestClient(api.app()) as client:
-            yield Shop(client, Database(url), publisher, age)
+            yield OrdersApiRig(client, Database(url), publisher, outbox_age)
     finally:
         writer.stop()
         thread.join()
@@ -90,10 +93,10 @@ def opened(url: str, *, most_waiting: int = 2000) -> Iterator[Shop]:
 
 
 def prepare_offers(url: str) -> None:
-    """Tables and offers."""
+    """Create the tables and what is for sale."""
     setup = Database(url)
     migrate(setup, database_schema("orders"))
-    news = [
+    events = [
         StockChanged(
             timestamp=datetime.now(UTC),
             sku=sku,
@@ -106,5 +109,5 @@ def prepare_offers(url: str) -> None:
         for sku, (price, available, currency) in PRICES.items()
     ]
     with setup.transaction() as transaction:
-        store.update_availability(SqlUnitOfWork(transaction), news)
+        store.update_availability(SqlUnitOfWork(transaction), events)
     setup.close()

@@ -38,7 +38,7 @@ _HOUR = 3600.0
 
 
 class Container:
-    """What every process of a service shares, and how it makes further parts. Ends what it made in ``close``."""
+    """The parts that every process of a service has, and a factory of the others."""
 
     def __init__(self, name: str, service: Service, settings: Settings, telemetry: Telemetry) -> None:
         self.name = name
@@ -106,7 +106,7 @@ class Container:
         return database
 
     def database_failing(self) -> bool:
-        """True when the last transaction that ended, on any connection, ended because the database was unavailable.
+        """True when the last transaction on any connection failed because the database was unavailable.
 
         An unused connection does not show that the database is back; the relay's does, within seconds.
         """
@@ -115,7 +115,7 @@ class Container:
         return failed > max((connection.committed_at for connection in connections), default=0.0)
 
     def read_pool(self, *, timeout_seconds: float) -> "ReadPool":
-        """The queries of an API. None takes longer than its client waits, or a few would hold up all others."""
+        """Queries for an API. None takes longer than its client waits, or a few slow ones would hold up all others."""
         from orderflow.messaging.postgres.read_pool import ReadPool
 
         name = f"orderflow {self.name}"
@@ -124,7 +124,7 @@ class Container:
         return pool
 
     def close(self) -> None:
-        """End what no loop ends: queries without a client, and the connections to the broker."""
+        """End what no loop ends: running queries, and the connections to the broker."""
         for pool in self._read_pools:
             pool.close()
         self.broker.close(timeout_seconds=5)

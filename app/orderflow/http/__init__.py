@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the HTTP APIs share: keys, problems, the page of documentation, and the server itself."""
+"""What the HTTP APIs share: authentication, problem documents, OpenAPI, database access, and the server."""

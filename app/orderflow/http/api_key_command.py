@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``orderflow api-key``: makes a key and the entry by which the APIs know it."""
+"""``orderflow api-key``: makes an API key and its entry for the settings."""
 
 import argparse
 import sys

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""API keys with scopes. Only hashes are configured; the key itself is shown once, when it is made.
+"""API keys with scopes. Only their hashes are configured; a key is shown once, when it is made.
 
-A key is 32 random bytes, so one round of SHA-256 is enough: there is no dictionary to try, and a slow hash would
-only slow down each request.
+A key is 32 random bytes, so one round of SHA-256 is enough: no dictionary contains it, and a slow hash would slow down
+every request.
 """
 
 import hashlib
@@ -15,18 +15,18 @@ SCOPES = frozenset({"orders:read", "orders:write", "stock:read", "stock:write"})
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """Who holds a key, and what it allows."""
+    """The holder of a key, and what the key allows."""
 
     name: str
     scopes: frozenset[str]
 
 
 ANYONE = Client("anyone", SCOPES)
-"""Who calls when keys are switched off."""
+"""The client of every request when keys are switched off."""
 
 
 class ApiKeys:
-    """The known keys, by hash. Looking up a hash leaks nothing useful about a key, however long it takes."""
+    """The known keys, by hash. The time of a look-up reveals nothing about a key: what is compared is its hash."""
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
         self._clients = dict(clients)
@@ -46,7 +46,7 @@ class ApiKeys:
         return cls(clients)
 
     def client(self, authorization: str) -> Client | None:
-        """The holder of the key in an ``Authorization: Bearer`` header; None when there is none such."""
+        """The holder of the key in an ``Authorization: Bearer`` header; None for anything else."""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
             return None
@@ -54,7 +54,7 @@ class ApiKeys:
 
 
 def digest_of(key: str) -> str:
-    """What is stored of a key."""
+    """The hash that is stored for a key."""
     return hashlib.sha256(key.encode()).hexdigest()
 
 

@@ -27,7 +27,7 @@ def application(
     description: str,
     after_exception: Sequence[Callable[[Exception, Scope], Awaitable[None]]] = (),
 ) -> Litestar:
-    """The application. ``keys`` None lets everybody do everything. Chunked bodies have the limit, too (413)."""
+    """The application. ``keys`` None allows everybody everything. The body limit also holds for chunked bodies."""
     return Litestar(
         route_handlers=[*_options(handlers), *handlers],
         middleware=[DefineMiddleware(ApiKeyAuthentication, keys=keys, exclude=f"^{_DOCUMENTATION}")],

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The documentation page of an API: plain HTML from the OpenAPI document, readable without the internet.
 
-Litestar's own renderers load megabytes of JavaScript from a content network; the PyPI packages that ship those files
-were checked in November 2026 and either need another framework (flask-swagger-ui, flask-openapi-scalar: 2.5 to 4.9 MB)
-or have had no release for a year or more (litestar-offline-docs, openapi-ui-bundles, swagger-ui-bundle).
+Litestar's renderers load their scripts from other hosts, and the PyPI packages with those scripts (checked 2026-11)
+need another framework (flask-swagger-ui, flask-openapi-scalar: 2.5 and 4.9 MB) or have had no release for 20 months or
+more (litestar-offline-docs, openapi-ui-bundles, swagger-ui-bundle).
 """
 
 import html

@@ -101,9 +101,9 @@ def documented(
 
 @dataclass
 class DocumentedOperation(Operation):
-    """An operation with what Litestar's ``ResponseSpec`` cannot hold: response headers, and examples of its bodies.
+    """An operation with what Litestar's ``ResponseSpec`` cannot express: headers, links and examples of its bodies.
 
-    Every error response is a problem document; one that Litestar has added in a format of its own is removed.
+    Every error response is a problem document; those that Litestar adds in another format are removed.
     """
 
     problems: InitVar[Mapping[int, Sequence[ProblemType]]] = MappingProxyType({})
@@ -138,7 +138,7 @@ def _link(operation: str, field: str) -> Link:
 
 
 def _raw(example: object) -> msgspec.Raw | None:
-    """The example as it travels; Litestar leaves out fields that are null."""
+    """The example, encoded; otherwise Litestar leaves out fields that are null."""
     return None if example is None else msgspec.Raw(msgspec.json.encode(example))
 
 
@@ -154,7 +154,7 @@ def _response(kinds: Sequence[ProblemType]) -> ResponseSpec:
 
 
 def _complete(response: OpenAPIResponse, kinds: Sequence[ProblemType]) -> None:
-    """Add an example of each problem, and the headers that it comes with."""
+    """Add an example of each problem, and its headers."""
     assert response.content is not None
     response.content[MEDIA_TYPE].examples = {kind.word: Example(value=_raw(kind.document())) for kind in kinds}
     if UNAUTHORIZED in kinds:

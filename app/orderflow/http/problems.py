@@ -120,7 +120,7 @@ def problem_of(error: Exception) -> Problem:
 
 
 async def log_failure(error: Exception, scope: Scope) -> None:
-    """Log what is no client's fault; for ``Litestar(after_exception=…)``."""
+    """Log a failure of the server; for ``Litestar(after_exception=…)``."""
     if isinstance(error, BadData):
         log.error("http.bad_data", extra={"path": scope["path"], "error": str(error)})
     elif problem_of(error).kind is INTERNAL_ERROR:

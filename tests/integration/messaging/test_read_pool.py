@@ -140,6 +140,14 @@ def ending(process: subprocess.Popen[str]) -> Iterator[None]:
         process.kill()
 
 
+def test_while_the_database_fails_a_query_is_refused_before_its_time_is_over() -> None:
+    pool = ReadPool("postgresql://nobody@127.0.0.1:1/none", application_name="reads", timeout_seconds=60)
+    pool.failed_at = time.monotonic()
+    with pytest.raises(DatabaseUnavailable):
+        pool.submit(one).result(20)
+    pool.close()
+
+
 ENDS = """
 import sys, threading
 from orderflow.messaging.postgres.read_pool import ReadPool

@@ -13,7 +13,7 @@ import pytest
 from orderflow.events import OrderCreated, decode
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.services.orders import store
-from tests.rigs.orders_api import KEY, ORDER, OTHER, READER, Shop, opened, prepare_offers
+from tests.rigs.orders_api import KEY, ORDER, OTHER, READER, OrdersApiRig, opened, prepare_offers
 from tests.rigs.tcp_proxy import Proxy
 
 pytestmark = pytest.mark.integration
@@ -26,75 +26,77 @@ def prepared(database: str) -> str:
 
 
 @pytest.fixture
-def shop(prepared: str) -> Iterator[Shop]:
+def api(prepared: str) -> Iterator[OrdersApiRig]:
     with opened(prepared) as running:
         yield running
         running.database.close()
 
 
-def assert_problem(answer: Any, status: int, kind: str) -> None:
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json"), answer.text
-    assert answer.json()["type"] == kind
-    assert answer.json()["status"] == status
+def assert_problem(response: Any, status: int, kind: str) -> None:
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json"), (
+        response.text
+    )
+    assert response.json()["type"] == kind
+    assert response.json()["status"] == status
 
 
-def test_an_order_is_accepted_with_its_total_stored_and_told(shop: Shop) -> None:
-    answer = shop.post({**ORDER, "items": [{"sku": "a", "quantity": 2}, {"sku": "b", "quantity": 1}]})
-    assert answer.status_code == 202
-    body = answer.json()
+def test_an_order_is_accepted_with_its_total_stored_and_published(api: OrdersApiRig) -> None:
+    response = api.post({**ORDER, "items": [{"sku": "a", "quantity": 2}, {"sku": "b", "quantity": 1}]})
+    assert response.status_code == 202
+    body = response.json()
     assert body == {"order_id": body["order_id"], "status": "accepted", "total_amount": 207, "currency": "EUR"}
-    (publication,) = shop.publisher.published
+    (publication,) = api.publisher.published
     event = decode(publication.body)
     assert isinstance(event, OrderCreated)
     assert (str(event.order_id), event.total_amount) == (body["order_id"], 207)
     assert publication.properties.correlation_id == body["order_id"]
-    seen = shop.get(f"/v1/orders/{body['order_id']}").json()
+    seen = api.get(f"/v1/orders/{body['order_id']}").json()
     assert seen | body == seen
     assert (seen["reason"], seen["final_at"]) == (None, None)
-    (step,) = shop.get(f"/v1/orders/{body['order_id']}/history").json()
+    (step,) = api.get(f"/v1/orders/{body['order_id']}/history").json()
     assert step["status"] == "accepted"
 
 
-def test_the_same_key_and_body_get_the_same_answer_also_after_a_restart(shop: Shop, prepared: str) -> None:
-    first = shop.post(name="once")
+def test_the_same_key_and_body_get_the_same_response_also_after_a_restart(api: OrdersApiRig, prepared: str) -> None:
+    first = api.post(name="once")
     respelled = json.dumps(dict(reversed(ORDER.items())), indent=2).encode()
-    assert shop.post(respelled, name="once").content == first.content
+    assert api.post(respelled, name="once").content == first.content
     with opened(prepared) as restarted:
         assert restarted.post(name="once").content == first.content
         restarted.database.close()
-    assert (shop.count("orders"), len(shop.publisher.published)) == (1, 1)
+    assert (api.count("orders"), len(api.publisher.published)) == (1, 1)
 
 
-def test_the_same_key_with_another_body_is_refused(shop: Shop) -> None:
-    shop.post(name="once")
-    assert_problem(shop.post({**ORDER, "user_id": "v"}, name="once"), 422, "idempotency-key-reused")
+def test_the_same_key_with_another_body_is_refused(api: OrdersApiRig) -> None:
+    api.post(name="once")
+    assert_problem(api.post({**ORDER, "user_id": "v"}, name="once"), 422, "idempotency-key-reused")
 
 
-def test_a_key_belongs_to_its_client(shop: Shop) -> None:
-    first = shop.post(name="once").json()["order_id"]
-    assert shop.post(name="once", key=OTHER).json()["order_id"] != first
+def test_a_key_belongs_to_its_client(api: OrdersApiRig) -> None:
+    first = api.post(name="once").json()["order_id"]
+    assert api.post(name="once", key=OTHER).json()["order_id"] != first
 
 
-def test_fifty_requests_at_once_with_one_key_make_one_order(shop: Shop) -> None:
+def test_fifty_requests_at_once_with_one_key_make_one_order(api: OrdersApiRig) -> None:
     with ThreadPoolExecutor(50) as pool:
-        answers = list(pool.map(lambda _: shop.post(name="storm"), range(50)))
-    assert {answer.status_code for answer in answers} <= {202, 409}
-    assert len({answer.content for answer in answers if answer.status_code == 202}) == 1
-    for answer in answers:
-        if answer.status_code == 409:
-            assert_problem(answer, 409, "idempotency-key-in-flight")
-            assert answer.headers["retry-after"] == "1"
-    assert shop.count("orders") == 1
+        responses = list(pool.map(lambda _: api.post(name="storm"), range(50)))
+    assert {response.status_code for response in responses} <= {202, 409}
+    assert len({response.content for response in responses if response.status_code == 202}) == 1
+    for response in responses:
+        if response.status_code == 409:
+            assert_problem(response, 409, "idempotency-key-in-flight")
+            assert response.headers["retry-after"] == "1"
+    assert api.count("orders") == 1
 
 
-def test_two_api_processes_with_one_key_make_one_order(shop: Shop, prepared: str) -> None:
+def test_two_api_processes_with_one_key_make_one_order(api: OrdersApiRig, prepared: str) -> None:
     with opened(prepared) as second, ThreadPoolExecutor(20) as pool:
-        places = [shop, second] * 10
-        answers = list(pool.map(lambda place: place.post(name="race"), places))
+        places = [api, second] * 10
+        responses = list(pool.map(lambda place: place.post(name="race"), places))
         second.database.close()
-    assert {answer.status_code for answer in answers} <= {202, 409}
-    assert len({answer.content for answer in answers if answer.status_code == 202}) == 1
-    assert shop.count("orders") == 1
+    assert {response.status_code for response in responses} <= {202, 409}
+    assert len({response.content for response in responses if response.status_code == 202}) == 1
+    assert api.count("orders") == 1
 
 
 @pytest.mark.parametrize(
@@ -115,11 +117,11 @@ def test_two_api_processes_with_one_key_make_one_order(shop: Shop, prepared: str
         ("a", 422, "invalid"),
     ],
 )
-def test_an_order_that_cannot_be_is_refused_and_nothing_is_stored(
-    shop: Shop, items: Any, status: int, kind: str
+def test_an_order_that_cannot_be_accepted_is_refused_and_nothing_is_stored(
+    api: OrdersApiRig, items: Any, status: int, kind: str
 ) -> None:
-    assert_problem(shop.post({**ORDER, "items": items}), status, kind)
-    assert (shop.count("orders"), shop.count("idempotency"), shop.publisher.published) == (0, 0, [])
+    assert_problem(api.post({**ORDER, "items": items}), status, kind)
+    assert (api.count("orders"), api.count("idempotency"), api.publisher.published) == (0, 0, [])
 
 
 @pytest.mark.parametrize(
@@ -135,118 +137,118 @@ def test_an_order_that_cannot_be_is_refused_and_nothing_is_stored(
         None,
     ],
 )
-def test_a_body_that_does_not_fit_is_refused(shop: Shop, body: Any) -> None:
-    assert_problem(shop.post(json.dumps(body).encode()), 422, "invalid")
+def test_a_body_that_does_not_match_is_refused(api: OrdersApiRig, body: Any) -> None:
+    assert_problem(api.post(json.dumps(body).encode()), 422, "invalid")
 
 
-def test_what_does_not_fit_is_named(shop: Shop) -> None:
-    errors = shop.post({**ORDER, "items": [{"sku": "a", "quantity": 0}]}).json()["errors"]
+def test_the_field_that_does_not_match_is_named(api: OrdersApiRig) -> None:
+    errors = api.post({**ORDER, "items": [{"sku": "a", "quantity": 0}]}).json()["errors"]
     assert errors == [{"field": "items[0].quantity", "message": "Expected `int` >= 1"}]
-    errors = shop.post({**ORDER, "gift": True}).json()["errors"]
+    errors = api.post({**ORDER, "gift": True}).json()["errors"]
     assert errors == [{"field": "body", "message": "Object contains unknown field `gift`"}]
 
 
 @pytest.mark.parametrize("start", [b"", b'{"gift": ', b'{"items": ', b'{"user_id": '])
-def test_a_body_thousands_deep_does_not_fit(shop: Shop, start: bytes) -> None:
-    assert_problem(shop.post(start + b"[" * 60_000), 422, "invalid")
+def test_a_body_thousands_deep_does_not_match(api: OrdersApiRig, start: bytes) -> None:
+    assert_problem(api.post(start + b"[" * 60_000), 422, "invalid")
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b'{"user_id": "\xff"}', b'{"user_id": "\\ud800"}', b"NaN"])
-def test_what_is_not_json_is_refused(shop: Shop, body: bytes) -> None:
-    assert_problem(shop.post(body), 400, "bad-request")
+def test_what_is_not_json_is_refused(api: OrdersApiRig, body: bytes) -> None:
+    assert_problem(api.post(body), 400, "bad-request")
 
 
-def test_a_large_body_is_refused_also_when_it_does_not_tell_its_size(shop: Shop) -> None:
+def test_a_large_body_is_refused_also_without_a_content_length(api: OrdersApiRig) -> None:
     large = json.dumps({**ORDER, "user_id": "x" * 70_000}).encode()
-    assert_problem(shop.post(large), 413, "too-large")
+    assert_problem(api.post(large), 413, "too-large")
     headers = {"Authorization": f"Bearer {KEY}", "Idempotency-Key": "k", "Content-Type": "application/json"}
     chunks = (large[start : start + 1000] for start in range(0, len(large), 1000))
-    assert_problem(shop.client.post("/v1/orders", content=chunks, headers=headers), 413, "too-large")
+    assert_problem(api.client.post("/v1/orders", content=chunks, headers=headers), 413, "too-large")
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "two words"])
-def test_an_idempotency_key_that_is_none_is_refused(shop: Shop, name: str) -> None:
-    assert_problem(shop.post(name=name), 422, "invalid")
+def test_a_malformed_idempotency_key_is_refused(api: OrdersApiRig, name: str) -> None:
+    assert_problem(api.post(name=name), 422, "invalid")
 
 
-def test_without_an_idempotency_key_nothing_is_ordered(shop: Shop) -> None:
+def test_an_order_without_an_idempotency_key_is_refused(api: OrdersApiRig) -> None:
     headers = {"Authorization": f"Bearer {KEY}"}
-    answer = shop.client.post("/v1/orders", json=ORDER, headers=headers)
-    assert_problem(answer, 422, "invalid")
-    assert "idempotency-key" in answer.json()["detail"].lower()
+    response = api.client.post("/v1/orders", json=ORDER, headers=headers)
+    assert_problem(response, 422, "invalid")
+    assert "idempotency-key" in response.json()["detail"].lower()
 
 
-def test_another_media_type_is_refused(shop: Shop) -> None:
-    answer = shop.post(b"user_id=u", **{"Content-Type": "application/x-www-form-urlencoded"})
-    assert_problem(answer, 415, "unsupported-media-type")
-    answer = shop.post(gzip.compress(json.dumps(ORDER).encode()), **{"Content-Encoding": "gzip"})
-    assert_problem(answer, 415, "unsupported-media-type")
+def test_another_media_type_is_refused(api: OrdersApiRig) -> None:
+    response = api.post(b"user_id=u", **{"Content-Type": "application/x-www-form-urlencoded"})
+    assert_problem(response, 415, "unsupported-media-type")
+    response = api.post(gzip.compress(json.dumps(ORDER).encode()), **{"Content-Encoding": "gzip"})
+    assert_problem(response, 415, "unsupported-media-type")
 
 
-def test_keys_and_scopes_decide_who_may_do_what(shop: Shop) -> None:
-    order_id = shop.post().json()["order_id"]
-    unknown = shop.post(key="guess")
+def test_keys_and_scopes_decide_what_a_client_may_do(api: OrdersApiRig) -> None:
+    order_id = api.post().json()["order_id"]
+    unknown = api.post(key="guess")
     assert_problem(unknown, 401, "unauthorized")
     assert unknown.headers["www-authenticate"] == "Bearer"
-    assert_problem(shop.client.get(f"/v1/orders/{order_id}"), 401, "unauthorized")
-    assert_problem(shop.post(key=READER), 403, "forbidden")
-    assert shop.get(f"/v1/orders/{order_id}", key=READER).status_code == 200
+    assert_problem(api.client.get(f"/v1/orders/{order_id}"), 401, "unauthorized")
+    assert_problem(api.post(key=READER), 403, "forbidden")
+    assert api.get(f"/v1/orders/{order_id}", key=READER).status_code == 200
 
 
-def test_what_is_not_there_is_a_problem_document_too(shop: Shop) -> None:
-    assert_problem(shop.get(f"/v1/orders/{uuid4()}"), 404, "not-found")
-    assert_problem(shop.get(f"/v1/orders/{uuid4()}/history"), 404, "not-found")
-    assert_problem(shop.get("/v1/orders/42"), 404, "not-found")
-    assert_problem(shop.get("/nowhere"), 404, "not-found")
-    assert_problem(shop.client.delete("/v1/orders"), 405, "method-not-allowed")
+def test_an_absent_resource_is_a_problem_document(api: OrdersApiRig) -> None:
+    assert_problem(api.get(f"/v1/orders/{uuid4()}"), 404, "not-found")
+    assert_problem(api.get(f"/v1/orders/{uuid4()}/history"), 404, "not-found")
+    assert_problem(api.get("/v1/orders/42"), 404, "not-found")
+    assert_problem(api.get("/nowhere"), 404, "not-found")
+    assert_problem(api.client.delete("/v1/orders"), 405, "method-not-allowed")
 
 
-def test_orders_are_refused_while_they_cannot_be_passed_on(shop: Shop) -> None:
-    shop.age[0] = 31.0
-    answer = shop.post()
-    assert_problem(answer, 503, "outbox-too-old")
-    assert answer.headers["retry-after"] == "5"
-    assert shop.count("orders") == 0
+def test_orders_are_refused_while_they_cannot_be_published(api: OrdersApiRig) -> None:
+    api.outbox_age[0] = 31.0
+    response = api.post()
+    assert_problem(response, 503, "outbox-too-old")
+    assert response.headers["retry-after"] == "5"
+    assert api.count("orders") == 0
 
 
 def test_without_a_database_nothing_is_accepted(prepared: str) -> None:
-    with Proxy(prepared) as proxy, opened(proxy.url) as shop:
-        assert shop.post().status_code == 202
+    with Proxy(prepared) as proxy, opened(proxy.url) as api:
+        assert api.post().status_code == 202
         proxy.open = False
         proxy.cut()
-        answer = shop.post(name="later")
-        assert_problem(answer, 503, "database-unavailable")
-        assert int(answer.headers["retry-after"]) >= 1
+        response = api.post(name="later")
+        assert_problem(response, 503, "database-unavailable")
+        assert int(response.headers["retry-after"]) >= 1
         proxy.open = True
-        assert shop.post(name="later").status_code == 202
+        assert api.post(name="later").status_code == 202
 
 
-def test_too_many_requests_at_once_are_told_to_wait(prepared: str) -> None:
-    with opened(prepared, most_waiting=1) as shop, ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(lambda _: shop.post(), range(40)))
-        shop.database.close()
-    statuses = {answer.status_code for answer in answers}
+def test_too_many_requests_at_once_are_asked_to_wait(prepared: str) -> None:
+    with opened(prepared, most_waiting=1) as api, ThreadPoolExecutor(40) as pool:
+        responses = list(pool.map(lambda _: api.post(), range(40)))
+        api.database.close()
+    statuses = {response.status_code for response in responses}
     assert statuses <= {202, 429}
-    for answer in answers:
-        if answer.status_code == 429:
-            assert_problem(answer, 429, "overloaded")
-            assert answer.headers["retry-after"] == "1"
+    for response in responses:
+        if response.status_code == 429:
+            assert_problem(response, 429, "overloaded")
+            assert response.headers["retry-after"] == "1"
     assert 202 in statuses
 
 
-def test_forgotten_answers_let_a_key_be_used_again(shop: Shop) -> None:
-    first = shop.post(name="old").json()["order_id"]
-    with shop.database.transaction() as transaction:
+def test_a_pruned_idempotency_key_can_be_used_again(api: OrdersApiRig) -> None:
+    first = api.post(name="old").json()["order_id"]
+    with api.database.transaction() as transaction:
         transaction.execute("update idempotency set created_at = created_at - interval '73 hours'")
         store.prune_idempotency_keys(SqlUnitOfWork(transaction), hours=72)
-    assert shop.post(name="old").json()["order_id"] != first
+    assert api.post(name="old").json()["order_id"] != first
 
 
-def test_the_page_of_documentation_needs_no_internet(shop: Shop) -> None:
-    page = shop.client.get("/docs")
+def test_the_documentation_page_needs_no_internet(api: OrdersApiRig) -> None:
+    page = api.client.get("/docs")
     assert page.status_code == 200
     assert "/v1/orders/{order_id}/history" in page.text
     assert "http://" not in page.text and "https://" not in page.text and "<script" not in page.text
-    document = shop.client.get("/docs/openapi.json").json()
+    document = api.client.get("/docs/openapi.json").json()
     assert document["paths"]["/v1/orders"]["post"]["requestBody"]["required"] is True
     assert "Idempotency-Key" in json.dumps(document)

@@ -34,8 +34,8 @@ STOCK = {"on_hand": 10, "unit_price": 1999, "currency": "EUR"}
 LOW = 10
 
 
-class Moved(Instrumentation):
-    """Remembers how many units were put on the shelf."""
+class StockMoves(Instrumentation):
+    """Keeps how many units were added."""
 
     def __init__(self) -> None:
         self.put: list[int] = []
@@ -45,11 +45,13 @@ class Moved(Instrumentation):
         self.put.append(units)
 
 
-class StockAllocator:
-    """The application with everything around it that it needs."""
+class StockApiRig:
+    """A running stock API, its database and what it published."""
 
-    def __init__(self, client: TestClient[Any], publisher: ScriptedPublisher, database: Database, moved: Moved) -> None:
-        self.client, self.publisher, self.database, self.moved = client, publisher, database, moved
+    def __init__(
+        self, client: TestClient[Any], publisher: ScriptedPublisher, database: Database, moves: StockMoves
+    ) -> None:
+        self.client, self.publisher, self.database, self.moves = client, publisher, database, moves
 
     def put(self, sku: str, body: Any, key: str = KEY) -> Any:
         return self.client.put(f"/v1/stock/{sku}", json=body, headers={"Authorization": f"Bearer {key}"})
@@ -59,10 +61,10 @@ class StockAllocator:
 
 
 @pytest.fixture
-def shelf(database: str) -> Iterator[StockAllocator]:
+def api(database: str) -> Iterator[StockApiRig]:
     setup = Database(database)
     migrate(setup, database_schema("inventory"))
-    publisher, instrumentation = ScriptedPublisher(), Moved()
+    publisher, instrumentation = ScriptedPublisher(), StockMoves()
     outbox = Outbox(publisher, a_codec("inventory"), lease_seconds=10)
     writer = GroupCommit(
         UnitOfWorkFactory(Database(database), outbox),
@@ -70,45 +72,45 @@ def shelf(database: str) -> Iterator[StockAllocator]:
         clock=SystemClock(),
     )
     reads = ReadPool(database, application_name="inventory-api", timeout_seconds=RESPONSE_SECONDS)
-    api = StockApi(database=ApiDatabase(writer, reads), keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"))
+    application = StockApi(database=ApiDatabase(writer, reads), keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}")).app()
     thread = threading.Thread(target=writer.run)
     thread.start()
-    with TestClient(api.app()) as client:
-        yield StockAllocator(client, publisher, setup, instrumentation)
+    with TestClient(application) as client:
+        yield StockApiRig(client, publisher, setup, instrumentation)
     writer.stop()
     thread.join()
     reads.close()
     setup.close()
 
 
-def test_stock_is_set_told_and_read(shelf: StockAllocator) -> None:
+def test_stock_is_set_published_and_read(api: StockApiRig) -> None:
     wanted = {"sku": "a", **STOCK, "available": 10, "reserved": 0, "sold": 0}
-    assert shelf.put("a", STOCK).json() == wanted
-    assert shelf.get("a").json() == wanted
-    (publication,) = shelf.publisher.published
+    assert api.put("a", STOCK).json() == wanted
+    assert api.get("a").json() == wanted
+    (publication,) = api.publisher.published
     event = decode(publication.body)
     assert isinstance(event, StockChanged)
     assert (event.sku, event.available, event.stock_version) == ("a", 10, 1)
 
 
-def test_a_fall_to_the_low_mark_is_told_once_and_units_are_counted_by_their_change(shelf: StockAllocator) -> None:
+def test_a_fall_to_the_low_mark_is_published_once_and_units_are_counted_by_their_change(api: StockApiRig) -> None:
     for on_hand, price in ((100, 5), (100, 6), (10, 6), (3, 6), (50, 6), (9, 6)):
-        assert shelf.put("a", {**STOCK, "on_hand": on_hand, "unit_price": price}).status_code == 200
-    eventually(lambda: len(shelf.publisher.published) == 6)
-    told = [publication.properties.type for publication in shelf.publisher.published]
+        assert api.put("a", {**STOCK, "on_hand": on_hand, "unit_price": price}).status_code == 200
+    eventually(lambda: len(api.publisher.published) == 6)
+    types = [publication.properties.type for publication in api.publisher.published]
     changed, low = "STOCK_CHANGED", "STOCK_LOW"
-    assert told == [changed, changed, low, changed, changed, low]
-    assert shelf.moved.put == [100, 0, -90, -7, 47, -41]
+    assert types == [changed, changed, low, changed, changed, low]
+    assert api.moves.put == [100, 0, -90, -7, 47, -41]
 
 
-def test_stock_cannot_be_set_under_what_is_promised(shelf: StockAllocator) -> None:
-    shelf.put("a", STOCK)
-    with shelf.database.transaction() as transaction:
+def test_stock_cannot_be_set_below_what_is_reserved_and_sold(api: StockApiRig) -> None:
+    api.put("a", STOCK)
+    with api.database.transaction() as transaction:
         transaction.execute("update stock set available = 3, reserved = 5, sold = 2")
-    refused = shelf.put("a", {**STOCK, "on_hand": 6})
+    refused = api.put("a", {**STOCK, "on_hand": 6})
     assert (refused.status_code, refused.json()["type"]) == (409, "too-few")
-    assert shelf.get("a").json()["on_hand"] == 10
-    lowered = shelf.put("a", {**STOCK, "on_hand": 7}).json()
+    assert api.get("a").json()["on_hand"] == 10
+    lowered = api.put("a", {**STOCK, "on_hand": 7}).json()
     assert (lowered["available"], lowered["reserved"], lowered["sold"]) == (0, 5, 2)
 
 
@@ -116,18 +118,18 @@ def test_stock_cannot_be_set_under_what_is_promised(shelf: StockAllocator) -> No
     "change",
     [{"on_hand": -1}, {"on_hand": 2**31}, {"unit_price": 1.5}, {"currency": "euro"}, {"colour": "red"}],
 )
-def test_a_body_that_does_not_fit_is_refused(shelf: StockAllocator, change: dict[str, Any]) -> None:
-    answer = shelf.put("a", {**STOCK, **change})
-    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+def test_a_body_that_does_not_match_is_refused(api: StockApiRig, change: dict[str, Any]) -> None:
+    response = api.put("a", {**STOCK, **change})
+    assert (response.status_code, response.headers["content-type"]) == (422, "application/problem+json")
 
 
-def test_keys_and_scopes_decide_who_may_do_what(shelf: StockAllocator) -> None:
-    assert shelf.put("a", STOCK, key="guess").status_code == 401
-    assert shelf.put("a", STOCK, key=READER).status_code == 403
-    shelf.put("a", STOCK)
-    assert shelf.get("a", key=READER).status_code == 200
+def test_keys_and_scopes_decide_what_a_client_may_do(api: StockApiRig) -> None:
+    assert api.put("a", STOCK, key="guess").status_code == 401
+    assert api.put("a", STOCK, key=READER).status_code == 403
+    api.put("a", STOCK)
+    assert api.get("a", key=READER).status_code == 200
 
 
-def test_an_unknown_or_impossible_sku_is_a_problem_document(shelf: StockAllocator) -> None:
-    assert (shelf.get("none").status_code, shelf.get("none").json()["type"]) == (404, "not-found")
-    assert shelf.put("x" * 65, STOCK).status_code == 422
+def test_an_unknown_or_impossible_sku_is_a_problem_document(api: StockApiRig) -> None:
+    assert (api.get("none").status_code, api.get("none").json()["type"]) == (404, "not-found")
+    assert api.put("x" * 65, STOCK).status_code == 422

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""API keys: only a hash is configured, and only the very key opens."""
+"""API keys: only a hash is configured, and only the key itself authenticates."""
 
 from hashlib import sha256
 
@@ -8,7 +8,7 @@ import pytest
 from orderflow.http.api_keys import SCOPES, ApiKeys, Client, make_key
 
 
-def test_a_made_key_opens_with_its_scopes_and_its_entry_does_not_hold_it() -> None:
+def test_a_key_authenticates_with_its_scopes_and_its_entry_does_not_contain_it() -> None:
     key, entry = make_key("shop", frozenset({"orders:read", "orders:write"}))
     assert key not in entry
     assert sha256(key.encode()).hexdigest() in entry
@@ -16,7 +16,7 @@ def test_a_made_key_opens_with_its_scopes_and_its_entry_does_not_hold_it() -> No
     assert client == Client("shop", frozenset({"orders:read", "orders:write"}))
 
 
-def test_two_made_keys_differ() -> None:
+def test_two_keys_differ() -> None:
     assert make_key("shop", SCOPES)[0] != make_key("shop", SCOPES)[0]
 
 
@@ -26,21 +26,21 @@ def test_a_key_needs_a_plain_name_and_known_scopes(name: str, scopes: set[str]) 
         make_key(name, frozenset(scopes))
 
 
-def test_several_entries_are_told_apart_by_their_keys() -> None:
-    (one, shop), (other, shelf) = make_key("shop", frozenset({"orders:read"})), make_key("shelf", SCOPES)
-    keys = ApiKeys.parse(f"{shop}, {shelf},")
-    for key, name in ((one, "shop"), (other, "shelf")):
+def test_each_key_authenticates_its_own_client() -> None:
+    (one, shop), (other, warehouse) = make_key("shop", frozenset({"orders:read"})), make_key("warehouse", SCOPES)
+    keys = ApiKeys.parse(f"{shop}, {warehouse},")
+    for key, name in ((one, "shop"), (other, "warehouse")):
         client = keys.client(f"bearer {key}")
         assert client is not None and client.name == name
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer ", "Basic {}", "{}", "Bearer x{}", "Bearer {}x"])
-def test_anything_but_the_key_opens_nothing(authorization: str) -> None:
+def test_nothing_but_the_key_authenticates(authorization: str) -> None:
     key, entry = make_key("shop", SCOPES)
     assert ApiKeys.parse(entry).client(authorization.format(key)) is None
 
 
-def test_the_hash_itself_opens_nothing() -> None:
+def test_the_hash_does_not_authenticate() -> None:
     _, entry = make_key("shop", SCOPES)
     assert ApiKeys.parse(entry).client(f"Bearer {entry.rpartition(':')[2]}") is None
 
@@ -52,7 +52,7 @@ DIGITS = "0" * 64
     "entry",
     ["shop", "shop:orders:read", f"shop:root:{DIGITS}", f"shop:orders:read:{DIGITS[1:]}g", f":orders:read:{DIGITS}"],
 )
-def test_an_entry_that_is_none_is_refused_without_repeating_its_hash(entry: str) -> None:
+def test_a_malformed_entry_is_refused_without_repeating_its_hash(entry: str) -> None:
     with pytest.raises(ValueError, match="is not name:scope") as caught:
         ApiKeys.parse(entry)
     assert "0000" not in str(caught.value)

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+"""The ledger of the payment simulator."""
+
 from pathlib import Path
 
 import pytest

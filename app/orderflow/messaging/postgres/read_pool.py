@@ -20,15 +20,18 @@ from orderflow.messaging.service import Transaction
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Result = TypeVar("Result")
-_RECONNECT_SECONDS = 1.0
+_RECONNECT_SECONDS = 0.2
 """A lost connection is tried for so long, and again when a query needs it; the default (5 min) backs off to minutes."""
+_FAILING_SECONDS = 0.5
+"""The longest wait for a connection while the database is known to fail: time enough for the next try to connect."""
 
 
 class ReadPool:
     """Runs each query in a read-only transaction of its own; ``size`` at most run at a time.
 
-    Neither waiting for a connection nor a statement takes longer than ``timeout_seconds``. Connections are made in the
-    background and tested before use, so a restart of the database costs no query.
+    Neither waiting for a connection nor a statement takes longer than ``timeout_seconds``; while the database fails, a
+    query is refused sooner. Connections are made in the background and tested before use, so a restart of the database
+    costs no query.
     """
 
     def __init__(self, url: str, *, application_name: str, timeout_seconds: float, size: int = 4) -> None:
@@ -38,6 +41,7 @@ class ReadPool:
         options["options"] += " -c default_transaction_read_only=on"
         options["connect_timeout"] = 2  # the least that libpq takes
         options["tcp_user_timeout"] = round(timeout_seconds * 1000)
+        self._timeout = timeout_seconds
         self._ahead = timedelta()
         self._closed = False
         self._lock = threading.Lock()
@@ -72,12 +76,19 @@ class ReadPool:
 
     def _run(self, query: Callable[[Transaction], Result]) -> Result:
         try:
-            with self._pool.connection() as connection, self._waiting_for(connection), connection.transaction():
+            with (
+                self._pool.connection(self._patience()) as connection,
+                self._waiting_for(connection),
+                connection.transaction(),
+            ):
                 result = query(SqlTransaction(connection, self._ahead))
         except psycopg.Error as error:
             raise self._classified(error) from error
         self.committed_at = time.monotonic()
         return result
+
+    def _patience(self) -> float:
+        return min(self._timeout, _FAILING_SECONDS) if self.failed_at > self.committed_at else self._timeout
 
     def _check(self, connection: Connection) -> None:
         with self._waiting_for(connection):
