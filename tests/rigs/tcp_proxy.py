@@ -63,7 +63,13 @@ class Proxy:
             for each in (client, server):
                 each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._lock:
-                self._sockets |= {client, server}
+                still_open = self.open
+                if still_open:
+                    self._sockets |= {client, server}
+            if not still_open:  # closed, and perhaps cut, since it was accepted
+                client.close()
+                server.close()
+                continue
             for source, sink, answers in ((client, server, False), (server, client, True)):
                 threading.Thread(target=self._pump, args=(source, sink, answers), daemon=True).start()
 
