@@ -12,6 +12,8 @@ from orderflow.messaging.rabbitmq.field_table_patch import read_all_tables
 
 QUEUE = "event_recorder"
 _ACKED_AT_ONCE = 500
+_SECONDS = 30.0
+"""Longest wait for one event that is in the queue."""
 
 
 @contextmanager
@@ -42,20 +44,20 @@ class EventRecorder:
         """(correlation id, event type) to the distinct message ids of all events so far."""
 
     def look(self) -> None:
-        """Take over what came since the last look."""
+        """Take over every event that is in the queue now."""
         with channel(self._url) as tap:
+            waiting = tap.queue_declare(QUEUE, passive=True).method.message_count
+            if not waiting:
+                return
             tap.basic_qos(prefetch_count=2 * _ACKED_AT_ONCE)
-            unacked = 0
-            for method, properties, _ in tap.consume(QUEUE, inactivity_timeout=0.3):
-                if method is None or properties is None:
-                    break
+            for number, (method, properties, _) in enumerate(tap.consume(QUEUE, inactivity_timeout=_SECONDS), 1):
+                assert method is not None and properties is not None, f"{waiting} events wait, {number - 1} came"
                 self.seen[properties.correlation_id or "", properties.type or ""].add(properties.message_id)
-                last, unacked = method.delivery_tag, unacked + 1
-                if unacked == _ACKED_AT_ONCE:
-                    tap.basic_ack(last, multiple=True)
-                    unacked = 0
-            if unacked:
-                tap.basic_ack(last, multiple=True)
+                if number % _ACKED_AT_ONCE == 0 or number == waiting:
+                    tap.basic_ack(method.delivery_tag, multiple=True)
+                if number == waiting:
+                    break
+            tap.cancel()
 
     def ids(self, event: str) -> set[str]:
         """The message ids of all events of a type."""
