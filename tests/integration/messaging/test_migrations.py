@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -186,19 +187,19 @@ def test_a_database_that_is_older_is_refused_where_nothing_may_be_applied(
 def test_a_user_without_the_right_to_create_tables_starts_on_a_current_database(
     database: str, db: Database, tmp_path: Path
 ) -> None:
-    parts = [component(tmp_path, FIRST)]
+    parts, role = [component(tmp_path, FIRST)], f"reads_{uuid4().hex}"
     migrate(db, parts)
     with psycopg.connect(database, autocommit=True) as connection:
-        connection.execute("create role reads_only; grant select on all tables in schema public to reads_only")
+        connection.execute(f"create role {role}; grant select on all tables in schema public to {role}".encode())
     try:
         with db.transaction() as transaction:
-            transaction.execute("set role reads_only")
+            transaction.execute(f"set role {role}")
         assert migrate(db, parts) == []
         with pytest.raises(DatabaseUnavailable, match="42501"):
             migrate(db, [component(tmp_path, FIRST, SECOND)])
     finally:
         with psycopg.connect(database, autocommit=True) as connection:
-            connection.execute("drop owned by reads_only; drop role reads_only")
+            connection.execute(f"drop owned by {role}; drop role {role}".encode())
 
 
 @pytest.mark.parametrize(
