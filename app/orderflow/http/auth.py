@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may call an operation, and in which media type; checked before the body is read.
 
-A handler names the scope that it needs in ``opt["scope"]``. One without is open to every authenticated client.
+A handler names the scope that it needs in ``opt["scope"]``. One without is open to every authenticated client. The
+guards are coroutines, because Litestar runs other functions in a thread: that doubles the CPU time of a small request.
 """
 
 from collections.abc import Mapping
@@ -38,14 +39,14 @@ class ApiKeyAuthentication(AbstractAuthenticationMiddleware):
         return AuthenticationResult(user=client, auth=None)
 
 
-def require_scope(connection: Connection, handler: BaseRouteHandler) -> None:
+async def require_scope(connection: Connection, handler: BaseRouteHandler) -> None:
     """A guard; raises Problem 403 when the client's key lacks the handler's scope."""
     scope = handler.opt.get("scope")
     if scope is not None and scope not in connection.user.scopes:
         raise Problem(FORBIDDEN, f"this key does not have the scope {scope}")
 
 
-def require_json(connection: Connection, _handler: BaseRouteHandler) -> None:
+async def require_json(connection: Connection, _handler: BaseRouteHandler) -> None:
     """A guard; raises Problem 415 for a POST or PUT that does not announce a plain JSON body."""
     if connection.scope.get("method") not in {"POST", "PUT"}:
         return
