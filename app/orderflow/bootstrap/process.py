@@ -7,32 +7,14 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from typing import Protocol
 
 from orderflow.messaging.clock import Clock
+from orderflow.runtime import Loop
 
 log = logging.getLogger(__name__)
 
 EXIT_FAILED = 1
 EXIT_UNFINISHED = 3
-
-
-class Loop(Protocol):
-    """Work that runs in a thread of its own until it is stopped."""
-
-    @property
-    def name(self) -> str:
-        """What the loop does, for logs and metrics."""
-
-    @property
-    def last_progress(self) -> float:
-        """Monotonic time at which the loop was last seen moving."""
-
-    def run(self) -> None:
-        """Work until stopped."""
-
-    def stop(self) -> None:
-        """Finish what was begun and return from ``run``."""
 
 
 class Process:

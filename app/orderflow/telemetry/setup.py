@@ -21,7 +21,7 @@ from orderflow.telemetry.metrics.service_recorder import ServiceRecorder
 from orderflow.telemetry.server import TelemetryServer
 from orderflow.telemetry.tracing import semconv
 from orderflow.telemetry.tracing.spans import Attributes, Spans
-from orderflow.telemetry.tracing.switch import tracing_enabled
+from orderflow.telemetry.tracing.switch import pipeline_if_enabled
 from orderflow.telemetry.tracing.tracer import Tracing
 from orderflow.version import VERSION
 
@@ -68,27 +68,27 @@ class Telemetry:
     ) -> Self:
         """Configure logging, begin to answer on the telemetry port and to export spans.
 
-        ``areas`` is what the process does : those metrics are exported at 0 from now on, for the ``queues`` that it
+        ``areas`` is what the process does: those metrics are exported at 0 from now on, for the ``queues`` that it
         consumes. Raises OSError when the port is taken.
         """
         logging.configure(process_name, level=settings.log_level)
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         metrics_registry = MetricRegistry(registry, given={"queue": queues, "role": _roles(areas)})
-        lines = _pipeline(process_name, environ, metrics_registry)
-        spans = Spans(lines.inner) if lines else None
+        pipeline = pipeline_if_enabled(process_name, environ, registry=metrics_registry)
+        spans = Spans(pipeline.inner) if pipeline else None
         recorder = Recorder(metrics_registry, clock or SystemClock())
         recorder.watch(queues)
         telemetry = cls(
             process_name=process_name,
             server=TelemetryServer(settings.telemetry_host, settings.telemetry_port, registry),
             metrics_registry=metrics_registry,
-            pipeline=lines,
+            pipeline=pipeline,
             tracing=Tracing(
                 spans,
-                edge=lines.edge if lines else None,
+                edge=pipeline.edge if pipeline else None,
                 server=broker_attributes(settings.amqp_url),
-                batches=lines is not None and lines.samples_requests,
+                batches=pipeline is not None and pipeline.samples_requests,
             ),
             recorder=recorder,
         )
@@ -107,14 +107,6 @@ class Telemetry:
         if self.pipeline is not None:
             self.pipeline.shutdown(timeout_seconds=timeout_seconds)
         self.server.stop()
-
-
-def _pipeline(process_name: str, environ: Mapping[str, str], registry: MetricRegistry) -> "Pipeline | None":
-    if not tracing_enabled(environ):
-        return None
-    from orderflow.telemetry.tracing.sdk import start_pipeline
-
-    return start_pipeline(process_name, VERSION, environ, registry=registry)
 
 
 def broker_attributes(amqp_url: str) -> Attributes:

@@ -60,18 +60,7 @@ def test_a_service_of_one_folder_and_one_line_starts_and_handles_an_order(
     passwords = tmp_path / "passwords.json"
     passwords.write_text(json.dumps(dict.fromkeys(users, "secret")))
     name, port = unquote(urlsplit(vhost).path[1:]), ports.take()
-    apply = (
-        "-m",
-        "orderflow",
-        "topology",
-        "apply",
-        "--vhost",
-        name,
-        "--user-prefix",
-        prefix,
-        "--passwords",
-        str(passwords),
-    )
+    apply = ("-m", "orderflow", "topology", "apply", "--vhost", name, "--user-prefix", prefix)
     address = f"{prefix}loyalty:secret@{urlsplit(vhost).netloc.rpartition('@')[2]}"
     environ = tree.environ(
         ORDERFLOW_AMQP_URL=urlunsplit(urlsplit(vhost)._replace(netloc=address)),
@@ -88,7 +77,7 @@ def test_a_service_of_one_folder_and_one_line_starts_and_handles_an_order(
         ready=lambda: answers(f"http://127.0.0.1:{port}/readyz"),
     )
     try:
-        tree.run(*apply, ORDERFLOW_MANAGEMENT_URL=management_url)
+        tree.run(*apply, "--passwords", str(passwords), ORDERFLOW_MANAGEMENT_URL=management_url)
         with Supervisor() as supervisor:
             supervisor.start(spec)
             publish(vhost, an_event(OrderConfirmed, user_id="ann", total_amount=1999))

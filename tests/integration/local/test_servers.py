@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,19 +25,13 @@ from local.servers.roots import ServersUnavailable
 from local.servers.stack import ServerNotStarted, Stack
 from local.system import System
 from orderflow.operations.management_api import Management
+from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 CHECKOUT = Path(__file__).parents[3]
 SUITE = os.environ.get("SERVERS", "trixie")
 OURS = {name: value for name, value in os.environ.items() if not (name.startswith("ORDERFLOW") and "URL" in name)}
 """The environment without servers given by URL: here our own ones are looked at."""
-
-
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.02)
 
 
 def command_lines(word: str) -> dict[int, str]:

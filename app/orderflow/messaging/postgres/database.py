@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PostgreSQL as the core sees it: one connection a thread, plain SQL, errors sorted by what to do about them.
 
-The only module that imports psycopg.
+This module and ``read_pool`` are the only ones that import psycopg.
 """
 
 import logging

@@ -19,9 +19,7 @@ from orderflow.operations.dead_letters.queue import DeadLetterQueue, Publishing
 from orderflow.settings import Settings
 from orderflow.telemetry.logging import configure
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
-from orderflow.telemetry.tracing.sdk import start_pipeline
-from orderflow.telemetry.tracing.switch import tracing_enabled
-from orderflow.version import VERSION
+from orderflow.telemetry.tracing.switch import pipeline_if_enabled
 
 DONE, NOT_ALL, FAILED = 0, 1, 2
 
@@ -50,12 +48,12 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Do it with the settings of an environment, traced when it says so; logs go to standard error."""
     settings = Settings.from_env(environ, frozenset({"amqp"}))
     configure("dead-letters", level=settings.log_level, stream=sys.stderr)
-    lines = start_pipeline("dead-letters", VERSION, environ) if tracing_enabled(environ) else None
+    pipeline = pipeline_if_enabled("dead-letters", environ)
     try:
-        return run(options, settings, traced=partial(TracedChannel, provider=lines.provider if lines else None))
+        return run(options, settings, traced=partial(TracedChannel, provider=pipeline.provider if pipeline else None))
     finally:
-        if lines is not None:
-            lines.shutdown(timeout_seconds=5)
+        if pipeline is not None:
+            pipeline.shutdown(timeout_seconds=5)
 
 
 def run(

@@ -46,10 +46,10 @@ Held = tuple[int, DeadLetter]
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class _HeldLetters:
     """The selected messages that are held; how many are selected in all; the size of the queue."""
 
-    held: list[Held]
+    letters: list[Held]
     selected: int
     total: int
 
@@ -95,7 +95,7 @@ class DeadLetterQueue:
         """The selected dead letters, oldest first, at most ``limit``; all of them stay in the queue."""
         with self._connected() as connection:
             held = self._hold(connection.channel(), selection, limit)
-        return Browsed(letters=tuple(letter for _, letter in held.held), total=held.total)
+        return Browsed(letters=tuple(letter for _, letter in held.letters), total=held.total)
 
     def replay(
         self, selection: Selection, *, limit: int, operator: str, per_second: float, dry_run: bool = False
@@ -114,7 +114,7 @@ class DeadLetterQueue:
             copies = self._traced(publishing)
             deadline = self._clock.monotonic() + MAX_HOLD_SECONDS
             held = self._hold(reading, selection, limit)
-            for tag, letter in [] if dry_run else held.held:
+            for tag, letter in [] if dry_run else held.letters:
                 late = self._clock.monotonic() > deadline
                 wait = partial(connection.sleep, 1 / per_second)
                 send = partial(self._publish, copies, letter, operator)
@@ -128,7 +128,7 @@ class DeadLetterQueue:
                 if obstacle != _GONE:
                     break
         if dry_run:
-            gone = [letter for _, letter in held.held]
+            gone = [letter for _, letter in held.letters]
         return Settled(gone=tuple(gone), kept=tuple(kept), left=held.selected - len(gone) - len(kept))
 
     def discard(self, selection: Selection, *, limit: int, operator: str, dry_run: bool = False) -> Settled:
@@ -136,10 +136,10 @@ class DeadLetterQueue:
         with self._connected() as connection:
             reading = connection.channel()
             held = self._hold(reading, selection, limit)
-            for tag, letter in [] if dry_run else held.held:
+            for tag, letter in [] if dry_run else held.letters:
                 _audit("dead_letters.discarded", letter, operator)
                 reading.basic_ack(tag)
-        return Settled(gone=tuple(letter for _, letter in held.held), left=held.selected - len(held.held))
+        return Settled(gone=tuple(letter for _, letter in held.letters), left=held.selected - len(held.letters))
 
     @contextmanager
     def _connected(self) -> Iterator[pika.BlockingConnection]:
@@ -155,7 +155,7 @@ class DeadLetterQueue:
         except (AMQPError, OSError) as error:
             raise BrokerUnavailable(f"the dead letter queue: {error!r}") from error
 
-    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> _Held:
+    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> _HeldLetters:
         """Take every message, and hold the selected ones, oldest first.
 
         Memory is bounded by ``limit``, not by the queue. A message that arrives meanwhile, perhaps a replayed
@@ -172,8 +172,8 @@ class DeadLetterQueue:
                 else:
                     others += 1
 
-        held = heapq.nsmallest(limit, selected(), key=_parked)
-        return _Held(held=held, selected=total - others, total=total)
+        letters = heapq.nsmallest(limit, selected(), key=_parked)
+        return _HeldLetters(letters=letters, selected=total - others, total=total)
 
     def _all(self, channel: BlockingChannel) -> Iterator[tuple[int, DeadLetter, int]]:
         """(delivery tag, dead letter, messages in the queue at first) for each message, in the queue's order."""

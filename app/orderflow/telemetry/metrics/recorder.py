@@ -40,8 +40,8 @@ class QueueRecorder:
 
     def oldest_age(self) -> float:
         """Seconds since the oldest message in work occurred; 0 when none is in work."""
-        instrumentation = list(self.open.values())
-        return max(0.0, self.clock.now().timestamp() - min(instrumentation)) if instrumentation else 0.0
+        starts = list(self.open.values())
+        return max(0.0, self.clock.now().timestamp() - min(starts)) if starts else 0.0
 
 
 class BatchRecorder(BatchObserver):

@@ -111,20 +111,15 @@ class BatchTrace(BatchObserver):
 
 def message_attributes(delivery: Delivery, queue: str, server: Attributes) -> Attributes:
     """What a span says about the message that it processes."""
-    properties = delivery.properties
     attributes = {
         **semconv.PROCESS,
         **server,
         semconv.DESTINATION: semconv.destination(delivery.exchange, delivery.routing_key, queue),
         semconv.ROUTING_KEY: delivery.routing_key,
         semconv.DELIVERY_TAG: delivery.tag,
-        semconv.BODY_SIZE: len(delivery.body),
-        semconv.MESSAGE_ID: properties.message_id or "",
-        semconv.CONVERSATION_ID: properties.correlation_id or "",
-        semconv.ORDER_ID: properties.correlation_id or "",
-        semconv.EVENT_TYPE: properties.type or "",
+        **semconv.message(delivery.properties, delivery.body),
     }
-    retries = properties.headers.get(_RETRY_COUNT)
+    retries = delivery.properties.headers.get(_RETRY_COUNT)
     if isinstance(retries, int) and retries:
         attributes[semconv.RETRY_COUNT] = retries
     if delivery.redelivered:

@@ -139,7 +139,7 @@ class Pipeline:
 def start_pipeline(
     process_name: str, version: str, environ: Mapping[str, str], *, registry: MetricRegistry | None = None
 ) -> Pipeline:
-    """The pipeline of this process. Call it only when ``enabled``: its imports cost a process 0.2 s of CPU."""
+    """The pipeline of this process. Call it only when ``tracing_enabled``: its imports cost a process 0.2 s of CPU."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     size = MAX_QUEUE_SIZE

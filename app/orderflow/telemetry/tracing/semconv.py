@@ -9,6 +9,8 @@ from collections.abc import Mapping
 
 from opentelemetry.util.types import AttributeValue
 
+from orderflow.messaging.broker import Properties
+
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 SCOPE = "orderflow"
 
@@ -64,3 +66,14 @@ SEND: Mapping[str, AttributeValue] = {
 def destination(*parts: str) -> str:
     """The destination's name: exchange, routing key and queue, joined by colons, without those that are empty."""
     return ":".join([part for part in parts if part])
+
+
+def message(properties: Properties, body: bytes) -> Mapping[str, AttributeValue]:
+    """The attributes of a message, sent or received."""
+    return {
+        BODY_SIZE: len(body),
+        MESSAGE_ID: properties.message_id or "",
+        CONVERSATION_ID: properties.correlation_id or "",
+        ORDER_ID: properties.correlation_id or "",
+        EVENT_TYPE: properties.type or "",
+    }

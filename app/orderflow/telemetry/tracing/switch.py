@@ -2,6 +2,13 @@
 """Whether a process traces. Needs no OpenTelemetry library, so a process without tracing imports none of the SDK."""
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from orderflow.version import VERSION
+
+if TYPE_CHECKING:
+    from orderflow.telemetry.metrics.registry import MetricRegistry
+    from orderflow.telemetry.tracing.sdk import Pipeline
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 
@@ -16,3 +23,14 @@ def tracing_enabled(environ: Mapping[str, str]) -> bool:
     if environ.get("OTEL_TRACES_EXPORTER", "").strip().lower() == "none":
         return False
     return any(environ.get(name) for name in ENDPOINTS)
+
+
+def pipeline_if_enabled(
+    process_name: str, environ: Mapping[str, str], *, registry: "MetricRegistry | None" = None
+) -> "Pipeline | None":
+    """A started pipeline for the spans of this process; None when the process does not trace."""
+    if not tracing_enabled(environ):
+        return None
+    from orderflow.telemetry.tracing.sdk import start_pipeline
+
+    return start_pipeline(process_name, VERSION, environ, registry=registry)

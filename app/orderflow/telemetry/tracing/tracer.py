@@ -97,7 +97,6 @@ class Tracing(Instrumentation):
         return opened.context
 
     def _sending(self, spans: Spans, publication: Publication, created: SpanContext) -> OpenSpan:
-        properties = publication.properties
         # CLIENT and a link, because the message was created, with its context, long before it is sent.
         return spans.start(
             f"send {publication.exchange or publication.routing_key}",
@@ -108,11 +107,7 @@ class Tracing(Instrumentation):
                 **self._server,
                 semconv.DESTINATION: semconv.destination(publication.exchange, publication.routing_key),
                 semconv.ROUTING_KEY: publication.routing_key,
-                semconv.BODY_SIZE: len(publication.body),
-                semconv.MESSAGE_ID: properties.message_id or "",
-                semconv.CONVERSATION_ID: properties.correlation_id or "",
-                semconv.ORDER_ID: properties.correlation_id or "",
-                semconv.EVENT_TYPE: properties.type or "",
+                **semconv.message(publication.properties, publication.body),
             },
             links=[Link(created)],
         )
