@@ -8,9 +8,10 @@ for the process that is to run. What a process needs beyond it (an HTTP framewor
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from orderflow.http.api_keys import ApiKeys
+from orderflow.http.asgi import Application
 from orderflow.instrumentation import Area, Instrumentation
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.periodic import Periodic
@@ -80,7 +81,7 @@ class Runtime(Protocol):
     def read_pool(self, *, timeout_seconds: float) -> "ReadPool":
         """Queries of the service's database for an HTTP API; none takes longer than its client waits."""
 
-    def serve_http(self, application: Any) -> None:
+    def serve_http(self, application: Application) -> None:
         """Serve an ASGI application at the configured address; raises OSError when its port is taken."""
 
 

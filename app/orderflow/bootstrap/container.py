@@ -4,12 +4,13 @@
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from orderflow.bootstrap.process import Process
 from orderflow.broker_topology import work_queues
 from orderflow.events import EXCHANGE, decode
 from orderflow.http.api_keys import ApiKeys
+from orderflow.http.asgi import Application, InstrumentedApplication
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.codec import Codec
@@ -79,12 +80,11 @@ class Container:
         """The configured API keys; None when keys are switched off."""
         return None if self.settings.api_auth == "off" else ApiKeys.parse(self.settings.api_keys)
 
-    def serve_http(self, application: Any) -> None:
+    def serve_http(self, application: Application) -> None:
         """Serve an ASGI application at the configured address; raises OSError when its port is taken.
 
         When the process stops, requests are served for the lame-duck time; each response closes its connection.
         """
-        from orderflow.http.asgi import InstrumentedApplication
         from orderflow.http.server import HttpServer
 
         settings = self.settings

@@ -31,7 +31,7 @@ NOTHING_RESERVED = Reject("nothing_reserved")
 class InventoryUpdates:
     """Handles queue ``inventory_updates``: six statements a batch, one stock event for each SKU that changed.
 
-    A SKU whose available units fall to ``low_units`` or below is published as ``StockLow``, once per fall.
+    ``low_units`` as in ``stock_event``.
     """
 
     def __init__(self, *, low_units: int, instrumentation: Instrumentation) -> None:
@@ -43,8 +43,8 @@ class InventoryUpdates:
         allocator, before = store.load(unit_of_work, *_order_ids_and_skus(messages))
         outcomes = [self._decide(message.event, allocator, unit_of_work.now) for message in messages]
         for stock in store.save(unit_of_work, allocator):
-            low = stock.available <= self._low_units < before[stock.sku].available
-            unit_of_work.publish(stock_event(stock, unit_of_work.now, low=low))
+            event = stock_event(before[stock.sku], stock, unit_of_work.now, low_units=self._low_units)
+            unit_of_work.publish(event)
         moved = Counter[str]()
         for movement in allocator.movements:
             moved[movement.kind] += max(movement.available, movement.reserved, movement.sold)
@@ -69,8 +69,12 @@ class InventoryUpdates:
             self._instrumentation.stock_moved(move, units)
 
 
-def stock_event(stock: Stock, now: datetime, *, low: bool = False) -> StockChanged:
-    """The event for a changed stock; ``StockLow`` when it is low."""
+def stock_event(before: Stock, stock: Stock, now: datetime, *, low_units: int) -> StockChanged:
+    """The event for a changed stock.
+
+    It is ``StockLow`` when the available units fell to ``low_units`` or below, once per fall.
+    """
+    low = stock.available <= low_units < before.available
     return (StockLow if low else StockChanged)(
         timestamp=now,
         sku=stock.sku,

@@ -23,7 +23,7 @@ class StockUpdate:
 
 
 class SetStock:
-    """Applies a group of stock updates; for ``GroupCommit``. ``low_units`` as in ``InventoryUpdates``."""
+    """Applies a group of stock updates; for ``GroupCommit``. ``low_units`` as in ``stock_event``."""
 
     def __init__(self, *, low_units: int, instrumentation: Instrumentation) -> None:
         self._low_units = low_units
@@ -47,8 +47,8 @@ class SetStock:
         if changed is None:
             return None
         before, after = changed
-        low = after.available <= self._low_units < before.available
-        unit_of_work.publish(stock_event(after, unit_of_work.now, low=low), trace=update.trace)
+        event = stock_event(before, after, unit_of_work.now, low_units=self._low_units)
+        unit_of_work.publish(event, trace=update.trace)
         added = after.available - before.available
         unit_of_work.after_commit(lambda: self._instrumentation.stock_moved("put", added))
         return after

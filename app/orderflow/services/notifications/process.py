@@ -22,9 +22,7 @@ def build_notifications(runtime: Runtime) -> None:
         concurrency=MAX_CONCURRENT_SENDS,
         lease_seconds=sender.longest_seconds + 10,
     )
-    runtime.add(
-        *runtime.consumers("notification_requests", lambda: NotificationRequests(notifications.wake)),
-    )
+    runtime.add(*runtime.consumers("notification_requests", lambda: NotificationRequests(notifications.wake)))
     runtime.add(notifications)
 
 
