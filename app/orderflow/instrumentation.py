@@ -83,7 +83,7 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     """Orders whose reservations do not fit their state."""
     stale_availability: int = 0
     """SKUs of which the orders API does not know the newest stock."""
-    untold: int = 0
+    missing_notifications: int = 0
     """Final orders without a notification."""
     stuck: Mapping[str, Stuck] = {}
     """By state; a state that is left out has none."""

@@ -35,7 +35,7 @@ def main(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         reasons = [f"no database of {name}" for name, database in opened.items() if database.failing]
         if process.stopping.is_set():
             reasons.append("stopping")
-        return reasons if reconciler.looked else [*reasons, "no result yet"]
+        return reasons if reconciler.has_run else [*reasons, "no result yet"]
 
     telemetry.watch(idle_seconds=process.idle_seconds, stalled=watchdog.stalled, not_ready=not_ready)
     try:

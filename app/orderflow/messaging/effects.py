@@ -66,7 +66,7 @@ class Effect(Protocol[Task, Result]):
 class EffectRunner(Generic[Task, Result]):
     """Runs one kind of call: one thread for the database, one for the calls.
 
-    ``wake`` makes it look at once, else it looks every ``interval_seconds``. Results gather for ``linger_seconds``.
+    It searches for tasks every ``interval_seconds``, and at once after ``wake``. Results gather for ``linger_seconds``.
     ``lease_seconds`` must be longer than any call. At most ``concurrency`` calls are open.
     """
 
@@ -191,11 +191,11 @@ class EffectRunner(Generic[Task, Result]):
             self._wake.wait(_TAKE_SECONDS)
             self._turn(claiming=False)
         if not self._given_up.is_set():
-            self._tidy()
+            self._delete_confirmed()
 
-    def _tidy(self) -> None:
+    def _delete_confirmed(self) -> None:
         self._unit_of_work.outbox.wait(2)
         try:
-            self._unit_of_work.tidy()
+            self._unit_of_work.delete_confirmed()
         except InfrastructureError as error:
-            log.warning("effects.untidy", extra={"effects": self.name, "error": str(error)})
+            log.warning("effects.delete_failed", extra={"effects": self.name, "error": str(error)})

@@ -77,9 +77,9 @@ class GroupCommit(Generic[Request, Result]):
             if group:
                 self._commit(group)
             else:
-                self._tidy()
+                self._delete_confirmed()
         self._unit_of_work.outbox.wait(2)
-        self._tidy()
+        self._delete_confirmed()
         self._unit_of_work.close()
 
     def stop(self) -> None:
@@ -133,9 +133,9 @@ class GroupCommit(Generic[Request, Result]):
         for _, future in items:
             future.set_exception(error)
 
-    def _tidy(self) -> None:
+    def _delete_confirmed(self) -> None:
         try:
-            self._unit_of_work.tidy()
+            self._unit_of_work.delete_confirmed()
         except InfrastructureError as error:
-            log.warning("writer.untidy", extra={"error": str(error)})
+            log.warning("writer.delete_failed", extra={"error": str(error)})
             self._clock.wait(self._stopping, 0.5)

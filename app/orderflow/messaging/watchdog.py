@@ -43,13 +43,13 @@ class Watchdog:
     def run(self) -> None:
         """Watch until stopped."""
         while not self._clock.wait(self._stopping, self._pause):
-            self.look()
+            self.check()
 
     def stop(self) -> None:
         """Return from ``run``."""
         self._stopping.set()
 
-    def look(self) -> None:
+    def check(self) -> None:
         """Look once. After a gap in its own sleep (the machine was suspended) it first gives the loops a turn."""
         now = self._clock.monotonic()
         gap, self.last_progress = now - self.last_progress, now

@@ -23,7 +23,7 @@ from orderflow.messaging.broker import Batch, Consumer
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.consume.loop import ConsumerLoop
 from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.publish.outbox import Draft, Outbox
+from orderflow.messaging.publish.outbox import Outbox, OutboxChange
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.rabbitmq.consumer import RabbitConsumer
 from orderflow.messaging.service import Transaction
@@ -45,7 +45,7 @@ def die_before_commit(folder: Path, deaths: int) -> None:
         return
     write = Outbox.write
 
-    def dying(self: Outbox, transaction: Any, outgoing: Any) -> Draft:
+    def dying(self: Outbox, transaction: Any, outgoing: Any) -> OutboxChange:
         draft = write(self, transaction, outgoing)
         if outgoing:
             os.kill(os.getpid(), signal.SIGKILL)
@@ -99,12 +99,12 @@ def publish_before_commit(_folder: Path) -> None:
     """Publish events while their transaction is still open; go on once they are confirmed."""
     write = Outbox.write
 
-    def early(self: Outbox, transaction: Any, outgoing: Any) -> Draft:
+    def early(self: Outbox, transaction: Any, outgoing: Any) -> OutboxChange:
         draft = write(self, transaction, outgoing)
         if draft.publications:
             self.publish(draft.publications)
             assert self.wait(_ROUND_TRIP_SECONDS)
-        return Draft(draft.publications, draft.deleted, dispatch=False)
+        return OutboxChange(draft.publications, draft.deleted, dispatch=False)
 
     Outbox.write = early  # type: ignore[method-assign]
 

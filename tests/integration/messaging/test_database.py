@@ -73,7 +73,7 @@ def test_the_time_of_a_transaction_is_the_servers_whatever_our_clock_says(
 
 def test_a_clock_that_is_right_is_left_alone(db: Database, caplog: pytest.LogCaptureFixture) -> None:
     assert run(db, "select 1") == [(1,)]
-    assert db._ahead == timedelta()
+    assert db._clock_offset == timedelta()
     assert "database.clock_differs" not in caplog.messages
 
 

@@ -158,11 +158,11 @@ DAMAGE = {
     "the shop does not know a product": ("delete from availability", "stale_availability"),
     "nobody was told how an order ended": (
         f"delete from notifications where subject = {A_CONFIRMED}::text",
-        "untold",
+        "missing_notifications",
     ),
     "a notification was given up": (
         f"update notifications set state = 'failed' where subject = {A_CONFIRMED}::text",
-        "untold",
+        "missing_notifications",
     ),
     "an order is open long after its hold": (
         (

@@ -73,7 +73,7 @@ def test_what_follows_an_end_may_take_its_time(shop: dict[str, Database], databa
         damage(database, DAMAGE[name][0])
     assert wrong(integrity(shop)) == set()
     found = integrity(shop, grace_seconds=60)
-    assert wrong(found) == {"charge_mismatches", "stock_mismatches", "untold"}
+    assert wrong(found) == {"charge_mismatches", "stock_mismatches", "missing_notifications"}
     assert [len(check.examples) for check in found.checks() if not check.kept] == [2, 2, 1]
 
 

@@ -33,7 +33,7 @@ class Transactions:
             raise self.failures.pop(0)
         self.commits += 1
 
-    def tidy(self) -> None: ...
+    def delete_confirmed(self) -> None: ...
 
     def wait(self, seconds: float) -> bool:
         return True

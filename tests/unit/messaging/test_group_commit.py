@@ -33,7 +33,7 @@ class Ledger:
         self.rows += work
         self.commits.append(len(work))
 
-    def tidy(self) -> None: ...
+    def delete_confirmed(self) -> None: ...
 
     def wait(self, seconds: float) -> bool:
         return True

@@ -24,7 +24,7 @@ class Loops:
 
     def look_after(self, seconds: float) -> None:
         self.clock.advance(seconds)
-        self.watchdog.look()
+        self.watchdog.check()
 
 
 @pytest.fixture

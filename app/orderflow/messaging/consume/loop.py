@@ -97,7 +97,7 @@ class ConsumerLoop:
                 timeout_seconds=0.2,
             )
             if batch is None:
-                self._tidy()
+                self._delete_confirmed()
             else:
                 self._settle(batch)
         if not self._given_up.is_set():
@@ -174,9 +174,9 @@ class ConsumerLoop:
         self._instrumentation.consumer_paused(queue, error, seconds)
         self._clock.wait(self._given_up, seconds)
 
-    def _tidy(self) -> None:
+    def _delete_confirmed(self) -> None:
         try:
-            self._processor.units_of_work.tidy()
+            self._processor.units_of_work.delete_confirmed()
         except InfrastructureError as error:
             self._pause(self._consumer.queue, error)
 
@@ -186,4 +186,4 @@ class ConsumerLoop:
             if self._processor.units_of_work.outbox.wait(0.1) or self._given_up.is_set():
                 break
         if not self._given_up.is_set():
-            self._tidy()
+            self._delete_confirmed()

@@ -22,12 +22,12 @@ from orderflow.messaging.postgres.arrays import Packer, packer
 
 log = logging.getLogger(__name__)
 
-_SAME_CLOCK = timedelta(seconds=0.5)
+_CLOCK_TOLERANCE = timedelta(seconds=0.5)
 _BAD_DATA = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded)
 _ABORTED = (errors.SerializationFailure, errors.DeadlockDetected)
 
 
-class _List(Dumper):
+class _BinaryListDumper(Dumper):
     """Writes a simple list as a binary array in one go; leaves every other list to the driver."""
 
     format = pq.Format.BINARY
@@ -45,14 +45,16 @@ class _List(Dumper):
     def get_key(self, obj: list[Any], format: PyFormat) -> DumperKey:  # noqa: A002 - the driver's name
         """What lists must have in common to share a dumper."""
         simple = packer(obj)
-        return (list, simple[0]) if simple else (_List, ListDumper(list, self._context).get_key(obj, format))
+        return (
+            (list, simple[0]) if simple else (_BinaryListDumper, ListDumper(list, self._context).get_key(obj, format))
+        )
 
     def upgrade(self, obj: list[Any], format: PyFormat) -> Dumper:  # noqa: A002 - the driver's name
         """The dumper for lists like this one."""
         simple = packer(obj)
         if simple is None:
             return ListDumper(list, self._context).upgrade(obj, format)
-        dumper = _List(list, self._context)
+        dumper = _BinaryListDumper(list, self._context)
         _, dumper.oid, dumper._pack = simple
         return dumper
 
@@ -60,10 +62,10 @@ class _List(Dumper):
 class SqlTransaction:
     """An open transaction; counts its statements, begin and commit included."""
 
-    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], ahead: timedelta) -> None:
+    def __init__(self, connection: psycopg.Connection[tuple[Any, ...]], clock_offset: timedelta) -> None:
         self._cursor = connection.cursor(binary=True)
         self.statements = 2
-        self.now = datetime.now(UTC) + ahead
+        self.now = datetime.now(UTC) + clock_offset
         """The server's time at the beginning: leases and holds are seen by processes whose clocks may differ."""
 
     def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
@@ -84,7 +86,7 @@ class Database:
         self._url = url
         self._options = connection_options(application_name, statement_timeout_seconds=statement_timeout_seconds)
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
-        self._ahead = timedelta()
+        self._clock_offset = timedelta()
         self.failed_at = self.committed_at = float("-inf")
         """Monotonic times of the last DatabaseUnavailable and of the last commit."""
 
@@ -98,7 +100,7 @@ class Database:
         connection = self._connected()
         try:
             with connection.transaction():
-                yield SqlTransaction(connection, self._ahead)
+                yield SqlTransaction(connection, self._clock_offset)
         except psycopg.Error as error:
             raise self._classified(error) from error
         self.committed_at = time.monotonic()
@@ -119,7 +121,7 @@ class Database:
             return self._connection
         try:
             self._connection = psycopg.connect(self._url, **self._options)
-            self._ahead = configure(self._connection)
+            self._clock_offset = configure(self._connection)
         except psycopg.Error as error:
             self.close()
             self.failed_at = time.monotonic()
@@ -151,8 +153,8 @@ def connection_options(application_name: str, *, statement_timeout_seconds: floa
 
 def configure(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
     """Prepare a new connection for ``SqlTransaction``; how far the server's clock is ahead of ours."""
-    connection.adapters.register_dumper(list, _List)
-    return _ahead(connection)
+    connection.adapters.register_dumper(list, _BinaryListDumper)
+    return _clock_offset(connection)
 
 
 def classified(error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
@@ -165,17 +167,17 @@ def classified(error: psycopg.Error) -> BadData | TransactionAborted | DatabaseU
     return DatabaseUnavailable(text)
 
 
-def _ahead(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
+def _clock_offset(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
     """How far the server's clock is ahead of ours; nothing when the way there and back may explain the difference."""
     before = datetime.now(UTC)
     row = connection.execute("select clock_timestamp()").fetchone()
     after = datetime.now(UTC)
     assert row is not None
-    ahead: timedelta = row[0] - (before + (after - before) / 2)
-    if abs(ahead) <= max(_SAME_CLOCK, after - before):
+    offset: timedelta = row[0] - (before + (after - before) / 2)
+    if abs(offset) <= max(_CLOCK_TOLERANCE, after - before):
         return timedelta()
-    log.warning("database.clock_differs", extra={"ahead_seconds": round(ahead.total_seconds(), 1)})
-    return ahead
+    log.warning("database.clock_differs", extra={"offset_seconds": round(offset.total_seconds(), 1)})
+    return offset
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -42,7 +42,7 @@ class ReadPool:
         options["connect_timeout"] = 2  # the least that libpq takes
         options["tcp_user_timeout"] = round(timeout_seconds * 1000)
         self._timeout = timeout_seconds
-        self._ahead = timedelta()
+        self._clock_offset = timedelta()
         self._closed = False
         self._lock = threading.Lock()
         self._waited_for: set[Connection] = set()
@@ -81,7 +81,7 @@ class ReadPool:
                 self._waiting_for(connection),
                 connection.transaction(),
             ):
-                result = query(SqlTransaction(connection, self._ahead))
+                result = query(SqlTransaction(connection, self._clock_offset))
         except psycopg.Error as error:
             raise self._classified(error) from error
         self.committed_at = time.monotonic()
@@ -108,7 +108,7 @@ class ReadPool:
                 self._waited_for.discard(connection)
 
     def _configure(self, connection: Connection) -> None:
-        self._ahead = configure(connection)
+        self._clock_offset = configure(connection)
 
     def _classified(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
         found = classified(error)

@@ -46,7 +46,7 @@ _DELETE = "delete from outbox where id = any(%(ids)s::uuid[])"
 _encode = msgspec.json.Encoder().encode
 
 
-class Draft(msgspec.Struct, frozen=True):
+class OutboxChange(msgspec.Struct, frozen=True):
     """What a transaction adds to the outbox and deletes from it; final after the commit."""
 
     publications: Sequence[Publication]
@@ -64,7 +64,7 @@ class Outbox:
         self._receipts: list[Receipt] = []
         self._confirmed: list[UUID] = []
 
-    def write(self, transaction: Transaction, outgoing: Sequence[Outgoing]) -> Draft:
+    def write(self, transaction: Transaction, outgoing: Sequence[Outgoing]) -> OutboxChange:
         """Insert a row per event, delete the rows confirmed since the last commit: at most two statements.
 
         When the publisher has no room, the relay may take the rows at once.
@@ -77,13 +77,13 @@ class Outbox:
         if publications:
             lease_seconds = self._lease_seconds if dispatch else 0.0
             transaction.execute(_INSERT, {**_columns(publications), "lease_seconds": lease_seconds})
-        return Draft(publications, len(self._confirmed), dispatch)
+        return OutboxChange(publications, len(self._confirmed), dispatch)
 
-    def committed(self, draft: Draft) -> None:
+    def committed(self, change: OutboxChange) -> None:
         """Publish what was written, forget what was deleted; call once the transaction is committed."""
-        del self._confirmed[: draft.deleted]
-        if draft.dispatch:
-            self.publish(draft.publications)
+        del self._confirmed[: change.deleted]
+        if change.dispatch:
+            self.publish(change.publications)
 
     def publish(self, publications: Sequence[Publication]) -> None:
         """Publish rows that this process holds the lease of."""

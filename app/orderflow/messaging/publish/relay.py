@@ -81,12 +81,13 @@ class Relay:
         self._finish()
 
     def stop(self) -> None:
-        """Return from ``run`` after the current look."""
+        """Return from ``run`` after the current pass."""
         self._stopping.set()
 
     def relay_once(self) -> int:
         """Take due rows as far as the publish window has room, and publish them; the number of rows."""
-        self._unit_of_work.tidy()  # first: a confirmed row must not be taken again, even when its lease has expired
+        # First: a confirmed row must not be taken again, even when its lease has expired.
+        self._unit_of_work.delete_confirmed()
         limit = min(self._publisher.room, _LIMIT)
         if limit == 0:
             return 0
@@ -111,9 +112,9 @@ class Relay:
     def _finish(self) -> None:
         self._unit_of_work.outbox.wait(2)
         try:
-            self._unit_of_work.tidy()
+            self._unit_of_work.delete_confirmed()
         except InfrastructureError as error:
-            log.warning("relay.untidy", extra={"error": str(error)})
+            log.warning("relay.delete_failed", extra={"error": str(error)})
         self._unit_of_work.close()
 
 

@@ -71,11 +71,11 @@ class UnitOfWorkFactory:
         with self._database.transaction() as transaction:
             work = SqlUnitOfWork(transaction)
             yield work
-            draft = self.outbox.write(work, work.outgoing)
-        self.outbox.committed(draft)
+            change = self.outbox.write(work, work.outgoing)
+        self.outbox.committed(change)
         work.committed()
 
-    def tidy(self) -> None:
+    def delete_confirmed(self) -> None:
         """Delete the rows that were confirmed since the last commit; for moments without work."""
         if self.outbox.collect():
             with self.transaction():

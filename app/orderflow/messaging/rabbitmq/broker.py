@@ -57,18 +57,18 @@ class RabbitMQBroker:
         self.last_tick = clock.monotonic()
         self._clock = clock
         self._loop = IOLoop()
-        self._links = {
+        self._connections = {
             role: ReconnectingConnection(
                 role, _parameters(url, f"{connection_name} {role}"), self._loop, instrumentation
             )
             for role in ("publish", "consume")
         }
         self._publisher = RabbitPublisher(
-            self._links["publish"], self._loop, window=window, instrumentation=instrumentation, clock=clock
+            self._connections["publish"], self._loop, window=window, instrumentation=instrumentation, clock=clock
         )
         self._consumers: list[RabbitConsumer] = []
-        self._links["consume"].opened = lambda _connection: self._each_consumer(RabbitConsumer.subscribe)
-        self._links["consume"].lost = lambda: self._each_consumer(RabbitConsumer.lost)
+        self._connections["consume"].opened = lambda _opened: self._each_consumer(RabbitConsumer.subscribe)
+        self._connections["consume"].lost = lambda: self._each_consumer(RabbitConsumer.lost)
         self._thread = threading.Thread(target=self._run, name="broker", daemon=True)
 
     def start(self) -> None:
@@ -85,7 +85,7 @@ class RabbitMQBroker:
             queue,
             prefetch=prefetch,
             ordered=ordered,
-            link=self._links["consume"],
+            connection=self._connections["consume"],
             loop=self._loop,
             clock=self._clock,
         )
@@ -118,13 +118,13 @@ class RabbitMQBroker:
 
     def _run(self) -> None:
         try:
-            for link in self._links.values():
-                link.connect()
+            for connection in self._connections.values():
+                connection.connect()
             self._tick()
             self._loop.start()
         except Exception:
             log.exception("broker.io_failed")
-            self.last_tick = float("-inf")  # the watchdog ends the process at its next look
+            self.last_tick = float("-inf")  # the watchdog ends the process at its next check
         finally:
             self._publisher.end()
             self._each_consumer(RabbitConsumer.end)
@@ -138,12 +138,12 @@ class RabbitMQBroker:
     def _close(self) -> None:
         self._publisher.refuse()
         self._each_consumer(RabbitConsumer.leave)
-        for link in self._links.values():
-            link.close()
+        for connection in self._connections.values():
+            connection.close()
         self._stop_when_closed()
 
     def _stop_when_closed(self) -> None:
-        if all(link.closed for link in self._links.values()):
+        if all(connection.closed for connection in self._connections.values()):
             self._loop.stop()
         else:
             self._loop.call_later(0.02, self._stop_when_closed)

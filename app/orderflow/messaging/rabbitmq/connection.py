@@ -24,7 +24,7 @@ class ReconnectingConnection:
         self, role: str, parameters: pika.URLParameters, loop: IOLoop, instrumentation: MessagingInstrumentation
     ) -> None:
         self.role = role
-        self.connection: SelectConnection | None = None
+        self.current: SelectConnection | None = None
         self.opened: Callable[[SelectConnection], None] = lambda _connection: None
         self.lost: Callable[[], None] = lambda: None
         self._parameters = parameters
@@ -48,17 +48,17 @@ class ReconnectingConnection:
     def close(self) -> None:
         """Close for good."""
         self._closing = True
-        if self.connection is not None and self.connection.is_open:
-            self.connection.close()
+        if self.current is not None and self.current.is_open:
+            self.current.close()
 
     @property
     def closed(self) -> bool:
         """True when it was closed for good and the broker knows."""
-        return self._closing and self.connection is None
+        return self._closing and self.current is None
 
     def _on_open(self, connection: SelectConnection) -> None:
         self._opened_at = time.monotonic()
-        self.connection = connection
+        self.current = connection
         log.info("broker.connected", extra={"role": self.role})
         self._instrumentation.connected(self.role, connected=True)
         self.opened(connection)
@@ -66,7 +66,7 @@ class ReconnectingConnection:
             connection.close()
 
     def _on_closed(self, _connection: SelectConnection, reason: BaseException) -> None:
-        was_open, self.connection = self.connection is not None, None
+        was_open, self.current = self.current is not None, None
         if was_open and time.monotonic() - self._opened_at >= _PROVEN_SECONDS:
             self._backoff.reset()
         if was_open:

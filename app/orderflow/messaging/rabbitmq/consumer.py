@@ -22,16 +22,23 @@ _SETTLING_SECONDS = 0.2
 
 
 class RabbitConsumer:
-    """Consumes one queue over a channel of its own on the consume link."""
+    """Consumes one queue over a channel of its own on the consume connection."""
 
     def __init__(
-        self, queue: str, *, prefetch: int, ordered: bool, link: ReconnectingConnection, loop: IOLoop, clock: Clock
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        ordered: bool,
+        connection: ReconnectingConnection,
+        loop: IOLoop,
+        clock: Clock,
     ) -> None:
         self.subscribed = False
         self._buffer = DeliveryBuffer(queue)
         self._prefetch = prefetch
         self._ordered = ordered
-        self._link = link
+        self._connection = connection
         self._loop = loop
         self._clock = clock
         self._channel: Any = None
@@ -74,7 +81,7 @@ class RabbitConsumer:
 
         Does nothing when there is a channel: a new connection, a new consumer and a back-off that ends may all ask.
         """
-        connection = self._link.connection
+        connection = self._connection.current
         if self._cancelling or self._opening or self._channel is not None:
             return
         if connection is not None and connection.is_open:
@@ -206,7 +213,7 @@ class RabbitConsumer:
         if channel is not self._channel:
             return
         self.lost()
-        connection = self._link.connection
+        connection = self._connection.current
         if not self._cancelling and connection is not None and connection.is_open:
             pause = self._backoff.next()
             extra = {"queue": self.queue, "error": repr(reason), "seconds": round(pause, 3)}

@@ -57,7 +57,7 @@ class DeliveryBuffer:
             return self._handed_tag
 
     def wake(self) -> None:
-        """Let a waiting worker look again, for example because nothing more will come."""
+        """Let a waiting worker check again, for example because nothing more will come."""
         self._some.set()
         self._full.set()
 

@@ -22,11 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class RabbitPublisher:
-    """Publishes over the publish link, within the window. ``publish`` and ``room`` are for every thread."""
+    """Publishes over the publish connection, within the window. ``publish`` and ``room`` are for every thread."""
 
     def __init__(
         self,
-        link: ReconnectingConnection,
+        connection: ReconnectingConnection,
         loop: IOLoop,
         *,
         window: int,
@@ -49,9 +49,9 @@ class RabbitPublisher:
         self._lock = threading.Lock()
         self._channel: Any = None
         self._backoff = Backoff(first=0.2, most=10)
-        self._link = link
-        link.opened = self._on_connection
-        link.lost = self._on_connection_lost
+        self._connection = connection
+        connection.opened = self._on_connection
+        connection.lost = self._on_connection_lost
 
     def publish(self, publications: Sequence[Publication]) -> Receipt:
         """Hand over a batch, in order; never blocks. Without a connection every key fails as LOST at once."""
@@ -168,7 +168,7 @@ class RabbitPublisher:
 
     def _on_channel_closed(self, _channel: object, reason: BaseException) -> None:
         self._on_lost()
-        connection = self._link.connection
+        connection = self._connection.current
         if connection is not None and connection.is_open:
             pause = self._backoff.next()
             log.error("publish.channel_closed", extra={"error": repr(reason), "seconds": round(pause, 3)})

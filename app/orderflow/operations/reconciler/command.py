@@ -35,16 +35,16 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="seconds after the end of an order in which refund, sale, release and notification must have happened"
         " (default: %(default)g)",
     )
-    parser.add_argument("--pause", type=float, default=2.0, help="seconds before a second look (default: %(default)g)")
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds before the second run (default: %(default)g)")
 
 
 def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Look once, and again when something seems wrong; the exit code: 0 kept, 1 a promise is broken, 2 no database."""
+    """Compare once, and again when something looks wrong; the exit code: 0 kept, 1 broken, 2 no database."""
     settings = Settings.from_env(environ, NEEDS)
     configure("reconcile", level=settings.log_level, stream=sys.stderr)
     opened = databases(settings)
     try:
-        found = look(opened, pause_seconds=options.pause, grace_seconds=options.grace, clock=SystemClock())
+        found = compare(opened, pause_seconds=options.pause, grace_seconds=options.grace, clock=SystemClock())
     except DatabaseUnavailable as error:
         sys.stderr.write(f"reconcile: {error}\n")
         return FAILED
@@ -58,8 +58,8 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return KEPT if all(check.kept for check in found.checks()) else BROKEN
 
 
-def look(opened: Mapping[str, Database], *, pause_seconds: float, grace_seconds: float, clock: Clock) -> Integrity:
-    """What is wrong for sure: a second look after a pause confirms what the first one found."""
+def compare(opened: Mapping[str, Database], *, pause_seconds: float, grace_seconds: float, clock: Clock) -> Integrity:
+    """What two runs, with a pause between them, both found wrong."""
     first = integrity(opened, grace_seconds=grace_seconds)
     if not first.suspicious:
         return first
@@ -70,8 +70,8 @@ def look(opened: Mapping[str, Database], *, pause_seconds: float, grace_seconds:
 def as_json(found: Integrity) -> str:
     """Orders by status, and each promise with its numbers and whether it is kept."""
     statuses = dict.fromkeys(("accepted", "reserved", "confirmed", "rejected", "cancelled"), 0)
-    told = {"orders": {**statuses, **found.orders, "total": found.total}, "checks": found.checks()}
-    return msgspec.json.format(msgspec.json.encode(told)).decode()
+    result = {"orders": {**statuses, **found.orders, "total": found.total}, "checks": found.checks()}
+    return msgspec.json.format(msgspec.json.encode(result)).decode()
 
 
 def _show(found: Integrity, console: Console) -> None:

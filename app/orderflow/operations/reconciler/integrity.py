@@ -2,7 +2,7 @@
 """Whether the promises hold, decided from the contents of the four databases, without input or output.
 
 The databases are not read at one moment, so orders in flight can look wrong. What is wrong is therefore named (by
-SKU, or by order), and counts only when the next look finds it again.
+SKU, or by order), and counts only when the next run finds it again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -35,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integrity:
-    """What one look found. Everything that is wrong is named; amounts are in minor units."""
+    """What one run found. Everything that is wrong is named; amounts are in minor units."""
 
     orders: Mapping[str, int]
     """Orders by status."""
@@ -44,7 +44,7 @@ class Integrity:
     captured_amount: int
     confirmed_amount: int
     oversold: Mapping[str, int] = field(default_factory=dict)
-    """Units sold beyond those put on the shelf, by SKU."""
+    """Units sold beyond the stock that was ever set, by SKU."""
     drift: Mapping[str, int] = field(default_factory=dict)
     """How far stock, ledger and reservations are apart, in units, by SKU."""
     ended_twice: frozenset[str] = frozenset()
@@ -52,12 +52,12 @@ class Integrity:
     duplicate_charges: frozenset[str] = frozenset()
     duplicate_notifications: frozenset[str] = frozenset()
     charge_mismatches: frozenset[str] = frozenset()
-    """Orders that are confirmed and not charged what they cost, or ended otherwise and the charge was kept."""
+    """Confirmed orders not charged what they cost, and other final orders whose charge was kept."""
     stock_mismatches: frozenset[str] = frozenset()
-    """Orders whose reservation does not fit how they ended: confirmed and not sold, or not confirmed and still held."""
+    """Confirmed orders whose reservation is not sold, and other final orders whose reservation is still held."""
     stale_availability: frozenset[str] = frozenset()
-    """SKUs of which the orders API does not know the newest stock, with the version that it knows."""
-    untold: frozenset[str] = frozenset()
+    """SKUs whose newest stock the orders API does not have, with the version that it has."""
+    missing_notifications: frozenset[str] = frozenset()
     """Final orders without a notification."""
     stuck: Mapping[str, Stuck] = field(default_factory=dict)
     """Open orders whose hold ended a while ago, by status."""
@@ -74,11 +74,11 @@ class Integrity:
 
     @property
     def suspicious(self) -> bool:
-        """True when something looks wrong, be it because it is in flight."""
+        """True when something looks wrong; it may only be in flight."""
         return any(getattr(self, name) for name in _NAMED)
 
     def confirmed_by(self, earlier: "Integrity | None") -> "Integrity":
-        """This look with only what an earlier look had found wrong too; nothing when there was no earlier look."""
+        """This result reduced to what an earlier run found wrong too; empty when there was no earlier run."""
         before = earlier or replace(self, **{name: type(getattr(self, name))() for name in _NAMED})
         return replace(self, **{name: _both(getattr(self, name), getattr(before, name)) for name in _NAMED})
 
@@ -92,7 +92,7 @@ class Integrity:
             charge_mismatches=len(self.charge_mismatches),
             stock_mismatches=len(self.stock_mismatches),
             stale_availability=len(self.stale_availability),
-            untold=len(self.untold),
+            missing_notifications=len(self.missing_notifications),
             stuck=self.stuck,
         )
 
@@ -122,8 +122,8 @@ class Integrity:
                 kept=not self.oversold,
                 examples=_some(self.oversold),
             ),
-            _none("every reservation fits its order", self.stock_mismatches, "do not fit"),
-            _none("the shop knows the stock", self.stale_availability, "SKUs are not up to date"),
+            _absent("every reservation fits its order", self.stock_mismatches, "do not fit"),
+            _absent("the orders API has the current stock", self.stale_availability, "SKUs are not up to date"),
             Check(
                 promise="charges = confirmed orders",
                 numbers=f"{self.captured} charges over {self.captured_amount}, "
@@ -132,12 +132,12 @@ class Integrity:
                 examples=_some(self.charge_mismatches),
             ),
             Check(
-                promise="nobody is charged or told twice",
+                promise="no order is charged or notified twice",
                 numbers=f"{len(self.duplicate_charges)} charges, {len(self.duplicate_notifications)} notifications",
                 kept=not self.duplicate_charges and not self.duplicate_notifications,
                 examples=_some(self.duplicate_charges | self.duplicate_notifications),
             ),
-            _none("everybody is told how the order ended", self.untold, "are not told"),
+            _absent("every final order is notified", self.missing_notifications, "without a notification"),
         )
 
 
@@ -150,9 +150,9 @@ _NAMED = (
     "charge_mismatches",
     "stock_mismatches",
     "stale_availability",
-    "untold",
+    "missing_notifications",
 )
-"""What is wrong, each by name. On a busy system it may only be in flight, so a second look has to confirm it."""
+"""What is wrong, each by name. On a busy system it may be in flight, so a second run has to confirm it."""
 
 _MOST_EXAMPLES = 10
 
@@ -167,6 +167,6 @@ def _some(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(names)[:_MOST_EXAMPLES])
 
 
-def _none(promise: str, names: frozenset[str], words: str) -> Check:
+def _absent(promise: str, names: frozenset[str], words: str) -> Check:
     """A promise that is kept when nothing breaks it."""
     return Check(promise=promise, numbers=f"{len(names)} {words}", kept=not names, examples=_some(names))

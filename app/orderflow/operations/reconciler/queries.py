@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the four databases say, read by read-only queries; memory does not grow with the number of orders."""
+"""The contents of the four databases, read by read-only queries; memory does not grow with the number of orders."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -67,14 +67,14 @@ where state in ('captured', 'refund_requested') and order_id > %(after)s and ord
 _RESERVATIONS_BETWEEN = """
 select order_id, state from reservations where order_id > %(after)s and order_id <= %(last)s
 """
-_TOLD_OF = """
+_NOTIFIED = """
 select subject from notifications where subject = any(%(subjects)s) and state <> 'failed'
 and kind in ('order_confirmed', 'order_rejected', 'order_cancelled')
 """
-_SHELVES = "select sku, stock_version from stock"
-_SHOWN = "select sku, stock_version from availability"
-# Nobody may be told that an order ended in two ways, either.
-_TOLD_TWICE = """
+_STOCK_VERSIONS = "select sku, stock_version from stock"
+_AVAILABILITY_VERSIONS = "select sku, stock_version from availability"
+# An order has one end, so it gets one of the three notifications.
+_NOTIFIED_TWICE = """
 select subject from notifications where kind in ('order_confirmed', 'order_rejected', 'order_cancelled')
 group by subject having count(*) > 1
 union select subject from notifications group by subject, kind having count(*) > 1
@@ -82,70 +82,70 @@ union select subject from notifications group by subject, kind having count(*) >
 
 
 def integrity(databases: Mapping[str, Database], *, grace_seconds: float = GRACE_SECONDS) -> Integrity:
-    """One look at the databases of ``orders``, ``inventory``, ``payments`` and ``notifications``.
+    """One pass over the databases of ``orders``, ``inventory``, ``payments`` and ``notifications``.
 
     What follows the end of an order (its refund, sale, release or notification) must have happened ``grace_seconds``
     later. Raises DatabaseUnavailable. What it finds wrong on a busy system may be in flight: see ``confirmed_by``.
     """
-    orders = _ask(databases["orders"], _ORDERS)
-    sold = dict(_ask(databases["orders"], _CONFIRMED_UNITS))
-    shelves = _ask(databases["inventory"], _STOCK)
-    ((captured, captured_amount),) = _ask(databases["payments"], _CAPTURED)
-    charges, reservations, untold = set[str](), set[str](), set[str]()
+    orders = _query(databases["orders"], _ORDERS)
+    sold = dict(_query(databases["orders"], _CONFIRMED_UNITS))
+    stock_rows = _query(databases["inventory"], _STOCK)
+    ((captured, captured_amount),) = _query(databases["payments"], _CAPTURED)
+    charges, reservations, missing_notifications = set[str](), set[str](), set[str]()
     for page in _pages(databases["orders"], grace_seconds):
         charges.update(_charge_mismatches(page, databases["payments"]))
         reservations.update(_stock_mismatches(page, databases["inventory"]))
-        untold.update(_untold(page, databases["notifications"]))
+        missing_notifications.update(_missing_notifications(page, databases["notifications"]))
     return Integrity(
         orders={status: count for status, count, _ in orders},
         confirmed_amount=sum(amount for status, _, amount in orders if status == "confirmed"),
-        stock=_totals(shelves),
+        stock=_totals(stock_rows),
         captured=captured,
         captured_amount=captured_amount,
-        oversold=_oversold(shelves, sold),
-        drift=_drift(shelves),
+        oversold=_oversold(stock_rows, sold),
+        drift=_drift(stock_rows),
         ended_twice=_names(databases["orders"], _ENDED_TWICE),
         duplicate_charges=_names(databases["payments"], _CHARGED_TWICE),
-        duplicate_notifications=_names(databases["notifications"], _TOLD_TWICE),
+        duplicate_notifications=_names(databases["notifications"], _NOTIFIED_TWICE),
         charge_mismatches=frozenset(charges),
         stock_mismatches=frozenset(reservations),
         stale_availability=frozenset(_stale(databases["orders"], databases["inventory"])),
-        untold=frozenset(untold),
+        missing_notifications=frozenset(missing_notifications),
         stuck={
             status: Stuck(orders=count, oldest_seconds=age)
-            for status, count, age in _ask(databases["orders"], _STUCK, seconds=STUCK_SECONDS)
+            for status, count, age in _query(databases["orders"], _STUCK, seconds=STUCK_SECONDS)
         },
     )
 
 
-def _ask(database: Database, statement: str, **parameters: object) -> list[tuple[Any, ...]]:
+def _query(database: Database, statement: str, **parameters: object) -> list[tuple[Any, ...]]:
     with database.transaction() as transaction:
         return transaction.execute(statement, parameters)
 
 
 def _names(database: Database, statement: str) -> frozenset[str]:
-    return frozenset(str(name) for (name,) in _ask(database, statement))
+    return frozenset(str(name) for (name,) in _query(database, statement))
 
 
-def _totals(shelves: list[tuple[Any, ...]]) -> Stock:
-    put, on_hand, available, reserved, sold = (sum(shelf[column] for shelf in shelves) for column in range(1, 6))
+def _totals(stock_rows: list[tuple[Any, ...]]) -> Stock:
+    put, on_hand, available, reserved, sold = (sum(row[column] for row in stock_rows) for column in range(1, 6))
     return Stock(put=put, on_hand=on_hand, available=available, reserved=reserved, sold=sold)
 
 
-def _oversold(shelves: list[tuple[Any, ...]], confirmed: Mapping[str, int]) -> dict[str, int]:
-    """Units that confirmed orders, the stock or its ledger sold beyond what was put on the shelf, by SKU."""
-    put = {shelf[0]: shelf[1] for shelf in shelves}
-    sold = {shelf[0]: max(shelf[5], shelf[8], shelf[10]) for shelf in shelves}
+def _oversold(stock_rows: list[tuple[Any, ...]], confirmed: Mapping[str, int]) -> dict[str, int]:
+    """Units that confirmed orders, the stock or its ledger sold beyond what was ever set, by SKU."""
+    put = {row[0]: row[1] for row in stock_rows}
+    sold = {row[0]: max(row[5], row[8], row[10]) for row in stock_rows}
     beyond = {
         sku: max(sold.get(sku, 0), confirmed.get(sku, 0)) - put.get(sku, 0) for sku in sold.keys() | confirmed.keys()
     }
     return {sku: units for sku, units in beyond.items() if units > 0}
 
 
-def _drift(shelves: list[tuple[Any, ...]]) -> dict[str, int]:
+def _drift(stock_rows: list[tuple[Any, ...]]) -> dict[str, int]:
     """How far the stock of each SKU is from its ledger and from the reservations."""
     found = {}
-    for sku, _, on_hand, available, reserved, sold, *rest in shelves:
+    for sku, _, on_hand, available, reserved, sold, *rest in stock_rows:
         moved_available, moved_reserved, moved_sold, held_reserved, held_sold = rest
         found[sku] = (
             abs(on_hand - available - reserved - sold)
@@ -168,14 +168,14 @@ class _Page:
 
     def rows(self, database: Database, statement: str) -> dict[UUID, tuple[Any, ...]]:
         """What another database has in this range, by order."""
-        return {row[0]: row[1:] for row in _ask(database, statement, after=self.after, last=self.last)}
+        return {row[0]: row[1:] for row in _query(database, statement, after=self.after, last=self.last)}
 
 
 def _pages(orders: Database, grace_seconds: float) -> Iterator[_Page]:
     """All orders, and no gap between two pages. Each page is read before what other databases know of its orders."""
     after, last = UUID(int=0), UUID(int=0)
     while last != _LAST:
-        found = _ask(orders, _ORDER_PAGE, after=after, limit=_PAGE, grace=grace_seconds)
+        found = _query(orders, _ORDER_PAGE, after=after, limit=_PAGE, grace=grace_seconds)
         last = found[-1][0] if len(found) == _PAGE else _LAST
         yield _Page(after, last, {row[0]: row[1:] for row in found})
         after = last
@@ -211,16 +211,16 @@ def _stock_mismatches(page: _Page, inventory: Database) -> Iterator[str]:
     yield from (str(order_id) for order_id, (state,) in reservations.items() if state in {"reserved", "sold"})
 
 
-def _untold(page: _Page, notifications: Database) -> Iterator[str]:
+def _missing_notifications(page: _Page, notifications: Database) -> Iterator[str]:
     """Orders that ended a while ago, and no notification of it is stored, or it was given up."""
     ended = {str(order_id) for order_id, (_, _, settled) in page.orders.items() if settled}
-    told = {subject for (subject,) in _ask(notifications, _TOLD_OF, subjects=list(ended))} if ended else set()
-    yield from ended - told
+    notified = {subject for (subject,) in _query(notifications, _NOTIFIED, subjects=list(ended))} if ended else set()
+    yield from ended - notified
 
 
 def _stale(orders: Database, inventory: Database) -> Iterator[str]:
-    """SKUs of which the API shows an old stock. Its version is in the name: one that moves on is only behind."""
-    shown = dict(_ask(orders, _SHOWN))
-    for sku, version in _ask(inventory, _SHELVES):
+    """SKUs whose stock is old in the orders API. The name holds the version: two runs that differ only show a delay."""
+    shown = dict(_query(orders, _AVAILABILITY_VERSIONS))
+    for sku, version in _query(inventory, _STOCK_VERSIONS):
         if shown.get(sku, 0) < version:
             yield f"{sku} (version {shown.get(sku, 0)})"

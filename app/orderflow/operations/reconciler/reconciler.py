@@ -31,7 +31,7 @@ class Reconciler:
         self._databases = databases
         self._instrumentation = instrumentation
         self._clock = clock
-        self.looked = False
+        self.has_run = False
         """True after the first complete run."""
         self._earlier: Integrity | None = None
 
@@ -40,7 +40,7 @@ class Reconciler:
         found = integrity(self._databases)
         sure, self._earlier = found.confirmed_by(self._earlier), found
         self._instrumentation.reconciled(sure.reconciliation())
-        self.looked = True
+        self.has_run = True
         for check in sure.checks():
             if not check.kept:
                 extra = {"promise": check.promise, "numbers": check.numbers, "examples": check.examples}

@@ -61,7 +61,7 @@ _IdempotencyKey = Annotated[
         min_length=1,
         max_length=255,
         pattern=r"^[\x21-\x7e]+$",
-        description="Names the request: the same key and body get the same response for 72 hours.",
+        description="Names the request: the same key and body get the same response until the key expires.",
         examples=[Example(value="cart-4711")],
     ),
 ]

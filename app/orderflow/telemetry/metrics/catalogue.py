@@ -179,8 +179,10 @@ STOCK_MISMATCHES = RECONCILING.gauge(
 STALE_AVAILABILITY = RECONCILING.gauge(
     "orderflow_reconciler_stale_availability", "SKUs whose stock in the orders API is outdated.", unit="skus"
 )
-UNTOLD = RECONCILING.gauge(
-    "orderflow_reconciler_untold_orders", "Final orders without a notification after the grace period.", unit="orders"
+MISSING_NOTIFICATIONS = RECONCILING.gauge(
+    "orderflow_reconciler_missing_notifications",
+    "Final orders without a notification after the grace period.",
+    unit="orders",
 )
 ORDERS_STUCK = RECONCILING.gauge(
     "orderflow_reconciler_orders_stuck", "Orders that are open beyond their hold.", by.STATE, unit="orders"

@@ -83,7 +83,7 @@ class ServiceRecorder(Instrumentation):
         gauge(catalogue.CHARGE_MISMATCHES).set(found.charge_mismatches)
         gauge(catalogue.STOCK_MISMATCHES).set(found.stock_mismatches)
         gauge(catalogue.STALE_AVAILABILITY).set(found.stale_availability)
-        gauge(catalogue.UNTOLD).set(found.untold)
+        gauge(catalogue.MISSING_NOTIFICATIONS).set(found.missing_notifications)
         for state in OPEN_STATES:
             stuck = found.stuck.get(state, Stuck())
             gauge(catalogue.ORDERS_STUCK, state).set(stuck.orders)

@@ -49,11 +49,11 @@ def test_each_fault_breaks_its_own_promise() -> None:
     assert broken(replace(SOUND, stock=replace(SOUND.stock, available=8))) == ["stock is conserved"]
     assert broken(replace(SOUND, oversold={"a": 1})) == ["nothing is oversold"]
     assert broken(replace(SOUND, charge_mismatches=one)) == ["charges = confirmed orders"]
-    assert broken(replace(SOUND, duplicate_charges=one)) == ["nobody is charged or told twice"]
-    assert broken(replace(SOUND, duplicate_notifications=one)) == ["nobody is charged or told twice"]
+    assert broken(replace(SOUND, duplicate_charges=one)) == ["no order is charged or notified twice"]
+    assert broken(replace(SOUND, duplicate_notifications=one)) == ["no order is charged or notified twice"]
     assert broken(replace(SOUND, stock_mismatches=one)) == ["every reservation fits its order"]
-    assert broken(replace(SOUND, stale_availability=one)) == ["the shop knows the stock"]
-    assert broken(replace(SOUND, untold=one)) == ["everybody is told how the order ended"]
+    assert broken(replace(SOUND, stale_availability=one)) == ["the orders API has the current stock"]
+    assert broken(replace(SOUND, missing_notifications=one)) == ["every final order is notified"]
 
 
 def test_a_broken_promise_names_a_few_of_those_that_it_is_about() -> None:
