@@ -21,7 +21,7 @@ demo: setup ## Run a 60 s sale on real servers and prove that nothing was lost (
 test: unit contract integration faults ## Everything that must work, on real servers
 
 unit: setup ## The fast tests, without servers
-	@$(PYTEST) tests/unit tests/catalogue -q -m "not integration"
+	@$(PYTEST) tests/unit tests/catalogue -q -m "not integration" -n 2 --dist worksteal
 
 contract: setup ## One suite on both brokers: memory and RabbitMQ
 	@$(PYTEST) tests/contract -q $(SIDE_BY_SIDE)

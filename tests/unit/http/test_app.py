@@ -189,7 +189,7 @@ def test_a_client_that_leaves_while_it_sends_its_body_is_reported_as_499(caplog:
     assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
-@pytest.mark.parametrize(("key", "status"), [("guess", 401), (READER, 403)])
+@pytest.mark.parametrize(("key", "status"), [("guess", 401), (READER, 403)], ids=["unknown", "reader"])
 def test_a_key_is_checked_before_the_body_is_read(key: str, status: int) -> None:
     sent, unread = asgi({"type": "http.request", "body": b"{}", "more_body": False}, key=key)
     assert (sent[0]["status"], len(unread)) == (status, 1)
