@@ -151,7 +151,7 @@ def _bindings(queues: Sequence[Queue], vhost: str) -> Iterator[Binding]:
 
 
 def _guarded(**settings: Value) -> dict[str, Value]:
-    """Policy settings under which the broker neither drops nor forgets: a full queue refuses the publisher."""
+    """Policy settings under which the broker drops nothing: a full queue refuses the publisher."""
     names = {name.replace("_", "-"): value for name, value in settings.items()}
     return {"max-length": MAX_LENGTH, "overflow": "reject-publish", **names}
 
@@ -179,7 +179,7 @@ def _retry_policy(vhost: str, queue: str, delay_seconds: int) -> Policy:
 
 
 def _dead_letter_policy(vhost: str) -> Policy:
-    # Looking at a message can count as a delivery: a limit would drop what was looked at often.
+    # An inspection can count as a delivery, so a limit would drop messages that were inspected often.
     settings = _guarded(delivery_limit=-1)
     return Policy(vhost=vhost, name=DEAD_LETTER_QUEUE, pattern=_exactly(DEAD_LETTER_QUEUE), definition=settings)
 

@@ -117,7 +117,7 @@ class Instrumentation(MessagingInstrumentation):
         """An order is committed, before its 202 is sent."""
 
     def replayed(self) -> None:
-        """a known Idempotency-Key got its first answer again."""
+        """A repeated Idempotency-Key got its first response again."""
 
     def refused(self, reason: str) -> None:
         """An order was not taken; the reason is one of REFUSALS."""
@@ -126,16 +126,16 @@ class Instrumentation(MessagingInstrumentation):
         """The final state of an order is committed, ``seconds`` after it was accepted."""
 
     def stock_moved(self, move: str, units: int) -> None:
-        """Units of any SKU are put on the shelf (may be negative: then nothing is counted) or moved."""
+        """Units of any SKU are put in stock, reserved, released or sold. Negative units are not counted."""
 
     def payment_call(self, operation: str, outcome: str, seconds: float) -> None:
-        """a call to the payment provider ended; the words are in PAYMENT_OPERATIONS, PAYMENT_OUTCOMES."""
+        """A call to the payment provider ended; the words are in PAYMENT_OPERATIONS, PAYMENT_OUTCOMES."""
 
     def payments_unknown(self, count: int) -> None:
-        """The charges whose result nobody knows yet were counted."""
+        """The number of charges whose result is not known yet."""
 
     def notification(self, kind: str, outcome: str) -> None:
-        """a notification was sent, put off or given up."""
+        """A notification was sent, scheduled for a retry, or failed for good."""
 
     def reconciled(self, found: Reconciliation) -> None:
         """A run of the reconciler ended."""

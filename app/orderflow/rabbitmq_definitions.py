@@ -27,7 +27,7 @@ class Exchange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class QueueDefinition(msgspec.Struct, frozen=True, kw_only=True):
-    """A queue as the broker knows it."""
+    """A queue as the broker stores it."""
 
     name: str
     vhost: str

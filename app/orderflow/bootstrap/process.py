@@ -58,7 +58,7 @@ class Process:
         threading.Thread(target=self._listen, args=(incoming,), name="signals", daemon=True).start()
 
     def run(self) -> int:
-        """Run until told to stop, or a failure; the exit code: 0, 1 a loop failed, 3 not all could be finished."""
+        """Run until stopped or a loop fails; the exit code: 0, 1 a loop failed, 3 not all could be finished."""
         # What lives now lives to the end; collecting it again and again costs a fifth of a consumer's CPU.
         gc.freeze()
         gc.set_threshold(50_000, 10, 10)

@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Run one process until it is told to stop; its exit code. Raises SettingsError before anything is started."""
+    """Run one process until it is stopped; its exit code. Raises SettingsError before anything is started."""
     name: str = options.process
     service, declaration = find_process(name)
     settings = Settings.from_env(environ, declaration.needs)

@@ -27,7 +27,7 @@ def application(
     description: str,
     after_exception: Sequence[Callable[[Exception, Scope], Awaitable[None]]] = (),
 ) -> Litestar:
-    """The application. ``keys`` None allows everybody everything. The body limit also holds for chunked bodies."""
+    """The application. With ``keys`` None every request is allowed. The body limit also holds for chunked bodies."""
     return Litestar(
         route_handlers=[*_options(handlers), *handlers],
         middleware=[DefineMiddleware(ApiKeyAuthentication, keys=keys, exclude=f"^{_DOCUMENTATION}")],
@@ -42,7 +42,7 @@ def application(
 
 
 def _options(handlers: Sequence[HTTPRouteHandler]) -> Iterator[HTTPRouteHandler]:
-    """An OPTIONS handler for each path; Litestar's own knows only the first handler of its path."""
+    """An OPTIONS handler for each path; Litestar's own lists only the methods of the first handler of a path."""
     methods: dict[str, set[str]] = {}
     for handler in handlers:
         for path in handler.paths:

@@ -20,7 +20,7 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 
 
 class ApiKeyAuthentication(AbstractAuthenticationMiddleware):
-    """Sets ``connection.user`` to the ``Client`` that holds the key; ``keys`` None authenticates everybody.
+    """Sets ``connection.user`` to the ``Client`` that holds the key; with ``keys`` None every request is authenticated.
 
     Raises Problem 401 without a known key.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the OpenAPI document of an API says beyond its handlers' types: problems, headers, keys and examples."""
+"""What the OpenAPI document of an API contains beyond its handlers' types: problems, headers, keys and examples."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The payment provider over HTTP. It asks for no credentials: it is not for real money.
+"""The payment provider over HTTP. It needs no credentials: it is not for real money.
 
 ``POST /v1/charges``, ``GET /v1/charges?key=``, ``POST /v1/refunds``, ``GET /v1/ledger``, ``GET /healthz``.
 

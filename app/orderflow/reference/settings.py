@@ -40,7 +40,7 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
     ),
     "OTEL_TRACES_SAMPLER_ARG": ("1.0", "The share of the requests that is traced, for `traceidratio`."),
     "OTEL_SERVICE_NAME": ("the name of the process", "The service name of the spans."),
-    "OTEL_RESOURCE_ATTRIBUTES": ("", "More resource attributes, for example `deployment.environment.name=shop`."),
+    "OTEL_RESOURCE_ATTRIBUTES": ("", "More resource attributes, for example `deployment.environment.name=production`."),
     "OTEL_BSP_MAX_QUEUE_SIZE": ("8192", "Spans that may wait for export; more are dropped and counted."),
     "OTEL_SPAN_LINK_COUNT_LIMIT": ("1024", "Links of a span; a batch has one for each sampled message."),
 }

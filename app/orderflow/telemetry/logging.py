@@ -2,7 +2,7 @@
 """One JSON object per line on standard output: an event name and its fields, with the trace it belongs to.
 
 Bodies, secrets and personal data are never fields. Of an exception, and of a field, only the first line is kept, and of
-that no more than 500 characters: a database puts the row into the lines below, and a stranger's text may be long.
+that no more than 500 characters: a database puts the row into the lines below, and text from outside may be long.
 """
 
 import json
@@ -24,7 +24,7 @@ _QUIET = dict.fromkeys(
 )
 """These write prose, and much of it."""
 _SILENT = {"opentelemetry.trace.span": logging.ERROR}
-"""It warns of a trace state that is none, and quotes whatever a stranger wrote into it."""
+"""This logger warns of an invalid trace state and quotes it. Any client can write into it."""
 
 
 class JsonLines(logging.Formatter):

@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 _LEAST_GZIP_BYTES = 1024
 _CONNECTION_SECONDS = 30.0
 _STOP_SECONDS = 0.05
-"""How often it looks whether it was stopped."""
+"""How often it checks whether it was stopped."""
 
 
 class TelemetryServer:

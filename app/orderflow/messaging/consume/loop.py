@@ -148,7 +148,7 @@ class ConsumerLoop:
         """Record progress for the watchdog; raises GivenUp when the loop is to end at once."""
         self.last_progress = self._clock.monotonic()
         if self._given_up.is_set():
-            raise GivenUp("the process was told to end at once")
+            raise GivenUp("the process has to end at once")
 
     def _copies(self, batch: Batch, progress: BatchProgress) -> list[Publication]:
         """The retry copies and dead letters of a batch; adds them to its result."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lists as PostgreSQL's binary arrays: what a batch sends to the database is mostly this.
 
-The driver asks an object per element and escapes texts by regular expressions; that was half of all CPU time that
-a message cost. https://www.postgresql.org/docs/current/protocol-overview.html#PROTOCOL-FORMAT-CODES
+The driver calls a dumper object per element and escapes texts by regular expressions; that was half of the CPU time
+of a message. https://www.postgresql.org/docs/current/protocol-overview.html#PROTOCOL-FORMAT-CODES
 """
 
 import struct

@@ -221,4 +221,4 @@ def _newer(recorded: Recorded, component: Component) -> Iterator[str]:
     found = max((number for name, number in recorded if name == component.name), default=0)
     if found > known:
         title = recorded[component.name, found].name
-        yield f"the database has {component.name} up to {found:04} ({title}), this version knows up to {known:04}"
+        yield f"the database has {component.name} up to {found:04} ({title}), this version has up to {known:04}"

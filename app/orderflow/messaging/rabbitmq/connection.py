@@ -53,7 +53,7 @@ class ReconnectingConnection:
 
     @property
     def closed(self) -> bool:
-        """True when it was closed for good and the broker knows."""
+        """True when it was closed for good and the close handshake is done."""
         return self._closing and self.current is None
 
     def _on_open(self, connection: SelectConnection) -> None:

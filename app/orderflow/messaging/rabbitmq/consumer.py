@@ -178,8 +178,8 @@ class RabbitConsumer:
         """Acks wait from now until the broker has cancelled.
 
         Each makes it send more, and what a quorum queue sends while it cancels goes back to it, marked as redelivered
-        though nobody has seen it (https://github.com/rabbitmq/rabbitmq-server/issues/3729). A consumer that holds all
-        it may is spared that; one that waits for messages is not.
+        although no consumer received it (https://github.com/rabbitmq/rabbitmq-server/issues/3729). This spares a
+        consumer that holds a full prefetch.
         """
         if self._cancelled or self._channel is None or not self._channel.is_open:
             return

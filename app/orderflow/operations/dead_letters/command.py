@@ -45,7 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Do it with the settings of an environment, traced when it says so; logs go to standard error."""
+    """Run the command with the settings of an environment, traced when they ask for it; logs go to standard error."""
     settings = Settings.from_env(environ, frozenset({"amqp"}))
     configure("dead-letters", level=settings.log_level, stream=sys.stderr)
     pipeline = pipeline_if_enabled("dead-letters", environ)

@@ -16,7 +16,7 @@ _UNITS = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
 
 
 def terminal(**options: Any) -> Console:
-    """A console that shows what it is given: whoever may publish must not be able to write markup."""
+    """A console without markup: the contents of messages must not be able to style it."""
     return Console(soft_wrap=True, highlight=False, markup=False, emoji=False, **options)
 
 
@@ -110,7 +110,7 @@ def _line(letter: DeadLetter) -> str:
 
 
 def _plain(value: object) -> str:
-    """As text that does nothing to a terminal: whoever may publish can put anything into these fields."""
+    """Text without control characters for the terminal: a publisher can put anything into these fields."""
     if isinstance(value, datetime):
         return value.isoformat()
     text = str(value) if value not in {"", None} else "-"

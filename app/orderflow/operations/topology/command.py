@@ -103,8 +103,8 @@ def _prune(management: Management, vhost: str, differences: Sequence[Difference]
 
 
 def _empty(management: Management, vhost: str, queue: str) -> bool:
-    told = msgspec.json.decode(management.get("queues", vhost, queue))
-    return bool(told.get("messages") == 0 and told.get("consumers") == 0)
+    state = msgspec.json.decode(management.get("queues", vhost, queue))
+    return bool(state.get("messages") == 0 and state.get("consumers") == 0)
 
 
 def _delete(management: Management, vhost: str, extra: Difference) -> None:

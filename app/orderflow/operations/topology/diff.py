@@ -2,7 +2,7 @@
 """What a broker has compared with what it should have. Pure.
 
 An import of definitions skips queues and exchanges that exist, even when their arguments differ, and deletes nothing.
-So agreement has to be looked at, not assumed.
+So agreement has to be checked, not assumed.
 """
 
 import base64
@@ -27,7 +27,7 @@ _KINDS: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "queue": ("queues", ("name",)),
     "binding": ("bindings", ("source", "destination_type", "destination", "routing_key", "arguments")),
 }
-"""Each kind with its list in the document and what tells one from another."""
+"""Each kind with its list in the document and the fields that identify an element."""
 
 _UNCHANGEABLE: frozenset[Kind] = frozenset({"exchange", "queue"})
 _HASHES = {"rabbit_password_hashing_sha256": hashlib.sha256, "rabbit_password_hashing_sha512": hashlib.sha512}
@@ -57,8 +57,8 @@ class Difference:
 def compare(wanted: Definitions, actual: Definitions) -> list[Difference]:
     """Every difference within the vhost of ``wanted``, missing ones first, then changed, then extra.
 
-    Users belong to no vhost, so a stranger is seen by his permission. Administrators are no strangers: they can give
-    themselves any permission.
+    Users belong to no vhost, so an unexpected user is recognised by its permission. Administrators are
+    expected: they can give themselves any permission.
     """
     return sorted(_differences(wanted, actual), key=lambda found: ["missing", "changed", "extra"].index(found.verdict))
 

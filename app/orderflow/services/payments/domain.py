@@ -40,7 +40,7 @@ class State(StrEnum):
     CANCELLING = "cancelling"
     """The order was cancelled after a charge call may have been sent; its result is to be looked up."""
     CANCELLED = "cancelled"
-    """Never charged, as far as the provider knows."""
+    """The provider has no such charge."""
     REFUND_REQUESTED = "refund_requested"
     """The provider is to be asked for a refund."""
     REFUNDED = "refunded"

@@ -81,7 +81,7 @@ class BatchHistogram(Collector):
         return self._series.setdefault(values, HistogramSeries(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """All series, as the registry wants them."""
+        """All series, in the form of the registry."""
         family = self._family()
         for values, series in list(self._series.items()):
             buckets, total = series.state()

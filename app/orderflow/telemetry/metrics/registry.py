@@ -42,7 +42,7 @@ class MetricRegistry:
     """
 
     def __init__(self, registry: CollectorRegistry, *, given: Mapping[str, Sequence[str]] | None = None) -> None:
-        # Twice the series, for a time that nobody asks for.
+        # The creation time would double the series, and no query uses it.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = registry
         self._given = given or {}
@@ -53,7 +53,7 @@ class MetricRegistry:
         self._lock = Lock()
 
     def prepare(self, areas: Collection[str]) -> None:
-        """Let the metrics of these areas stand at 0, as far as the values of their labels are known."""
+        """Export the metrics of these areas as 0, for all label values that are known at the start."""
         for metric in CATALOGUE:
             if metric.area in areas and metric.name not in self._scraped:
                 self._collector(metric)

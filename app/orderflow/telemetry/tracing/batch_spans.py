@@ -110,7 +110,7 @@ class BatchTrace(BatchObserver):
 
 
 def message_attributes(delivery: Delivery, queue: str, server: Attributes) -> Attributes:
-    """What a span says about the message that it processes."""
+    """The attributes of the span that processes a message."""
     attributes = {
         **semconv.PROCESS,
         **server,

@@ -18,7 +18,7 @@ _FORM = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
 def is_sampled(headers: Mapping[str, object]) -> bool:
-    """True when the context says that its trace is recorded. Only that bit is looked at."""
+    """True when the sampled flag of the context is set. Nothing else is read."""
     text = headers.get(TRACEPARENT)
     return isinstance(text, str) and len(text) == _LENGTH and text[-1] in _ODD
 

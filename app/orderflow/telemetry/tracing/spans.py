@@ -24,7 +24,7 @@ class OpenSpan:
 
 
 class Spans:
-    """The spans of one process. Never looks at the current context: the caller says whose child a span is."""
+    """The spans of one process. The caller names the parent of each span; the current context is never read."""
 
     def __init__(self, tracer: Tracer) -> None:
         self._tracer = tracer

@@ -16,7 +16,7 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 def tracing_enabled(environ: Mapping[str, str]) -> bool:
     """True when an endpoint is set and neither the SDK nor the exporter is switched off.
 
-    The SDK's own default is to export to localhost:4318, also when nobody listens there.
+    The SDK's own default is to export to localhost:4318, even when no collector listens there.
     """
     if environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return False

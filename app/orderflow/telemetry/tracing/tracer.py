@@ -123,7 +123,7 @@ class _SendSpans(PublishObserver):
         self._opened = opened
 
     def settled(self, *, confirmed: int, failures: Mapping[Failure, int], seconds: float) -> None:
-        """End them all; which publication of a group failed is not known here, only how many."""
+        """End all spans. Only the number of failures of a group is known here, not which publication failed."""
         _ = seconds
         for opened in self._opened:
             if failures:
