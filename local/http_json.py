@@ -1,26 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One JSON request over HTTP."""
+"""Requests to servers of this machine."""
 
-import contextlib
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from typing import Any
+
+import requests
 
 
 def http_json(
     method: str, url: str, *, key: str = "", body: Mapping[str, Any] | None = None, timeout_seconds: float = 10
 ) -> tuple[int, Any]:
-    """One JSON request; the status and the decoded answer, also for an error status."""
-    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-    data = json.dumps(body).encode() if body is not None else None
-    request = urllib.request.Request(url, data=data, method=method, headers=headers)
+    """One JSON request; the status and the decoded body, also for an error status. A body that is no JSON is text."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    response = http(method, url, headers=headers, body=body, timeout_seconds=timeout_seconds)
+    if not response.content:
+        return response.status_code, None
     try:
-        with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
-            return answer.status, json.loads(answer.read() or b"null")
-    except urllib.error.HTTPError as error:
-        content = error.read()
-        with contextlib.suppress(ValueError):
-            return error.code, json.loads(content)
-        return error.code, content.decode(errors="replace")
+        return response.status_code, response.json()
+    except requests.JSONDecodeError:
+        return response.status_code, response.text
+
+
+def http(
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    body: Mapping[str, Any] | None = None,
+    timeout_seconds: float = 10,
+) -> requests.Response:
+    """One request without a proxy and without redirects; raises OSError when there is no response in time."""
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(
+            method, url, headers=dict(headers or {}), json=body, timeout=timeout_seconds, allow_redirects=False
+        )

@@ -6,7 +6,6 @@ import os
 import secrets
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -32,17 +31,8 @@ PROCESSES = {process: service.name for service in SERVICES for process in servic
 """Every process of the services, and the service whose database and broker user it has."""
 
 
-def eventually(condition: Callable[[], bool], *, seconds: float, what: str, pause: float = 0.1) -> None:
-    """Poll until the condition holds; raises TimeoutError naming what did not happen."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
-        time.sleep(pause)
-
-
 @dataclass(frozen=True, slots=True)
-class Place:
+class ProcessPorts:
     """The ports on which one process listens; kept over its restarts."""
 
     telemetry: int
@@ -76,7 +66,7 @@ class System:
         self.databases: dict[str, str] = {}
         self.ports = Ports()
         processes = (*PROCESSES, "payment-simulator", "reconciler", "trace-store")
-        self.places = {process: Place(self.ports.take(), self.ports.take()) for process in processes}
+        self.process_ports = {process: ProcessPorts(self.ports.take(), self.ports.take()) for process in processes}
         self.forgiving = False
         """True: a process that ends by itself is no failure, because a person experiments with the system."""
         self._report = report or (lambda _line: None)
@@ -108,22 +98,22 @@ class System:
     @property
     def orders_api(self) -> str:
         """Base URL of the orders API."""
-        return f"http://127.0.0.1:{self.places['orders-api'].http}"
+        return f"http://127.0.0.1:{self.process_ports['orders-api'].http}"
 
     @property
     def inventory_api(self) -> str:
         """Base URL of the inventory API."""
-        return f"http://127.0.0.1:{self.places['inventory-api'].http}"
+        return f"http://127.0.0.1:{self.process_ports['inventory-api'].http}"
 
     @property
     def simulator(self) -> str:
         """Base URL of the payment simulator."""
-        return f"http://127.0.0.1:{self.places['payment-simulator'].http}"
+        return f"http://127.0.0.1:{self.process_ports['payment-simulator'].http}"
 
     @property
     def trace_store(self) -> str:
         """Base URL of the trace store."""
-        return f"http://127.0.0.1:{self.places['trace-store'].http}"
+        return f"http://127.0.0.1:{self.process_ports['trace-store'].http}"
 
     def prepare(self) -> None:
         """Databases, users, queues: what is made once before the first process starts."""
@@ -169,7 +159,7 @@ class System:
     def replicate(self, name: str) -> str:
         """Start a second process like this one; its name."""
         second = f"{name}-2"
-        self.places[second] = Place(self.ports.take(), self.ports.take())
+        self.process_ports[second] = ProcessPorts(self.ports.take(), self.ports.take())
         self._services[second] = PROCESSES[name]
         command = list(self._commands.get(name) or self.command("serve", name))
         self.supervisor.start(self._spec(second, command, "/readyz"))
@@ -222,10 +212,10 @@ class System:
 
     def environment(self, name: str) -> dict[str, str]:
         """The whole environment of one service process."""
-        place = self.places[name]
+        ports = self.process_ports[name]
         values = self._plain_environment() | {
-            "ORDERFLOW_TELEMETRY_PORT": str(place.telemetry),
-            "ORDERFLOW_HTTP_PORT": str(place.http),
+            "ORDERFLOW_TELEMETRY_PORT": str(ports.telemetry),
+            "ORDERFLOW_HTTP_PORT": str(ports.http),
             "ORDERFLOW_API_KEYS": self._api_keys(),
             "ORDERFLOW_PAYMENT_URL": self.simulator,
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.trace_store,
@@ -239,7 +229,7 @@ class System:
         return values | self._extra
 
     def set_stock(self, sku: str, on_hand: int, unit_price: int = 1999) -> None:
-        """Put stock on the shelf, as an operator would."""
+        """Set the stock of a SKU through the API."""
         body = {"on_hand": on_hand, "unit_price": unit_price, "currency": "EUR"}
         status, answer = http_json("PUT", f"{self.inventory_api}/v1/stock/{sku}", key=self.stock_key, body=body)
         if status != 200:
@@ -255,14 +245,15 @@ class System:
             "amqp_admin": self.admin_url,
             "databases": self.databases,
             "metrics": {
-                name: f"http://127.0.0.1:{self.places[name].telemetry}/metrics" for name in (*PROCESSES, "reconciler")
+                name: f"http://127.0.0.1:{self.process_ports[name].telemetry}/metrics"
+                for name in (*PROCESSES, "reconciler")
             },
             "processes": self.supervisor.pids(),
         }
 
     def metrics_targets(self) -> dict[str, list[str]]:
         """Job to addresses of every process that Prometheus can scrape."""
-        return {name: [f"127.0.0.1:{self.places[name].telemetry}"] for name in (*PROCESSES, "reconciler")}
+        return {name: [f"127.0.0.1:{self.process_ports[name].telemetry}"] for name in (*PROCESSES, "reconciler")}
 
     def _api_keys(self) -> str:
         shop, shelf = (sha256(key.encode()).hexdigest() for key in (self.orders_key, self.stock_key))
@@ -275,10 +266,10 @@ class System:
     def _spec(
         self, name: str, argv: list[str], health: str, *, http: bool = False, after: tuple[str, ...] = ()
     ) -> ProcessSpec:
-        place = self.places[name]
+        ports = self.process_ports[name]
         if http:
-            argv = [*argv, "--port", str(place.http)]
-        url = f"http://127.0.0.1:{place.http if http else place.telemetry}{health}"
+            argv = [*argv, "--port", str(ports.http)]
+        url = f"http://127.0.0.1:{ports.http if http else ports.telemetry}{health}"
         return ProcessSpec(
             name=name,
             argv=argv,

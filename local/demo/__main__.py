@@ -23,7 +23,7 @@ from local.demo import journey
 from local.demo.addresses import kept_current
 from local.demo.load_generator import Plan
 from local.demo.promises import Promise, dead_letters, gather, judged
-from local.demo.sale import TOKENS, Sale, SaleProgress, shelf
+from local.demo.sale import TOKENS, Sale, SaleProgress, put_stock
 from local.interrupts import stop_on_terminate
 from local.servers.roots import ServersUnavailable
 from local.servers.stack import Stack, given_postgresql, given_rabbitmq
@@ -107,7 +107,7 @@ def _with_servers(stack: Stack, options: argparse.Namespace, console: Console, *
         if not name:
             stack.prometheus.set_targets(stack.broker_targets() | system.metrics_targets())
         console.print(f"[bold]services[/bold] run: {', '.join(sorted(system.supervisor.pids()))}")
-        shelf(system, SKUS)
+        put_stock(system, SKUS)
         plan = Plan(rate=options.rate, seconds=options.seconds, skus=list(SKUS), tokens=TOKENS, duplicate_share=0.05)
         sale = Sale(system, plan, poison_share=0.01)
         _watch(sale, console)
@@ -150,7 +150,7 @@ def _watch(sale: Sale, console: Console) -> None:
             f"[bold]sale[/bold]: {seconds:g} s, {rate:g} orders/s on average, 5 % repeated, 1 % poison besides"
         )
         sale.run(show)
-        console.print("[bold]drain[/bold]: the crowd is gone, every order has to end")
+        console.print("[bold]drain[/bold]: the load has ended, every order has to become final")
         sale.drain(seconds=90, show=show)
 
 
@@ -187,17 +187,17 @@ def _print_outcomes(console: Console, sale: Sale, outcomes: list[tuple[str, str,
     table = Table("outcome", "reason", "orders", title="How the orders ended", title_justify="left")
     for status, reason, count in outcomes:
         table.add_row(status, reason, str(count))
-    for problem, count in sale.ledger.refused.items():
+    for problem, count in sale.record.refused.items():
         table.add_row("refused by the API", problem, str(count))
     console.print(table)
     quantiles = zip(("p50", "p95", "p99", "max"), latencies or [], strict=False)
     shown = ", ".join(f"{name} {1000 * value:.0f} ms" for name, value in quantiles)
-    accept = sorted(sale.ledger.latencies)
+    accept = sorted(sale.record.latencies)
     console.print(f"accepted → confirmed: {shown}")
     console.print(
         f"HTTP answer, from the intended send time: p50 {_quantile(accept, 0.5)}, p95 {_quantile(accept, 0.95)}"
     )
-    console.print(f"peak backlog: {sale.peak_open} orders; the driver was late by at most {sale.ledger.late:.2f} s")
+    console.print(f"peak backlog: {sale.peak_open} orders; the driver was late by at most {sale.record.late:.2f} s")
 
 
 def _quantile(values: list[float], share: float) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places orders over HTTP as a crowd would: arrivals do not wait for answers, and a lost answer is asked for again."""
+"""Places orders over HTTP: arrivals do not wait for responses, and a request without a response is sent again."""
 
 import asyncio
 import random
@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 
 AGAIN = frozenset({409, 429, 500, 502, 503, 504})
-"""Answers after which the same request with the same key is sent again; 409 only while the first is in flight."""
+"""Responses after which the same request with the same key is sent again; 409 only while the first is in flight."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,8 +32,8 @@ class Plan:
 
 
 @dataclass(slots=True)
-class Ledger:
-    """The crowd's own book: what it sent and what it was told. Latencies are seconds from the intended send time."""
+class LoadRecord:
+    """What was sent, and the responses. Latencies are seconds from the intended send time."""
 
     sent: int = 0
     accepted: dict[str, str] = field(default_factory=dict)
@@ -41,36 +41,36 @@ class Ledger:
     refused: Counter[str] = field(default_factory=Counter)
     """Definite refusals by problem type."""
     unknown: list[str] = field(default_factory=list)
-    """Idempotency keys of requests that never got a definite answer."""
+    """Idempotency keys of requests that never got a definite response."""
     failures: Counter[str] = field(default_factory=Counter)
     """Attempts that failed and were tried again, by status or error."""
     broken_promises: list[str] = field(default_factory=list)
-    """Answers to a repeated key that differ from the first one."""
+    """Keys whose repetition got another response than the first request."""
     latencies: list[float] = field(default_factory=list)
     late: float = 0.0
-    """The most that an order was sent after its intended time: above a second the driver itself was overloaded."""
+    """The most that an order was sent after its intended time: above a second the generator was overloaded."""
 
 
 class LoadGenerator:
-    """Drives one plan against one orders API."""
+    """Runs one plan against one orders API."""
 
-    def __init__(self, plan: Plan, *, url: str, key: str, ledger: Ledger) -> None:
+    def __init__(self, plan: Plan, *, url: str, key: str, record: LoadRecord) -> None:
         self.plan = plan
-        self.ledger = ledger
+        self.record = record
         self._url = f"{url}/v1/orders"
         self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
         self._random = random.Random(plan.seed)
         self.stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Send the whole plan (or until ``stop`` is set) and wait for every answer."""
+        """Send the whole plan (or until ``stop`` is set) and wait for every response."""
         connector = aiohttp.TCPConnector(limit=512)
         timeout = aiohttp.ClientTimeout(total=10)
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session, asyncio.TaskGroup() as group:
             start = due = time.monotonic()
             while due < start + self.plan.seconds and not self.stop.is_set():
                 await asyncio.sleep(max(0.0, due - time.monotonic()))
-                self.ledger.late = max(self.ledger.late, time.monotonic() - due)
+                self.record.late = max(self.record.late, time.monotonic() - due)
                 group.create_task(self._order(session, self._body(), due))
                 due += self._random.expovariate(self.plan.rate)
 
@@ -88,38 +88,38 @@ class LoadGenerator:
     async def _order(self, session: aiohttp.ClientSession, body: dict[str, Any], due: float) -> None:
         key = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
         repeated = self._random.random() < self.plan.duplicate_share
-        self.ledger.sent += 1
-        answer = await self._answer(session, key, body)
-        self.ledger.latencies.append(time.monotonic() - due)
-        if answer is None:
-            self.ledger.unknown.append(key)
+        self.record.sent += 1
+        response = await self._response(session, key, body)
+        self.record.latencies.append(time.monotonic() - due)
+        if response is None:
+            self.record.unknown.append(key)
             return
-        status, content = answer
+        status, content = response
         if status != 202:
-            self.ledger.refused[str(content.get("type", status))] += 1
+            self.record.refused[str(content.get("type", status))] += 1
             return
-        self.ledger.accepted[content["order_id"]] = body["payment_token"]
+        self.record.accepted[content["order_id"]] = body["payment_token"]
         if repeated:
-            again = await self._answer(session, key, body)
-            if again is not None and again != answer:
-                self.ledger.broken_promises.append(key)
+            again = await self._response(session, key, body)
+            if again is not None and again != response:
+                self.record.broken_promises.append(key)
 
-    async def _answer(
+    async def _response(
         self, session: aiohttp.ClientSession, key: str, body: dict[str, Any]
     ) -> tuple[int, dict[str, Any]] | None:
-        """The definite answer to a request, however often it has to be sent; None when patience ends first."""
+        """The definite response to a request, however often it has to be sent; None after ``patience_seconds``."""
         headers = {**self._headers, "Idempotency-Key": key}
         deadline = time.monotonic() + self.plan.patience_seconds
         pause = 0.05
         while time.monotonic() < deadline:
             try:
-                async with session.post(self._url, json=body, headers=headers) as response:
-                    content = await response.json(content_type=None)
-                    if not _again(response.status, content):
-                        return response.status, content
-                    self.ledger.failures[str(response.status)] += 1
+                async with session.post(self._url, json=body, headers=headers) as reply:
+                    content = await reply.json(content_type=None)
+                    if not _again(reply.status, content):
+                        return reply.status, content
+                    self.record.failures[str(reply.status)] += 1
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:
-                self.ledger.failures[type(error).__name__] += 1
+                self.record.failures[type(error).__name__] += 1
             await asyncio.sleep(pause * self._random.uniform(0.5, 1.5))
             pause = min(pause * 2, 1.0)
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A short sale on a running system: stock, a crowd of buyers, poison at the broker, and numbers while it runs."""
+"""A short sale on a running system: stock, a load generator, malformed messages, and numbers while it runs."""
 
 import asyncio
 import threading
@@ -13,7 +13,7 @@ from typing import Self
 import pika
 from pika.exceptions import AMQPError
 
-from local.demo.load_generator import Ledger, LoadGenerator, Plan
+from local.demo.load_generator import LoadGenerator, LoadRecord, Plan
 from local.demo.poison import every_kind
 from local.system import System
 from orderflow.events import EXCHANGE, OrderCreated
@@ -22,7 +22,7 @@ from orderflow.messaging.postgres.database import Database
 
 TOKENS = {"ok": 0.86, "decline": 0.06, "slow": 0.03, "error_once": 0.02, "timeout_executed": 0.02, "never": 0.01}
 _BLOCKED_SECONDS = 30
-"""Longest wait for a broker that takes nothing, because its disk or memory is full."""
+"""Longest wait for a broker that blocks publishing because its disk or memory is full."""
 FINAL = ("confirmed", "rejected", "cancelled")
 
 _STATE = """
@@ -40,7 +40,7 @@ from orders where final_at > now() - interval '10 seconds'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaleProgress:
-    """What the sale looked like at one moment. ``p95_seconds`` is accepted → final over the last ten seconds."""
+    """The state of a sale at one time. ``p95_seconds`` is accepted → final over the last ten seconds."""
 
     elapsed_seconds: float
     accepted: int
@@ -53,60 +53,60 @@ class SaleProgress:
 
 @dataclass(slots=True)
 class Sale:
-    """One sale and what is known of it afterwards."""
+    """One sale and its record."""
 
     system: System
     plan: Plan
     poison_share: float = 0.0
-    ledger: Ledger = field(default_factory=Ledger)
+    record: LoadRecord = field(default_factory=LoadRecord)
     planted: list[str] = field(default_factory=list)
-    """The reason with which each planted poison message must be parked."""
+    """The reason with which each planted poison message must be dead-lettered."""
     peak_open: int = 0
     end: Callable[[], None] = field(default=lambda: None)
-    """Ends a running sale before its time; may be called from any thread."""
+    """Ends a running sale early; may be called from any thread."""
 
-    def run(self, show: Callable[[SaleProgress], None] = lambda _moment: None) -> None:
+    def run(self, show: Callable[[SaleProgress], None] = lambda _: None) -> None:
         """Place every order of the plan; ``show`` is called about once a second.
 
-        Raises what watching raised, once the crowd is gone: without it poison or numbers would be missing.
+        Raises the error of the observing thread once the load generator has ended.
         """
-        crowd = LoadGenerator(self.plan, url=self.system.orders_api, key=self.system.orders_key, ledger=self.ledger)
+        generator = LoadGenerator(self.plan, url=self.system.orders_api, key=self.system.orders_key, record=self.record)
         finished = threading.Event()
 
         async def order() -> None:
             loop = asyncio.get_running_loop()
 
             def end() -> None:
-                loop.call_soon_threadsafe(crowd.stop.set)
+                loop.call_soon_threadsafe(generator.stop.set)
 
             self.end = end
-            await crowd.run()
+            await generator.run()
 
-        with ThreadPoolExecutor(1, thread_name_prefix="watch the sale") as pool:
-            watching = pool.submit(self._watch, finished, show)
+        with ThreadPoolExecutor(1, thread_name_prefix="observe the sale") as pool:
+            observing = pool.submit(self._observe, finished, show)
             try:
                 asyncio.run(order())
             finally:
                 finished.set()
-        watching.result()
+        observing.result()
 
-    def drain(self, *, seconds: float, show: Callable[[SaleProgress], None] = lambda _moment: None) -> bool:
+    def drain(self, *, seconds: float, show: Callable[[SaleProgress], None] = lambda _: None) -> bool:
         """Wait until every order is final; false when some are not after that many seconds."""
         database = Database(self.system.databases["orders"], application_name="sale")
         deadline = time.monotonic() + seconds
         start = time.monotonic()
         try:
             while time.monotonic() < deadline:
-                moment = self._moment(database, start)
-                show(moment)
-                if moment.open == 0:
+                progress = self._progress(database, start)
+                show(progress)
+                if progress.open == 0:
                     return True
                 time.sleep(0.5)
             return False
         finally:
             database.close()
 
-    def _watch(self, finished: threading.Event, show: Callable[[SaleProgress], None]) -> None:
+    def _observe(self, finished: threading.Event, show: Callable[[SaleProgress], None]) -> None:
         database = Database(self.system.databases["orders"], application_name="sale")
         start = time.monotonic()
         with ExitStack() as closing:
@@ -114,18 +114,18 @@ class Sale:
             poisoner = closing.enter_context(_Poisoner(self.system, self.planted)) if self.poison_share else None
             while not finished.wait(1):
                 if poisoner is not None:
-                    poisoner.plant(round(self.ledger.sent * self.poison_share) - len(self.planted))
-                with suppress(InfrastructureError):  # whoever breaks the database wants to see the sale go on
-                    show(self._moment(database, start))
+                    poisoner.plant(round(self.record.sent * self.poison_share) - len(self.planted))
+                with suppress(InfrastructureError):  # a fault test breaks the database and the sale goes on
+                    show(self._progress(database, start))
 
-    def _moment(self, database: Database, start: float) -> SaleProgress:
+    def _progress(self, database: Database, start: float) -> SaleProgress:
         with database.transaction() as transaction:
             ((unfinished, confirmed, rejected, cancelled),) = transaction.execute(_STATE)
             ((p95,),) = transaction.execute(_RECENT)
         self.peak_open = max(self.peak_open, unfinished)
         return SaleProgress(
             elapsed_seconds=time.monotonic() - start,
-            accepted=len(self.ledger.accepted),
+            accepted=len(self.record.accepted),
             open=unfinished,
             confirmed=confirmed,
             rejected=rejected,
@@ -135,7 +135,7 @@ class Sale:
 
 
 class _Poisoner:
-    """Publishes malformed messages at the broker, where orders come in, kind after kind."""
+    """Publishes malformed messages at the broker, in the queue of new orders, one kind after another."""
 
     def __init__(self, system: System, planted: list[str]) -> None:
         self._url = system.admin_url
@@ -155,7 +155,7 @@ class _Poisoner:
             self._connection.close()
 
     def plant(self, count: int) -> None:
-        """Publish that many, and serve the connection's heartbeat; raises RuntimeError when the broker takes none."""
+        """Publish that many, and serve the connection's heartbeat; raises RuntimeError when the broker accepts none."""
         try:
             for _ in range(count):
                 poison = self._kinds[len(self._planted) % len(self._kinds)]
@@ -165,11 +165,11 @@ class _Poisoner:
                 self._planted.append(poison.reason)
             self._connection.process_data_events(0)
         except AMQPError as error:
-            raise RuntimeError(f"the broker takes no messages (is its disk full?): {error!r}") from error
+            raise RuntimeError(f"the broker accepts no messages (is its disk full?): {error!r}") from error
 
 
-def shelf(system: System, stock: Mapping[str, int]) -> None:
-    """Put stock on the shelf and wait until the orders API knows its price."""
+def put_stock(system: System, stock: Mapping[str, int]) -> None:
+    """Set the stock of each SKU and wait until the orders API has its price."""
     for sku, on_hand in stock.items():
         system.set_stock(sku, on_hand)
     database = Database(system.databases["orders"], application_name="sale")
@@ -181,7 +181,7 @@ def shelf(system: System, stock: Mapping[str, int]) -> None:
             if stock.keys() <= known:
                 return
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the orders service does not know {sorted(stock.keys() - known)} after 30 s")
+                raise TimeoutError(f"the orders service has no price of {sorted(stock.keys() - known)} after 30 s")
             time.sleep(0.1)
     finally:
         database.close()

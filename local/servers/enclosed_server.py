@@ -4,12 +4,12 @@
 import abc
 import secrets
 import signal
-import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from local.http_json import http
 from local.servers.enclosure import ENVIRONMENT, enclosed, inner_pid, own
 from local.servers.ports import Ports
 from local.servers.roots import user_of
@@ -21,7 +21,7 @@ class NotOurServer(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ServerContext:
     """Where a server runs: the root folder of its programs, the folder for its data and log, and who watches it."""
 
     root: Path
@@ -33,20 +33,20 @@ class Place:
 class EnclosedServer(abc.ABC):
     """One server out of a root folder. Its data, password and ports outlive ``stop`` and ``kill``.
 
-    Its folder below the place's becomes its /data; ports are taken once: a restarted server is where it was.
+    Its folder below the context's becomes its /data; ports are taken once: a restarted server is where it was.
     """
 
     name: ClassVar[str]
     account: ClassVar[str]
     stop_signal: ClassVar[signal.Signals] = signal.SIGTERM
 
-    def __init__(self, place: Place) -> None:
-        self.root = place.root
-        self.directory = place.directory / self.name
-        self.log = place.directory / f"{self.name}.log"
-        self.port = place.ports.take()
-        self._supervisor = place.supervisor
-        self._user = user_of(place.root, self.account)
+    def __init__(self, context: ServerContext) -> None:
+        self.root = context.root
+        self.directory = context.directory / self.name
+        self.log = context.directory / f"{self.name}.log"
+        self.port = context.ports.take()
+        self._supervisor = context.supervisor
+        self._user = user_of(context.root, self.account)
         self._prepared = False
 
     def prepare(self) -> ProcessSpec:
@@ -117,11 +117,8 @@ def kept_password(directory: Path) -> str:
 
 
 def answers(url: str, *, headers: Mapping[str, str] | None = None) -> bool:
-    """True when a GET of a loopback URL is answered with 200 within two seconds."""
-    request = urllib.request.Request(url, headers=dict(headers or {}))
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    """True when a GET of a loopback URL gets status 200 within two seconds."""
     try:
-        with opener.open(request, timeout=2) as answer:
-            return bool(answer.status == 200)
+        return http("GET", url, headers=headers, timeout_seconds=2).status_code == 200
     except OSError:
         return False

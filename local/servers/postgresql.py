@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psycopg
 from psycopg import sql
 
-from local.servers.enclosed_server import EnclosedServer, NotOurServer, Place, kept_password
+from local.servers.enclosed_server import EnclosedServer, NotOurServer, ServerContext, kept_password
 from local.servers.roots import ServersUnavailable
 
 _ADMIN = "postgres"
@@ -41,8 +41,8 @@ class PostgreSQL(EnclosedServer):
     account = "postgres"
     stop_signal = signal.SIGINT  # "fast": ends sessions; SIGTERM would wait for them
 
-    def __init__(self, place: Place, *, fsync: bool = True) -> None:
-        super().__init__(place)
+    def __init__(self, context: ServerContext, *, fsync: bool = True) -> None:
+        super().__init__(context)
         self._password = kept_password(self.directory)
         self._fsync = fsync
 

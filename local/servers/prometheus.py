@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from local.servers.enclosed_server import EnclosedServer, Place, answers
+from local.servers.enclosed_server import EnclosedServer, ServerContext, answers
 
 DETAILED_FAMILIES = (
     "queue_coarse_metrics",
@@ -29,8 +29,8 @@ class Alertmanager(EnclosedServer):
     name = "alertmanager"
     account = "prometheus"
 
-    def __init__(self, place: Place, *, webhook: str = "") -> None:
-        super().__init__(place)
+    def __init__(self, context: ServerContext, *, webhook: str = "") -> None:
+        super().__init__(context)
         self._webhook = webhook
 
     @property
@@ -66,14 +66,14 @@ class Prometheus(EnclosedServer):
 
     def __init__(
         self,
-        place: Place,
+        context: ServerContext,
         *,
         targets: Mapping[str, Sequence[str]],
         rule_files: Sequence[Path] = (),
         alertmanager: str = "",
         interval_seconds: int = 5,
     ) -> None:
-        super().__init__(place)
+        super().__init__(context)
         self._targets = dict(targets)
         self._rule_files = tuple(rule_files)
         self._alertmanager = alertmanager

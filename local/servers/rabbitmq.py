@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pika
 from pika.exceptions import AMQPError
 
-from local.servers.enclosed_server import EnclosedServer, NotOurServer, Place, answers, kept_password
+from local.servers.enclosed_server import EnclosedServer, NotOurServer, ServerContext, answers, kept_password
 from local.servers.roots import ServersUnavailable
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.management_api import Management, ManagementRefused
@@ -30,14 +30,14 @@ class RabbitMQ(EnclosedServer):
 
     def __init__(
         self,
-        place: Place,
+        context: ServerContext,
         *,
         extra_config: str = "",
         memory_limit_bytes: int = 1024**3,
     ) -> None:
-        super().__init__(place)
-        self.management_port, self.metrics_port = place.ports.take(), place.ports.take()
-        self._distribution_port, self._epmd_port = place.ports.take(), place.ports.take()
+        super().__init__(context)
+        self.management_port, self.metrics_port = context.ports.take(), context.ports.take()
+        self._distribution_port, self._epmd_port = context.ports.take(), context.ports.take()
         self._password = kept_password(self.directory)
         self._extra_config = extra_config
         self._memory_limit_bytes = memory_limit_bytes

@@ -19,7 +19,7 @@ from typing import NoReturn, Self
 from urllib.parse import urlsplit
 
 from local.interrupts import stop_on_terminate
-from local.servers.enclosed_server import EnclosedServer, Place
+from local.servers.enclosed_server import EnclosedServer, ServerContext
 from local.servers.ports import Ports
 from local.servers.postgresql import GivenPostgreSQL, PostgreSQL
 from local.servers.prometheus import BROKER_JOB, Alertmanager, Prometheus
@@ -76,15 +76,15 @@ class Stack:
         _no_proxies()
         stack = cls(directory=directory, report=report)
         try:
-            place = stack._places(suite, environ)
+            context = stack._contexts(suite, environ)
             if rabbitmq:
-                stack._rabbitmq = given_rabbitmq(environ) or RabbitMQ(place(), extra_config=rabbitmq_config)
+                stack._rabbitmq = given_rabbitmq(environ) or RabbitMQ(context(), extra_config=rabbitmq_config)
             if postgresql:
-                stack._postgresql = given_postgresql(environ) or PostgreSQL(place(), fsync=fsync)
+                stack._postgresql = given_postgresql(environ) or PostgreSQL(context(), fsync=fsync)
             if alertmanager:
-                stack._alertmanager = Alertmanager(place(), webhook=webhook)
+                stack._alertmanager = Alertmanager(context(), webhook=webhook)
             if prometheus:
-                stack._make_prometheus(place(), targets or {}, rule_files)
+                stack._make_prometheus(context(), targets or {}, rule_files)
             for given in (stack._rabbitmq, stack._postgresql):
                 if isinstance(given, GivenRabbitMQ | GivenPostgreSQL):
                     given.check()
@@ -142,18 +142,20 @@ class Stack:
         servers = (self._rabbitmq, self._postgresql, self._alertmanager, self._prometheus)
         return [server for server in servers if isinstance(server, EnclosedServer)]
 
-    def _places(self, suite: str, environ: Mapping[str, str]) -> Callable[[], Place]:
+    def _contexts(self, suite: str, environ: Mapping[str, str]) -> Callable[[], ServerContext]:
         @cache
-        def place() -> Place:
+        def context() -> ServerContext:
             root = ensure_root(suite, self._report, environ=environ)
-            return Place(root=root, directory=self.directory, supervisor=self.supervisor, ports=self._ports)
+            return ServerContext(root=root, directory=self.directory, supervisor=self.supervisor, ports=self._ports)
 
-        return place
+        return context
 
-    def _make_prometheus(self, place: Place, targets: Mapping[str, Sequence[str]], rule_files: Sequence[Path]) -> None:
+    def _make_prometheus(
+        self, context: ServerContext, targets: Mapping[str, Sequence[str]], rule_files: Sequence[Path]
+    ) -> None:
         where = f"127.0.0.1:{self._alertmanager.port}" if self._alertmanager else ""
         every = {**self.broker_targets(), **targets}
-        self._prometheus = Prometheus(place, targets=every, rule_files=rule_files, alertmanager=where)
+        self._prometheus = Prometheus(context, targets=every, rule_files=rule_files, alertmanager=where)
 
     def _temporary_directory(self) -> Path:
         directory = Path(tempfile.mkdtemp(prefix="orderflow-"))

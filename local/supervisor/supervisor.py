@@ -13,7 +13,7 @@ from typing import Self
 
 from local.supervisor.child import ProcessSpec, bury, has_ended, last_lines, launch, signal_group
 
-__all__ = ["Backoff", "ProcessFailed", "ProcessSpec", "Supervisor"]
+__all__ = ["RestartBackoff", "ProcessFailed", "ProcessSpec", "Supervisor"]
 
 _TICK_SECONDS = 0.02
 _EXITS_BEFORE_GIVING_UP = 3
@@ -25,7 +25,7 @@ class ProcessFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backoff:
+class RestartBackoff:
     """How long a crashed process waits: doubling, with up to half taken off by chance, forgotten after a good run."""
 
     first_seconds: float = 0.5
@@ -58,8 +58,8 @@ class Supervisor:
     Methods may be called from any thread. Processes also die when this program is killed.
     """
 
-    def __init__(self, *, backoff: Backoff | None = None, report: Callable[[str], None] | None = None) -> None:
-        self._backoff = backoff or Backoff()
+    def __init__(self, *, backoff: RestartBackoff | None = None, report: Callable[[str], None] | None = None) -> None:
+        self._backoff = backoff or RestartBackoff()
         self._report = report or (lambda _line: None)
         self._processes: dict[str, _Process] = {}
         self._changed = threading.Condition()

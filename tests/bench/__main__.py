@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 from local.demo.load_generator import Plan
-from local.demo.sale import Sale, shelf
+from local.demo.sale import Sale, put_stock
 from local.servers.stack import Stack
 from local.system import ROOT, System
 from orderflow.messaging.postgres.database import Database
@@ -71,7 +71,7 @@ def pipeline(stack: Stack, rate: float, seconds: float) -> None:
         System.started(stack, Path(folder)) as system,
     ):
         stock = {f"sku-{number}": 1_000_000 for number in range(1, 21)}
-        shelf(system, stock)
+        put_stock(system, stock)
         sale = Sale(system, Plan(rate=rate, seconds=seconds, skus=list(stock)))
         sale.run(lambda moment: None)
         drained = sale.drain(seconds=120)
@@ -83,7 +83,7 @@ def pipeline(stack: Stack, rate: float, seconds: float) -> None:
             f"pipeline: {orders} orders; accepted {orders / span:.0f}/s, final {orders / final_span:.0f}/s, "
             f"accepted→final p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms; "
             f"{'all final' if drained else 'NOT ALL FINAL'}; peak backlog {sale.peak_open}; "
-            f"driver late by at most {sale.ledger.late:.2f} s"
+            f"driver late by at most {sale.record.late:.2f} s"
         )
 
 

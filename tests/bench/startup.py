@@ -39,7 +39,7 @@ def startup(stack: Stack) -> None:
 def _start(system: System, process: str) -> tuple[float, float]:
     """Seconds from exec to ready, and of CPU until the orderly end."""
     spec = system.spec(process)
-    url = f"http://127.0.0.1:{system.places[process].telemetry}/readyz"
+    url = f"http://127.0.0.1:{system.process_ports[process].telemetry}/readyz"
     begun = time.monotonic()
     with spec.log.open("ab") as log:
         child = subprocess.Popen(spec.argv, env=spec.env, cwd=spec.directory, stdout=log, stderr=log)

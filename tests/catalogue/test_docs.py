@@ -49,7 +49,7 @@ def test_every_process_stands_in_the_readme_and_in_its_services_declaration() ->
         assert set(module.PROCESSES) == set(service.processes)
 
 
-def test_every_event_is_published_by_somebody_and_handled_by_somebody() -> None:
+def test_every_event_is_published_by_a_service_and_handled_by_a_service() -> None:
     assert mistakes(SERVICES) == []
 
 

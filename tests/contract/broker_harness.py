@@ -14,6 +14,7 @@ from uuid import uuid4
 import pika
 import pytest
 
+from local.eventually import eventually
 from local.servers.enclosure import ENVIRONMENT
 from local.servers.rabbitmq import RabbitMQ as Server
 from local.servers.stack import Stack
@@ -23,7 +24,6 @@ from orderflow.messaging.instrumentation import MessagingInstrumentation, Publis
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from tests.conftest import management
 from tests.memory_broker.broker import MemoryBroker, QueueSpec
-from tests.rigs.scripted_broker import eventually
 from tests.rigs.tcp_proxy import Proxy
 
 TOPOLOGY = {

@@ -3,10 +3,10 @@
 
 import threading
 
+from local.eventually import eventually
 from orderflow.messaging.broker import Batch
 from tests.contract.broker_harness import BrokerHarness, message, messages
 from tests.contract.steps import SECONDS, bodies, deliveries, nothing_comes, numbers, sent, take
-from tests.rigs.scripted_broker import eventually
 
 
 def test_a_batch_ends_with_its_limit_and_the_rest_waits(harness: BrokerHarness) -> None:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cancelling and closing: the same on both brokers."""
 
+from local.eventually import eventually
 from orderflow.messaging.broker import Consumer, Delivery, Failure
 from tests.contract.broker_harness import BrokerHarness, message, messages
 from tests.contract.steps import SECONDS, bodies, deliveries, nothing_comes, numbers, sent, take
-from tests.rigs.scripted_broker import eventually
 
 
 def test_a_cancelled_consumer_hands_out_what_has_arrived_and_nothing_is_delivered_twice(harness: BrokerHarness) -> None:

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.messaging.broker import Failure
 from tests.contract.broker_harness import BrokerHarness, messages
 from tests.contract.steps import SECONDS, bodies, numbers, sent, take
-from tests.rigs.scripted_broker import eventually
 
 
 def test_the_window_is_never_exceeded_and_everything_goes_through_it(harness: BrokerHarness) -> None:
@@ -104,7 +104,7 @@ def test_no_confirmed_message_is_missing_after_losses_under_load(harness: Broker
         consumer.ack(batch)
 
 
-def test_whoever_watches_hears_of_each_connection(harness: BrokerHarness) -> None:
+def test_each_connection_is_reported(harness: BrokerHarness) -> None:
     harness.broker()
     eventually(lambda: len(harness.watch.connections) == 2)
     assert sorted(harness.watch.connections) == [("consume", True), ("publish", True)]

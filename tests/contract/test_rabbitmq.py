@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.messaging.broker import Failure
 from tests.contract.broker_harness import TOPOLOGY, RabbitHarness, message, messages
 from tests.contract.steps import SECONDS, bodies, deliveries, nothing_comes, sent, take
-from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -73,9 +73,7 @@ def test_what_may_not_be_written_is_lost_and_the_back_off_grows(
         rabbit.api("DELETE", f"users/{user}")
 
 
-def test_a_batch_that_nobody_is_bound_for_is_told_in_one_line(
-    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unroutable_batch_is_logged_in_one_line(rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture) -> None:
     broker = rabbit.broker()
     receipt = sent(broker, [message(str(number), routing_key="nobody.wants") for number in range(50)])
     assert set(receipt.failures.values()) == {Failure.RETURNED}

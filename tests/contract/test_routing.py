@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where a publication goes, and what its publisher is told: the same on both brokers."""
 
+from local.eventually import eventually
 from orderflow.messaging.broker import Batch, Failure
 from tests.contract.broker_harness import BrokerHarness, message, messages
 from tests.contract.steps import SECONDS, bodies, deliveries, numbers, sent, take
-from tests.rigs.scripted_broker import eventually
 
 
 def test_a_routed_message_is_confirmed_and_arrives_as_it_was_sent(harness: BrokerHarness) -> None:

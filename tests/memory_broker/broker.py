@@ -50,10 +50,10 @@ class MemoryBroker:
         with self.lock:
             consumer = MemoryConsumer(queue, self, prefetch=prefetch, ordered=ordered)
             self._consumers.append(consumer)
-            self._queues[queue].takers.append(consumer)
+            self._queues[queue].consumers.append(consumer)
             if self.connected:
                 consumer.connect()
-                self.hand_out(queue)
+                self.deliver_ready(queue)
             return consumer
 
     @property
@@ -80,12 +80,12 @@ class MemoryBroker:
         """Connect (again), and subscribe every consumer (again)."""
         with self.lock:
             self.connected = True
-            self._tell()
+            self._report_connected()
             self._instrumentation.blocked(blocked=False)
             for consumer in self._consumers:
                 consumer.connect()
             for queue in self._queues:
-                self.hand_out(queue)
+                self.deliver_ready(queue)
 
     def disconnect(self) -> None:
         """Lose the connection: what is not confirmed is LOST, what is not acknowledged is queued again."""
@@ -95,21 +95,21 @@ class MemoryBroker:
                 self._publisher.lose()
                 self._publisher.blocked = False
                 for consumer in self._consumers:
-                    self._queues[consumer.queue].take_back(consumer.lose())
-                self._tell()
+                    self._queues[consumer.queue].requeue(consumer.lose())
+                self._report_connected()
 
     def block(self, *, blocked: bool = True) -> None:
         """Block publishing, as a broker with a resource alarm does, or unblock it."""
         with self.lock:
             self._publisher.blocked = blocked
             self._instrumentation.blocked(blocked=blocked)
-            self._publisher.turn()
+            self._publisher.flush()
 
     def hold(self, *, holding: bool = True) -> None:
         """Keep confirms back, or send all that were kept back."""
         with self.lock:
             self._publisher.holding = holding
-            self._publisher.turn()
+            self._publisher.flush()
 
     def nack_next(self, publications: int) -> None:
         """Refuse the next so many publications."""
@@ -122,14 +122,14 @@ class MemoryBroker:
             return len(self._queues[queue])
 
     def expire(self) -> None:
-        """Move on what has waited long enough."""
+        """Move expired messages to their next queue."""
         with self.lock:
             for queue in self._queues.values():
                 target = queue.spec.expires_to
                 for message in queue.expired(self._clock.monotonic()):
                     self._put(target, replace(message, exchange="", routing_key=target, redelivered=False))
 
-    def knows(self, exchange: str) -> bool:
+    def has_exchange(self, exchange: str) -> bool:
         """Whether there is such an exchange."""
         return not exchange or any(exchange == bound for q in self._queues.values() for bound, _ in q.spec.bindings)
 
@@ -154,19 +154,19 @@ class MemoryBroker:
                 )
         return not full
 
-    def give_back(self, queue: str, messages: Sequence[Message]) -> None:
+    def return_unacknowledged(self, queue: str, messages: Sequence[Message]) -> None:
         """Queue again what was delivered but not acknowledged, and deliver it to the next."""
-        self._queues[queue].take_back(messages)
-        self.hand_out(queue)
+        self._queues[queue].requeue(messages)
+        self.deliver_ready(queue)
 
-    def hand_out(self, queue: str) -> None:
+    def deliver_ready(self, queue: str) -> None:
         """Deliver what is ready in a queue."""
-        self._queues[queue].hand_out(self._clock.monotonic())
+        self._queues[queue].deliver_ready(self._clock.monotonic())
 
     def _put(self, queue: str, message: Message) -> None:
         self._queues[queue].ready.append(replace(message, queued_at=self._clock.monotonic()))
-        self.hand_out(queue)
+        self.deliver_ready(queue)
 
-    def _tell(self) -> None:
+    def _report_connected(self) -> None:
         for role in ("publish", "consume"):
             self._instrumentation.connected(role, connected=self.connected)

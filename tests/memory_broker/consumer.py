@@ -12,27 +12,27 @@ from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
 from tests.memory_broker.queues import Message
 
 
-class House(Protocol):
-    """What a consumer needs of its broker."""
+class QueueAccess(Protocol):
+    """What a consumer needs from its broker."""
 
     @property
     def lock(self) -> AbstractContextManager[object]:
         """Held while queues change."""
 
     def expire(self) -> None:
-        """Move on what has waited long enough."""
+        """Move expired messages to their next queue."""
 
-    def hand_out(self, queue: str) -> None:
+    def deliver_ready(self, queue: str) -> None:
         """Deliver what is ready."""
 
-    def give_back(self, queue: str, messages: Sequence[Message]) -> None:
+    def return_unacknowledged(self, queue: str, messages: Sequence[Message]) -> None:
         """Queue again what was delivered but not acknowledged."""
 
 
 class MemoryConsumer:
     """Consumes one queue of a MemoryBroker."""
 
-    def __init__(self, queue: str, broker: House, *, prefetch: int, ordered: bool) -> None:
+    def __init__(self, queue: str, broker: QueueAccess, *, prefetch: int, ordered: bool) -> None:
         self.unacknowledged: OrderedDict[int, Message] = OrderedDict()
         self.subscribed = False
         self._buffer = DeliveryBuffer(queue)
@@ -49,7 +49,7 @@ class MemoryConsumer:
         return self._buffer.queue
 
     @property
-    def hungry(self) -> bool:
+    def has_capacity(self) -> bool:
         """True when it may be given another message."""
         return self.subscribed and not self._cancelled and len(self.unacknowledged) < self._prefetch
 
@@ -72,7 +72,7 @@ class MemoryConsumer:
                 last = batch.deliveries[-1].tag
                 while self.unacknowledged and next(iter(self.unacknowledged)) <= last:
                     self.unacknowledged.popitem(last=False)
-                self._broker.hand_out(self.queue)
+                self._broker.deliver_ready(self.queue)
                 self._leave_when_done()
 
     def cancel(self) -> None:
@@ -110,4 +110,4 @@ class MemoryConsumer:
 
     def _leave_when_done(self) -> None:
         if self._ordered and self._cancelled and not any(tag <= self._last_tag for tag in self.unacknowledged):
-            self._broker.give_back(self.queue, self.lose())
+            self._broker.return_unacknowledged(self.queue, self.lose())

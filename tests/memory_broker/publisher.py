@@ -12,8 +12,8 @@ from orderflow.messaging.instrumentation import MessagingInstrumentation, Publis
 from orderflow.messaging.publish.confirm_window import HARD_CAP, ConfirmWindow
 
 
-class House(Protocol):
-    """What a publisher needs of its broker."""
+class RoutingAccess(Protocol):
+    """What a publisher needs from its broker."""
 
     @property
     def lock(self) -> AbstractContextManager[object]:
@@ -24,9 +24,9 @@ class House(Protocol):
         """Whether there is a connection."""
 
     def expire(self) -> None:
-        """Move on what has waited long enough."""
+        """Move expired messages to their next queue."""
 
-    def knows(self, exchange: str) -> bool:
+    def has_exchange(self, exchange: str) -> bool:
         """Whether there is such an exchange."""
 
     def route(self, exchange: str, routing_key: str) -> Sequence[str]:
@@ -39,7 +39,9 @@ class House(Protocol):
 class MemoryPublisher:
     """Publishes into the queues of a MemoryBroker, through the same window as the real publisher."""
 
-    def __init__(self, broker: House, *, window: int, instrumentation: MessagingInstrumentation, clock: Clock) -> None:
+    def __init__(
+        self, broker: RoutingAccess, *, window: int, instrumentation: MessagingInstrumentation, clock: Clock
+    ) -> None:
         self.nack_next = 0
         self.blocked = False
         self.holding = False
@@ -48,7 +50,7 @@ class MemoryPublisher:
         self._clock = clock
         self._size = min(window, HARD_CAP)
         self._window = ConfirmWindow(window, self._group_settled)
-        self._answers: deque[tuple[int, bool]] = deque()
+        self._confirms: deque[tuple[int, bool]] = deque()
 
     def publish(self, publications: Sequence[Publication]) -> Receipt:
         """See ``broker.Publisher``."""
@@ -57,7 +59,7 @@ class MemoryPublisher:
             self._broker.expire()
             self._window.add(publications, receipt)
             if self._broker.connected:
-                self.turn()
+                self.flush()
             else:
                 self._window.lose()
         return receipt
@@ -74,26 +76,26 @@ class MemoryPublisher:
         """Publications whose fate is not known."""
         return self._window.unconfirmed + self._window.waiting
 
-    def turn(self) -> None:
+    def flush(self) -> None:
         """Write what the window lets through and settle it, until nothing moves."""
         self._confirm()
         while not self.blocked and (due := self._window.due()):
-            if not all(self._broker.knows(publication.exchange) for publication in due):
+            if not all(self._broker.has_exchange(publication.exchange) for publication in due):
                 self.lose()  # as when the broker closes the channel
                 return
             observer = self._instrumentation.publishing(due)
             tags = self._window.written(len(due), observer, self._clock.monotonic())
-            self._answers += [(tag, self._accept(publication)) for tag, publication in zip(tags, due, strict=True)]
+            self._confirms += [(tag, self._accept(publication)) for tag, publication in zip(tags, due, strict=True)]
             self._instrumentation.window(unconfirmed=self._window.unconfirmed, waiting=self._window.waiting)
             self._confirm()
 
     def lose(self) -> None:
         """The connection is gone; called by the broker."""
-        self._answers.clear()
+        self._confirms.clear()
         self._window.lose()
 
     def _accept(self, publication: Publication) -> bool:
-        """What the broker says to a publication: true for a confirm, which an unroutable one gets as well."""
+        """Whether the broker confirms a publication; it confirms an unroutable one too."""
         if self.nack_next > 0:
             self.nack_next -= 1
             return False
@@ -105,8 +107,8 @@ class MemoryPublisher:
         return self._broker.enqueue(queues, publication)
 
     def _confirm(self) -> None:
-        while self._answers and not self.holding:
-            tag, acked = self._answers.popleft()
+        while self._confirms and not self.holding:
+            tag, acked = self._confirms.popleft()
             self._window.settle(tag, multiple=False, acked=acked)
 
     def _group_settled(

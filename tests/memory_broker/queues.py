@@ -41,19 +41,19 @@ class Message:
     redelivered: bool = False
 
 
-class Taker(Protocol):
-    """A consumer as its queue sees it."""
+class QueueConsumer(Protocol):
+    """A consumer of a queue."""
 
     @property
     def unacknowledged(self) -> OrderedDict[int, Message]:
-        """What it holds, by tag."""
+        """Unacknowledged messages by delivery tag."""
 
     @property
     def subscribed(self) -> bool:
         """True while it is connected and has not left."""
 
     @property
-    def hungry(self) -> bool:
+    def has_capacity(self) -> bool:
         """True when it may be given another message."""
 
     def deliver(self, message: Message, now: float) -> None:
@@ -62,44 +62,44 @@ class Taker(Protocol):
 
 @dataclass(slots=True)
 class Queue:
-    """What waits, and who takes it."""
+    """The messages of a queue and its consumers."""
 
     name: str
     spec: QueueSpec
     ready: deque[Message] = field(default_factory=deque)
-    takers: deque[Taker] = field(default_factory=deque)
+    consumers: deque[QueueConsumer] = field(default_factory=deque)
 
     def __len__(self) -> int:
-        return len(self.ready) + sum(len(taker.unacknowledged) for taker in self.takers)
+        return len(self.ready) + sum(len(consumer.unacknowledged) for consumer in self.consumers)
 
     @property
     def full(self) -> bool:
         """True when it refuses another message."""
         return self.spec.max_length is not None and len(self.ready) >= self.spec.max_length
 
-    def hand_out(self, now: float) -> None:
-        """Give what is ready to those that may hold more, in turn."""
-        while self.ready and (taker := self._next_taker()):
-            taker.deliver(self.ready.popleft(), now)
+    def deliver_ready(self, now: float) -> None:
+        """Deliver what is ready to the consumers below their prefetch, in turn."""
+        while self.ready and (consumer := self._next_consumer()):
+            consumer.deliver(self.ready.popleft(), now)
 
-    def _next_taker(self) -> Taker | None:
+    def _next_consumer(self) -> QueueConsumer | None:
         if self.spec.single_active:
-            active = next((taker for taker in self.takers if taker.subscribed), None)
-            return active if active is not None and active.hungry else None
-        for _ in range(len(self.takers)):
-            self.takers.rotate(-1)
-            if self.takers[-1].hungry:
-                return self.takers[-1]
+            active = next((consumer for consumer in self.consumers if consumer.subscribed), None)
+            return active if active is not None and active.has_capacity else None
+        for _ in range(len(self.consumers)):
+            self.consumers.rotate(-1)
+            if self.consumers[-1].has_capacity:
+                return self.consumers[-1]
         return None
 
-    def take_back(self, messages: Sequence[Message]) -> None:
-        """Put messages back to where they came from: they were delivered, but not acknowledged."""
+    def requeue(self, messages: Sequence[Message]) -> None:
+        """Put delivered, unacknowledged messages back at the head of the queue."""
         for message in messages:
             message.redelivered = True
         self.ready.extendleft(reversed(messages))
 
     def expired(self, now: float) -> list[Message]:
-        """Take out what has waited long enough here."""
+        """Remove and return the expired messages."""
         seconds, gone = self.spec.expires_after_seconds, []
         while seconds is not None and self.ready and self.ready[0].queued_at + seconds <= now:
             gone.append(self.ready.popleft())

@@ -14,7 +14,7 @@ from orderflow.messaging.consume.settlement import dead_letter
 from orderflow.operations.dead_letters.model import Selection
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from tests.builders import NOW, an_event
-from tests.integration.operations.conftest import Channels, Shop
+from tests.integration.operations.conftest import Channels, Installation
 from tests.rigs.scripted_broker import deliver
 
 ALL = Selection()
@@ -22,8 +22,8 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 PRIVATE = "customer-secret-name"
 
 
-def park(shop: Shop, channels: Channels, reasons: Sequence[str]) -> list[str]:
-    """Dead letters of payments, as the core parks them; their message ids."""
+def store_dead_letters(shop: Installation, channels: Channels, reasons: Sequence[str]) -> list[str]:
+    """Dead letters of payments, as the core writes them; their message ids."""
     channel = channels.open(shop.url("payments"))
     ids = [str(uuid4()) for _ in reasons]
     for number, (message_id, reason) in enumerate(zip(ids, reasons, strict=True)):
@@ -48,7 +48,9 @@ def publish(channel: Any, publication: Publication) -> None:
     channel.basic_publish(publication.exchange, publication.routing_key, publication.body, properties, mandatory=True)
 
 
-def taken(shop: Shop, channels: Channels, queue: str = "payment_requests") -> list[tuple[pika.BasicProperties, bytes]]:
+def taken(
+    shop: Installation, channels: Channels, queue: str = "payment_requests"
+) -> list[tuple[pika.BasicProperties, bytes]]:
     """Everything that is in a queue, taken out of it."""
     channel = channels.open(shop.admin_url)
     found: list[tuple[pika.BasicProperties, bytes]] = []

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -16,6 +15,8 @@ from uuid import UUID, uuid4
 
 import msgspec
 
+from local.eventually import eventually
+from local.http_json import http
 from orderflow.database_schema import database_schema
 from orderflow.events import InventoryReserved, OrderCancelled, decode
 from orderflow.instrumentation import Instrumentation
@@ -32,7 +33,6 @@ from orderflow.services.payments.http_provider import HttpPaymentProvider
 from orderflow.services.payments.provider import Payment
 from tests.builders import an_event
 from tests.rigs.effects import EffectsRig
-from tests.rigs.scripted_broker import eventually
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,17 +130,13 @@ class Simulator(ProcessGroup):
             "payment_token": "ok",
             "reference": str(event.order_id),
         }
-        request = urllib.request.Request(
-            f"{self.url}/v1/charges",
-            msgspec.json.encode(body),
-            {"Idempotency-Key": payment.charge_key, "Content-Type": "application/json"},
-        )
-        urllib.request.urlopen(request, timeout=5).close()
+        headers = {"Idempotency-Key": payment.charge_key}
+        http("POST", f"{self.url}/v1/charges", headers=headers, body=body, timeout_seconds=5).raise_for_status()
 
     def get(self, path: str) -> bytes:
-        with urllib.request.urlopen(f"{self.url}{path}", timeout=5) as answer:
-            body: bytes = answer.read()
-            return body
+        response = http("GET", f"{self.url}{path}", timeout_seconds=5)
+        response.raise_for_status()
+        return response.content
 
     def _ready(self) -> bool:
         try:

@@ -2,7 +2,6 @@
 """A broker that does what a test tells it, one settlement at a time, and deliveries to feed it with."""
 
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from uuid import UUID, uuid4
@@ -118,12 +117,3 @@ class ScriptedConsumer:
     @property
     def drained(self) -> bool:
         return self.cancelled.is_set() and not self._waiting
-
-
-def eventually(condition: Callable[[], object], seconds: float = 10) -> None:
-    """Return once the condition holds; fail when it does not in time."""
-    deadline = time.monotonic() + seconds
-    pause = threading.Event()
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        pause.wait(0.005)

@@ -40,7 +40,7 @@ def test_no_policy_lets_the_broker_drop_messages() -> None:
             assert policy.definition["dead-letter-strategy"] == "at-least-once"
 
 
-def test_the_broker_parks_what_crashes_consumers_under_the_name_of_its_queue() -> None:
+def test_the_broker_dead_letters_what_crashes_consumers_under_the_name_of_its_queue() -> None:
     policies = {policy.name: policy.definition for policy in DOCUMENT.policies}
     for name in WORK:
         assert policies[name]["delivery-limit"] == 20
@@ -82,7 +82,7 @@ def test_every_binding_joins_things_that_exist() -> None:
             assert binding.destination in (queues if binding.destination_type == "queue" else exchanges)
 
 
-def test_nobody_may_configure_and_everybody_reads_only_their_own() -> None:
+def test_no_service_may_configure_and_each_reads_only_its_own_queues() -> None:
     assert {entry.configure for entry in DOCUMENT.permissions} == {"^$"}
     assert permitted(DOCUMENT, "payments")[2] == "^(payment_requests)$"
     assert permitted(DOCUMENT, "replay") == ("^$", "^replay$", "^dead_letter_queue$")

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import pytest
 
+from local.eventually import eventually
 from local.servers.enclosed_server import answers
 from local.servers.ports import Ports
 from local.supervisor.supervisor import ProcessSpec, Supervisor
-from local.system import eventually
 from orderflow.broker_topology import user_names
 from orderflow.events import OrderConfirmed
 from orderflow.messaging.clock import SystemClock

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from local.eventually import eventually
 from local.servers.stack import Stack
-from local.system import System, eventually
+from local.system import System
 from orderflow.bootstrap.serve import MEANINGS
 from tests.rigs.consumer import query
 from tests.rigs.journey_page import named_files, stations

@@ -12,9 +12,10 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from local.eventually import eventually
 from local.http_json import http_json
 from local.servers.stack import Stack
-from local.system import System, eventually
+from local.system import System
 from orderflow.database_schema import database_schema
 from orderflow.events import OrderCreated, OrderLine
 from orderflow.messaging.codec import Outgoing
@@ -126,7 +127,7 @@ def test_a_process_on_a_newer_database_exits_with_2_and_what_it_found(system: Sy
     an_update_ahead(system)
     done = serve(system, "orders", mode)
     assert done.returncode == 2
-    assert done.stderr == "the database has orders up to 0002 (next), this version knows up to 0001\n"
+    assert done.stderr == "the database has orders up to 0002 (next), this version has up to 0001\n"
 
 
 def test_a_process_starts_on_a_newer_database_when_it_may(system: System) -> None:

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 import aiohttp
 import pytest
 
-from local.demo.load_generator import Ledger, LoadGenerator, Plan
-from local.demo.sale import Sale, shelf
+from local.demo.load_generator import LoadGenerator, LoadRecord, Plan
+from local.demo.sale import Sale, put_stock
+from local.eventually import eventually
 from local.servers.enclosed_server import answers
 from local.servers.stack import Stack
-from local.system import PROCESSES, System, eventually
+from local.system import PROCESSES, System
 
 pytestmark = pytest.mark.integration
 
@@ -28,13 +29,13 @@ def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     folder = tmp_path_factory.mktemp("shutdown")
     environ = {"ORDERFLOW_LAME_DUCK_SECONDS": "2", "OTEL_TRACES_SAMPLER": "always_off"}
     with System.started(stack, folder, environ=environ, name="shutdown") as started:
-        shelf(started, STOCK)
+        put_stock(started, STOCK)
         yield started
 
 
 def counted(system: System, name: str, metric: str) -> float:
     """The sum of a process's counter over its queues."""
-    url = f"http://127.0.0.1:{system.places[name].telemetry}/metrics"
+    url = f"http://127.0.0.1:{system.process_ports[name].telemetry}/metrics"
     with urllib.request.urlopen(url, timeout=5) as answer:
         lines = answer.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{metric}{{"))
@@ -54,8 +55,8 @@ def test_nothing_that_a_consumer_received_comes_again_after_its_drain(system: Sy
     """
 
     def more_orders(sale: Sale, count: int) -> None:
-        wanted = len(sale.ledger.accepted) + count
-        eventually(lambda: len(sale.ledger.accepted) >= wanted, seconds=20, what=f"{count} more orders")
+        wanted = len(sale.record.accepted) + count
+        eventually(lambda: len(sale.record.accepted) >= wanted, seconds=20, what=f"{count} more orders")
 
     def stop_and_start(sale: Sale) -> None:
         for name in WORKERS:
@@ -76,47 +77,47 @@ def test_nothing_that_a_consumer_received_comes_again_after_its_drain(system: Sy
     for name in WORKERS:
         (stopped,) = [line for line in events(system, name) if line["event"] == "process.stopped"]
         assert (stopped["finished"], stopped["failed"]) == (True, False)
-    assert sale.ledger.unknown == []
+    assert sale.record.unknown == []
 
 
 def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: System) -> None:
-    place = system.places["orders-api"]
-    crowd = LoadGenerator(
+    place = system.process_ports["orders-api"]
+    generator = LoadGenerator(
         Plan(rate=80, seconds=30, skus=list(STOCK), patience_seconds=0.1),
         url=system.orders_api,
         key=system.orders_key,
-        ledger=Ledger(),
+        record=LoadRecord(),
     )
 
     async def balance() -> None:
         """Order until the API says that it is not ready, as a load balancer would send."""
         ready = f"http://127.0.0.1:{place.telemetry}/readyz"
         async with aiohttp.ClientSession() as session:
-            while len(crowd.ledger.accepted) < 100:
+            while len(generator.record.accepted) < 100:
                 await asyncio.sleep(0.02)
             system.supervisor.kill("orders-api", signal.SIGTERM, hold=True)
-            while not crowd.stop.is_set():
+            while not generator.stop.is_set():
                 async with session.get(ready) as answer:
                     if answer.status == 503:
                         assert "stopping" in (await answer.json())["reasons"]
                         await asyncio.sleep(0.2)  # the balancer needs a moment, and so do requests on their way
-                        crowd.stop.set()
+                        generator.stop.set()
                 await asyncio.sleep(0.02)
 
     async def both() -> None:
-        await asyncio.gather(crowd.run(), balance())
+        await asyncio.gather(generator.run(), balance())
 
     asyncio.run(both())
     eventually(lambda: not answers(f"http://127.0.0.1:{place.telemetry}/healthz"), seconds=15, what="the API is gone")
     system.supervisor.resume("orders-api")
-    assert dict(crowd.ledger.failures) == {}
-    assert crowd.ledger.unknown == []
-    assert len(crowd.ledger.accepted) + crowd.ledger.refused.total() == crowd.ledger.sent
+    assert dict(generator.record.failures) == {}
+    assert generator.record.unknown == []
+    assert len(generator.record.accepted) + generator.record.refused.total() == generator.record.sent
     assert system.supervisor.exits("orders-api") == [0]
 
 
 def test_the_stock_api_fails_no_request_after_it_said_that_it_is_not_ready(system: System) -> None:
-    place = system.places["inventory-api"]
+    place = system.process_ports["inventory-api"]
     ready = f"http://127.0.0.1:{place.telemetry}/readyz"
     statuses: list[int] = []
 

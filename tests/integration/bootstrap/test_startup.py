@@ -18,12 +18,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 import pytest
 
+from local.eventually import eventually
 from local.http_json import http_json
 from local.servers.enclosed_server import answers
 from local.servers.ports import Ports
 from local.servers.stack import Stack
 from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
-from local.system import ROOT, System, eventually
+from local.system import ROOT, System
 
 pytestmark = pytest.mark.integration
 
@@ -61,7 +62,7 @@ def through(url: str, port: int) -> str:
     return urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
 
 
-def test_all_wrong_settings_are_told_at_once_and_nothing_is_started() -> None:
+def test_all_wrong_settings_are_reported_at_once_and_nothing_is_started() -> None:
     environ = {
         "ORDERFLOW_DATABASE_URL": "mysql://x",
         "ORDERFLOW_BATCH_SIZE": "0",
@@ -109,7 +110,7 @@ def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path:
         "ORDERFLOW_DATABASE_URL": through(system.databases["orders"], database),
         "OTEL_SDK_DISABLED": "true",
     }
-    base = f"http://127.0.0.1:{system.places['orders'].telemetry}"
+    base = f"http://127.0.0.1:{system.process_ports['orders'].telemetry}"
     log = tmp_path / "orders.log"
     spec = ProcessSpec(
         name="orders",
@@ -147,7 +148,7 @@ def test_an_api_that_met_no_database_is_ready_again_without_a_request(stack: Sta
         "ORDERFLOW_DATABASE_URL": through(system.databases["orders"], database),
         "OTEL_SDK_DISABLED": "true",
     }
-    base = f"http://127.0.0.1:{system.places['orders-api'].telemetry}"
+    base = f"http://127.0.0.1:{system.process_ports['orders-api'].telemetry}"
     spec = replace(system.spec("orders-api"), env=environ, start_after=())
     order = f"{system.orders_api}/v1/orders/00000000-0000-7000-8000-000000000000"
 
@@ -169,7 +170,7 @@ def test_an_api_that_met_no_database_is_ready_again_without_a_request(stack: Sta
     ports.release()
 
 
-def test_a_process_that_ends_by_itself_is_told_although_it_was_started_again(stack: Stack, tmp_path: Path) -> None:
+def test_a_process_that_fails_is_reported_although_it_was_restarted(stack: Stack, tmp_path: Path) -> None:
     def crash(system: System) -> None:
         system.supervisor.kill("payments")
         os.kill(system.supervisor.pid("orders"), signal.SIGKILL)  # as the kernel does when memory runs out

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks for broken promises after the fact, from sources that do not depend on each other.
 
-The crowd's own book, the four databases, the provider's ledger, the broker's queues, and a recorder of every event.
+The load generator's record, the four databases, the provider's ledger, the broker's queues, a recorder of every event.
 Each violation is one sentence; no violation is an empty list.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 import psycopg
 
-from local.demo.load_generator import Ledger
+from local.demo.load_generator import LoadRecord
 from local.system import System
 from orderflow.messaging.consume.settlement import DEAD_LETTER_QUEUE
 from orderflow.messaging.event import event_type
@@ -36,7 +36,7 @@ class Evidence:
 
     system: System
     recorder: EventRecorder
-    ledger: Ledger
+    record: LoadRecord
     initial: Mapping[str, int]
     poison: Counter[str]
     """Reason to number of the poison messages that were planted."""
@@ -80,16 +80,16 @@ def violations(evidence: Evidence) -> list[str]:
 
 
 def _lost(evidence: Evidence, orders: Mapping[str, Any]) -> Iterator[str]:
-    for order_id in evidence.ledger.accepted:
+    for order_id in evidence.record.accepted:
         if order_id not in orders:
             yield f"lost: order {order_id} was accepted and is not stored"
     for order_id, (status, *_) in orders.items():
         if status not in FINAL:
             yield f"lost: order {order_id} is still {status}"
-    for key in evidence.ledger.broken_promises:
+    for key in evidence.record.broken_promises:
         yield f"doubled: the idempotency key {key} got two different answers"
-    if len(orders) > len(evidence.ledger.accepted) + len(evidence.ledger.unknown):
-        yield f"doubled: {len(orders)} orders are stored, {len(evidence.ledger.accepted)} were accepted"
+    if len(orders) > len(evidence.record.accepted) + len(evidence.record.unknown):
+        yield f"doubled: {len(orders)} orders are stored, {len(evidence.record.accepted)} were accepted"
 
 
 def _backwards(system: System) -> Iterator[str]:
@@ -167,9 +167,9 @@ def _parked(evidence: Evidence) -> Iterator[str]:
     ids: dict[str, set[str]] = defaultdict(set)
     for number, letter in enumerate(listed):
         ids[letter["reason"]].add(f"none-{number}" if letter["reason"] in _NAMELESS else letter["message_id"])
-    parked = Counter({reason: len(those) for reason, those in ids.items()})
-    if parked != evidence.poison:
-        yield f"dead letters: {dict(parked)}, planted were {dict(evidence.poison)}"
+    dead_lettered = Counter({reason: len(those) for reason, those in ids.items()})
+    if dead_lettered != evidence.poison:
+        yield f"dead letters: {dict(dead_lettered)}, planted were {dict(evidence.poison)}"
 
 
 def _open(system: System) -> Iterator[str]:
@@ -199,8 +199,10 @@ def _unfinished(evidence: Evidence) -> list[str]:
     """What is not handled although no queue shows it: a consumer still holds it, or it is lost."""
     evidence.recorder.look()
     found = [*_unhandled(evidence)]
-    parked, planted = _depth(evidence.system, DEAD_LETTER_QUEUE), evidence.poison.total()
-    return [*found, f"not settled: {parked} of {planted} malformed messages are parked"] if parked < planted else found
+    dead, planted = _depth(evidence.system, DEAD_LETTER_QUEUE), evidence.poison.total()
+    if dead < planted:
+        found.append(f"not settled: {dead} of {planted} malformed messages are dead letters")
+    return found
 
 
 def _unhandled(evidence: Evidence) -> Iterator[str]:

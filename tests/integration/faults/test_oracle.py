@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from local.eventually import eventually
 from local.servers.stack import Stack
-from local.system import eventually
 from orderflow.broker_topology import definitions
 from orderflow.events import EXCHANGE, OrderConfirmed
 from orderflow.services import SERVICES
@@ -44,7 +44,7 @@ class Case:
 
 def orders_accepted(running: Trial, count: int = 40) -> None:
     """Wait for enough orders that every process has had some."""
-    accepted = running.sale.ledger.accepted
+    accepted = running.sale.record.accepted
     eventually(lambda: len(accepted) >= count, seconds=SECONDS, what=f"{count} orders are accepted")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trial: a system, a crowd, something that breaks, and the judgement."""
+"""One trial: a system, load, a fault, and the verdict."""
 
 import math
 import random
@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from local.demo.load_generator import Plan
-from local.demo.sale import Sale, shelf
+from local.demo.sale import Sale, put_stock
+from local.eventually import eventually
 from local.servers.rabbitmq import RabbitMQ
 from local.servers.stack import Stack
-from local.system import System, eventually
+from local.system import System
 from orderflow.messaging.consume.settlement import DEAD_LETTER_QUEUE
 from tests.integration.faults import event_recorder
 from tests.integration.faults.oracle import Evidence, settle, violations
@@ -33,7 +34,7 @@ QUICK = {
 
 
 class Trial:
-    """A running system with stock on the shelf and a recorder at the exchange."""
+    """A running system with stock and a recorder at the exchange."""
 
     def __init__(self, system: System, *, seed: int) -> None:
         self.system = system
@@ -76,9 +77,14 @@ class Trial:
         if failed:
             raise failed[0]
 
+    def wait_for_orders(self, count: int) -> None:
+        """Wait until so many more orders were sent; a fault begins, or ends, under load."""
+        wanted = self.sale.record.sent + count
+        eventually(lambda: self.sale.record.sent >= wanted, seconds=60, what=f"{count} more orders sent")
+
     def judge(self, *, seconds: float = 240, still_seconds: float = math.inf) -> list[str]:
         """Wait until all is quiet, see ``settle``; what did not settle, and every promise that was broken."""
-        evidence = Evidence(self.system, self.recorder, self.sale.ledger, STOCK, self.poison)
+        evidence = Evidence(self.system, self.recorder, self.sale.record, STOCK, self.poison)
         found = settle(evidence, seconds=seconds, still_seconds=still_seconds) + violations(evidence)
         if found:
             self._tell(found)
@@ -106,5 +112,5 @@ def trial(
         # A broker that is killed within a second of a declaration forgets the queue.
         eventually(lambda: broker.keeps(DEAD_LETTER_QUEUE), seconds=10, what="the broker keeps its queues")
         eventually(lambda: broker.keeps(event_recorder.QUEUE), seconds=10, what="the broker keeps the tap")
-        shelf(started, STOCK)
+        put_stock(started, STOCK)
         yield Trial(started, seed=seed)

@@ -18,6 +18,7 @@ import psycopg
 import pytest
 from pika.exceptions import AMQPError
 
+from local.eventually import eventually
 from local.servers.enclosed_server import EnclosedServer, NotOurServer
 from local.servers.postgresql import PostgreSQL
 from local.servers.rabbitmq import RabbitMQ
@@ -25,7 +26,6 @@ from local.servers.roots import ServersUnavailable
 from local.servers.stack import ServerNotStarted, Stack
 from local.system import System
 from orderflow.operations.management_api import Management
-from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 CHECKOUT = Path(__file__).parents[3]

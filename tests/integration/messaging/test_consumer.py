@@ -6,11 +6,12 @@ from threading import Barrier, Thread
 import psycopg
 import pytest
 
+from local.eventually import eventually
 from orderflow.events import OrderCancelled
 from orderflow.messaging.broker import Failure, Publication
 from tests.builders import a_retry_policy, an_event
 from tests.rigs.consumer import ConsumerRig, cancelled, effects, one, order, prepare, query, settled
-from tests.rigs.scripted_broker import deliver, eventually
+from tests.rigs.scripted_broker import deliver
 
 pytestmark = pytest.mark.integration
 
@@ -189,7 +190,7 @@ def test_an_event_that_did_not_reach_a_queue_keeps_its_row(url: str, failure: Fa
     assert properties["correlation_id"] == first.properties.correlation_id
 
 
-def test_copies_that_cannot_be_parked_keep_the_batch_until_they_can(url: str) -> None:
+def test_copies_that_cannot_be_dead_lettered_keep_the_batch_until_they_can(url: str) -> None:
     messages = [cancelled(), cancelled("later"), cancelled("never")]
     with ConsumerRig(url) as rig:
         rig.publisher.fate = lambda copy: Failure.RETURNED if copy.exchange == "retry" else None
@@ -198,7 +199,7 @@ def test_copies_that_cannot_be_parked_keep_the_batch_until_they_can(url: str) ->
         assert rig.consumer.acknowledged == []
         rig.publisher.fate = lambda copy: None
         eventually(lambda: rig.consumer.acknowledged == messages)
-    assert len(rig.publisher.to("dlx")) == 1, "what is parked is not parked again"
+    assert len(rig.publisher.to("dlx")) == 1, "what is dead_lettered is not dead_lettered again"
     assert len(rig.publisher.to("order_events")) == 1
     assert effects(url) == {order(messages[0]): 1}
     assert rig.total.done == 1

@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.messaging.consume.inbox import Inbox, prune
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from tests.rigs.consumer import one, prepare
-from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -109,7 +109,7 @@ def test_a_nul_in_a_text_is_bad_data_also_in_an_array(db: Database, text: str) -
 @pytest.mark.parametrize(
     "statement", ["select nothing from nowhere", "selct", "select 1 / 0 from things where false;;x"]
 )
-def test_a_wrong_statement_is_nobodys_bad_data_it_waits_for_a_better_program(db: Database, statement: str) -> None:
+def test_a_wrong_statement_is_not_bad_data_and_waits_for_a_fixed_program(db: Database, statement: str) -> None:
     with pytest.raises(DatabaseUnavailable):
         run(db, statement)
 
@@ -194,15 +194,15 @@ def test_a_claim_takes_ids_in_order_so_that_two_do_not_lock_each_other_up(databa
 
     with db.transaction() as transaction:
         assert inbox.claim(SqlUnitOfWork(transaction), [low]) == set()
-        rival = Thread(target=claim)
-        rival.start()
+        concurrent = Thread(target=claim)
+        concurrent.start()
         wait_for_a_lock(database)
         assert inbox.claim(SqlUnitOfWork(transaction), [high]) == set()
-    rival.join(10)
+    concurrent.join(10)
     assert known == [{low, high}]
 
 
-def test_a_claim_waits_for_a_rival_and_then_knows(database: str, db: Database) -> None:
+def test_a_claim_waits_for_a_concurrent_transaction_and_sees_its_result(database: str, db: Database) -> None:
     inbox, ids = Inbox("work"), [uuid4() for _ in range(3)]
     known: list[set[UUID]] = []
 
@@ -215,10 +215,10 @@ def test_a_claim_waits_for_a_rival_and_then_knows(database: str, db: Database) -
     with db.transaction() as transaction:
         assert inbox.claim(SqlUnitOfWork(transaction), ids[:2]) == set()
         inbox.forget(SqlUnitOfWork(transaction), ids[:1])
-        rival = Thread(target=claim)
-        rival.start()
+        concurrent = Thread(target=claim)
+        concurrent.start()
         wait_for_a_lock(database)
-    rival.join(10)
+    concurrent.join(10)
     assert known == [{ids[1]}]
 
 

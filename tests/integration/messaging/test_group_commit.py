@@ -63,7 +63,7 @@ def writer(proxy: Proxy, publisher: ScriptedPublisher) -> Iterator[GroupCommit[R
     assert not thread.is_alive()
 
 
-def test_concurrent_requests_share_transactions_and_each_is_answered_after_its_commit(
+def test_concurrent_requests_share_transactions_and_each_gets_its_result_after_the_commit(
     writer: GroupCommit[Request, str], publisher: ScriptedPublisher, database: str
 ) -> None:
     requests = [Request(uuid4()) for _ in range(800)]
@@ -107,7 +107,7 @@ def test_without_a_database_requests_fail_soon_and_later_ones_succeed_again(
     assert len(effects(database)) == 2
 
 
-def test_a_commit_whose_answer_is_lost_is_reported_as_unknown_and_is_whole(
+def test_a_commit_without_a_response_is_reported_as_unknown_and_is_complete(
     writer: GroupCommit[Request, str], proxy: Proxy, publisher: ScriptedPublisher, database: str
 ) -> None:
     proxy.swallow = COMMITTED

@@ -13,6 +13,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 
+from local.eventually import eventually
 from orderflow.database_schema import database_schema
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, SchemaMismatch
 from orderflow.messaging.postgres import migrations
@@ -22,7 +23,6 @@ from orderflow.messaging.service import Service
 from orderflow.services import SERVICES
 from tests.rigs.consumer import one, query
 from tests.rigs.schema_0_1_0 import create_schema_0_1_0
-from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -154,7 +154,7 @@ def test_migrations_run_once_however_many_processes_start_at_once(database: str,
 def test_a_database_that_is_newer_is_refused_and_left_alone(database: str, db: Database, tmp_path: Path) -> None:
     migrate(db, [component(tmp_path, FIRST, SECOND)])
     older = [component(tmp_path, FIRST), component(tmp_path, "create table three ();", name="other")]
-    says = r"^the database has demo up to 0002 \(step_2\), this version knows up to 0001$"
+    says = r"^the database has demo up to 0002 \(step_2\), this version has up to 0001$"
     for attempt in (migrate, pending, require_current):
         with pytest.raises(SchemaMismatch, match=says):
             attempt(db, older)

@@ -8,10 +8,10 @@ from threading import Event
 import psycopg
 import pytest
 
+from local.eventually import eventually
 from orderflow.messaging.errors import DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.service import Incoming, Outcome, Transaction, UnitOfWork
 from tests.rigs.consumer import ConsumerRig, cancelled, effects, handle, one, order, prepare
-from tests.rigs.scripted_broker import eventually
 from tests.rigs.tcp_proxy import COMMITTED, Proxy
 
 pytestmark = pytest.mark.integration
@@ -107,7 +107,7 @@ def test_what_was_committed_before_an_outage_is_not_taken_for_duplicates(url: st
     assert effects(url) == {order(message): 1 for message in sent}
 
 
-def test_a_batch_full_of_failing_messages_reports_progress_and_ends_when_told_to(url: str) -> None:
+def test_a_batch_full_of_failing_messages_reports_progress_and_can_be_stopped(url: str) -> None:
     looks = list[float]()
 
     def handler(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
@@ -124,7 +124,7 @@ def test_a_batch_full_of_failing_messages_reports_progress_and_ends_when_told_to
     assert rig.consumer.acknowledged == []
 
 
-def test_a_commit_whose_answer_is_lost_happened_once(url: str, proxy: Proxy) -> None:
+def test_a_commit_without_a_response_happened_once(url: str, proxy: Proxy) -> None:
     proxy.swallow = COMMITTED
     messages = [cancelled() for _ in range(20)]
     with ConsumerRig(proxy.url, *messages) as rig:
@@ -172,7 +172,7 @@ def test_aborted_transactions_are_done_again_without_a_pause_unless_it_never_end
     assert effects(url) == {order(message): 1}
 
 
-@pytest.mark.parametrize("trouble", ["database", "parking", "confirms"])
+@pytest.mark.parametrize("trouble", ["database", "dead_letters", "confirms"])
 def test_giving_up_ends_a_consumer_that_cannot_finish_within_a_moment(url: str, proxy: Proxy, trouble: str) -> None:
     proxy.open = trouble != "database"
     with ConsumerRig(proxy.url, confirm_timeout_seconds=60) as rig:

@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from local.system import eventually
+from local.eventually import eventually
 from orderflow.broker_topology import definitions, work_queues
 from orderflow.events import InventoryReserved, PaymentCaptured
 from orderflow.messaging.clock import SystemClock

@@ -13,10 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
+from local.eventually import eventually
 from orderflow.messaging.errors import BadData, DatabaseUnavailable
 from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.service import Transaction
-from tests.rigs.scripted_broker import eventually
 from tests.rigs.tcp_proxy import Proxy
 
 pytestmark = pytest.mark.integration

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
+from local.eventually import eventually
 from orderflow.events import OrderRejected
 from orderflow.messaging.broker import Failure
 from orderflow.messaging.clock import SystemClock
@@ -18,7 +19,7 @@ from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from tests.builders import an_event
 from tests.rigs.consumer import CODEC, Watch, one, prepare, query
-from tests.rigs.scripted_broker import ScriptedPublisher, eventually
+from tests.rigs.scripted_broker import ScriptedPublisher
 
 pytestmark = pytest.mark.integration
 
@@ -127,8 +128,8 @@ def test_two_relays_at_once_send_each_row_once(url: str) -> None:
 def test_rows_that_another_relay_holds_are_skipped_and_not_waited_for(url: str) -> None:
     publisher = ScriptedPublisher()
     rows = leave(url, 10)
-    with psycopg.connect(url) as rival:
-        rival.execute("select from outbox order by id limit 4 for update")
+    with psycopg.connect(url) as concurrent:
+        concurrent.execute("select from outbox order by id limit 4 for update")
         assert relay(url, publisher).relay_once() == 6
     assert not set(sent(publisher)).intersection(sorted(rows)[:4])
 

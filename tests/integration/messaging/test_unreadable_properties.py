@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the broker passes on, whoever wrote it, is received, can be parked, and ends no connection."""
+"""What the broker passes on, whoever wrote it, is received, can be dead_lettered, and ends no connection."""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -9,9 +9,9 @@ import pytest
 from pika.exceptions import ChannelClosedByBroker
 
 from local.demo.poison import every_kind
+from local.eventually import eventually
 from local.servers.rabbitmq import RabbitMQ as RabbitMQServer
 from local.servers.stack import Stack
-from local.system import eventually
 from orderflow.events import OrderCreated
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.clock import SystemClock

@@ -19,7 +19,7 @@ from orderflow.services import SERVICES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shop:
+class Installation:
     """One installation on a shared broker, with users of its own."""
 
     admin_url: str
@@ -52,11 +52,11 @@ def wanted(vhost: str, management_url: str) -> Iterator[Definitions]:
 
 
 @pytest.fixture
-def shop(vhost: str, management_url: str, wanted: Definitions) -> Shop:
+def shop(vhost: str, management_url: str, wanted: Definitions) -> Installation:
     """An installation with everything applied."""
     applied = apply(Management(management_url), wanted)
     assert not applied.left
-    return Shop(admin_url=vhost, management_url=management_url, vhost=wanted.vhosts[0].name, document=wanted)
+    return Installation(admin_url=vhost, management_url=management_url, vhost=wanted.vhosts[0].name, document=wanted)
 
 
 @pytest.fixture

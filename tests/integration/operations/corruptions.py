@@ -154,8 +154,8 @@ DAMAGE = {
         f"delete from order_history where status = 'confirmed' and order_id = {A_CONFIRMED}",
         "ended_twice",
     ),
-    "the shop shows an old stock": ("update stock set stock_version = 2", "stale_availability"),
-    "the shop does not know a product": ("delete from availability", "stale_availability"),
+    "the orders API shows an old stock": ("update stock set stock_version = 2", "stale_availability"),
+    "the orders API lacks a product": ("delete from availability", "stale_availability"),
     "nobody was told how an order ended": (
         f"delete from notifications where subject = {A_CONFIRMED}::text",
         "missing_notifications",

@@ -14,7 +14,7 @@ from orderflow.messaging.service import Queue, Service
 from orderflow.operations.management_api import Management
 from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
-from tests.integration.operations.conftest import Channels, Shop
+from tests.integration.operations.conftest import Channels, Installation
 
 pytestmark = pytest.mark.integration
 
@@ -36,7 +36,7 @@ def put(channel: BlockingChannel, exchange: str, key: str, **properties: Any) ->
     channel.basic_publish(exchange, key, b"{}", pika.BasicProperties(delivery_mode=2, **properties), mandatory=True)
 
 
-def test_a_retry_copy_comes_back_to_its_queue_after_its_delay(shop: Shop, channels: Channels) -> None:
+def test_a_retry_copy_comes_back_to_its_queue_after_its_delay(shop: Installation, channels: Channels) -> None:
     channel = channels.open(shop.url("orders"))
     for hop in range(2):
         begun = time.monotonic()
@@ -48,7 +48,9 @@ def test_a_retry_copy_comes_back_to_its_queue_after_its_delay(shop: Shop, channe
         channel.basic_ack(method.delivery_tag)
 
 
-def test_what_is_redelivered_too_often_is_parked_by_the_broker(shop: Shop, channels: Channels) -> None:
+def test_a_message_that_is_redelivered_too_often_is_dead_lettered_by_the_broker(
+    shop: Installation, channels: Channels
+) -> None:
     channel = channels.open(shop.url("payments"))
     # It went through a retry queue before: the first death is that, the last one is what counts.
     put(channel, "retry", "payment_requests.retry.1s", message_id="m", correlation_id="o")
@@ -65,7 +67,7 @@ def test_what_is_redelivered_too_often_is_parked_by_the_broker(shop: Shop, chann
     assert channel.basic_get("payment_requests")[0] is None
 
 
-def test_a_full_queue_refuses_and_drops_nothing(shop: Shop, channels: Channels) -> None:
+def test_a_full_queue_refuses_and_drops_nothing(shop: Installation, channels: Channels) -> None:
     small = [
         msgspec.structs.replace(policy, definition={**policy.definition, "max-length": 5})
         if policy.name == "payment_requests"
@@ -93,7 +95,7 @@ def accepted_until_full(channel: BlockingChannel) -> int:
 
 
 def test_the_events_of_one_order_go_to_one_partition(
-    vhost: str, management_url: str, shop: Shop, channels: Channels
+    vhost: str, management_url: str, shop: Installation, channels: Channels
 ) -> None:
     work = Queue(name="work", events=tuple(e for s in SERVICES for e in s.publishes), partitions=3)
     parted = definitions([Service(name="one", queues=(work,), publishes=work.events)], vhost=shop.vhost)

@@ -34,46 +34,46 @@ from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from orderflow.operations.management_api import Management
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
 from tests.builders import a_codec, an_event
-from tests.integration.operations.conftest import Channels, Shop
-from tests.rigs.dead_letters import ALL, PRIVATE, TRACE, ids_in, park, taken
+from tests.integration.operations.conftest import Channels, Installation
+from tests.rigs.dead_letters import ALL, PRIVATE, TRACE, ids_in, store_dead_letters, taken
 from tests.rigs.scripted_broker import ScriptedPublisher, deliver
 
 pytestmark = pytest.mark.integration
 
 
-def test_looking_any_number_of_times_neither_loses_nor_reorders(shop: Shop, channels: Channels) -> None:
-    parked = park(shop, channels, ["a", "b"] * 50)
+def test_looking_any_number_of_times_neither_loses_nor_reorders(shop: Installation, channels: Channels) -> None:
+    dead_lettered = store_dead_letters(shop, channels, ["a", "b"] * 50)
     queue = DeadLetterQueue(shop.url("replay"))
     for _ in range(30):
-        assert ids_in(queue) == parked
+        assert ids_in(queue) == dead_lettered
     some = queue.browse(Selection(reason="b"), limit=3)
-    assert [letter.message_id for letter in some.letters] == [parked[1], parked[3], parked[5]]
+    assert [letter.message_id for letter in some.letters] == [dead_lettered[1], dead_lettered[3], dead_lettered[5]]
     assert some.total == 100
-    assert ids_in(queue) == parked
+    assert ids_in(queue) == dead_lettered
 
 
 def test_a_replay_sends_the_same_message_back_without_the_marks_of_its_failure(
-    shop: Shop, channels: Channels, caplog: pytest.LogCaptureFixture
+    shop: Installation, channels: Channels, caplog: pytest.LogCaptureFixture
 ) -> None:
-    parked = park(shop, channels, ["bad_data", "other", "bad_data"])
+    dead_lettered = store_dead_letters(shop, channels, ["bad_data", "other", "bad_data"])
     queue = DeadLetterQueue(shop.url("replay"))
     with caplog.at_level(logging.INFO):
         settled = queue.replay(Selection(reason="bad_data"), limit=10, operator="ann", per_second=1000)
-    assert [letter.message_id for letter in settled.gone] == [parked[0], parked[2]]
+    assert [letter.message_id for letter in settled.gone] == [dead_lettered[0], dead_lettered[2]]
     back = taken(shop, channels)
-    assert [properties.message_id for properties, _ in back] == [parked[0], parked[2]]
+    assert [properties.message_id for properties, _ in back] == [dead_lettered[0], dead_lettered[2]]
     headers = back[0][0].headers
     assert headers["traceparent"] == TRACE
     assert headers["x-replayed-by"] == "ann"
     assert headers["x-original-routing-key"] == "inventory.reserved"
     assert not {"x-retry-count", "x-reason", "x-queue", "x-dead-lettered-at", "x-detail"} & headers.keys()
     assert back[0][0].delivery_mode == 2
-    assert ids_in(queue) == [parked[1]]
+    assert ids_in(queue) == [dead_lettered[1]]
     lines = [record for record in caplog.records if record.msg == "dead_letters.replayed"]
     audit = {key: lines[0].__dict__[key] for key in ("operator", "message_id", "reason", "trace_id", "queue")}
     assert audit == {
         "operator": "ann",
-        "message_id": parked[0],
+        "message_id": dead_lettered[0],
         "reason": "bad_data",
         "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "queue": "payment_requests",
@@ -82,8 +82,8 @@ def test_a_replay_sends_the_same_message_back_without_the_marks_of_its_failure(
     assert PRIVATE not in caplog.text
 
 
-def test_a_replay_is_part_of_the_trace_of_the_order(shop: Shop, channels: Channels) -> None:
-    park(shop, channels, ["a"])
+def test_a_replay_is_part_of_the_trace_of_the_order(shop: Installation, channels: Channels) -> None:
+    store_dead_letters(shop, channels, ["a"])
     exported = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exported))
@@ -98,34 +98,34 @@ def test_a_replay_is_part_of_the_trace_of_the_order(shop: Shop, channels: Channe
     assert properties.headers["traceparent"] == f"00-{trace_id}-{span.context.span_id:016x}-01"
 
 
-def test_a_dry_run_changes_nothing(shop: Shop, channels: Channels) -> None:
-    parked = park(shop, channels, ["a"] * 5)
+def test_a_dry_run_changes_nothing(shop: Installation, channels: Channels) -> None:
+    dead_lettered = store_dead_letters(shop, channels, ["a"] * 5)
     queue = DeadLetterQueue(shop.url("replay"))
     assert len(queue.replay(ALL, limit=10, operator="ann", per_second=1000, dry_run=True).gone) == 5
     assert len(queue.discard(ALL, limit=10, operator="ann", dry_run=True).gone) == 5
-    assert ids_in(queue) == parked
+    assert ids_in(queue) == dead_lettered
     assert taken(shop, channels) == []
 
 
-def test_replaying_keeps_to_its_rate(shop: Shop, channels: Channels) -> None:
-    park(shop, channels, ["a"] * 6)
+def test_replaying_keeps_to_its_rate(shop: Installation, channels: Channels) -> None:
+    store_dead_letters(shop, channels, ["a"] * 6)
     before = time.monotonic()
     DeadLetterQueue(shop.url("replay")).replay(ALL, limit=10, operator="ann", per_second=10)
     assert time.monotonic() - before >= 0.6
 
 
-def test_what_cannot_be_routed_stays(shop: Shop, channels: Channels) -> None:
-    parked = park(shop, channels, ["a", "b"])
+def test_what_cannot_be_routed_stays(shop: Installation, channels: Channels) -> None:
+    dead_lettered = store_dead_letters(shop, channels, ["a", "b"])
     Management(shop.management_url).delete("queues", shop.vhost, "payment_requests")
     queue = DeadLetterQueue(shop.url("replay"))
     settled = queue.replay(ALL, limit=10, operator="ann", per_second=1000)
     assert [why for _, why in settled.kept] == ["its queue is not there"] * 2
     assert settled.gone == ()
-    assert ids_in(queue) == parked
+    assert ids_in(queue) == dead_lettered
 
 
-def test_a_connection_that_breaks_in_between_ends_the_replay_and_what_was_done_is_told(
-    shop: Shop, channels: Channels
+def test_a_connection_that_breaks_ends_the_replay_and_the_part_done_is_reported(
+    shop: Installation, channels: Channels
 ) -> None:
     class Cut(TracedChannel):
         """Its wire is cut under the third copy."""
@@ -139,20 +139,20 @@ def test_a_connection_that_breaks_in_between_ends_the_replay_and_what_was_done_i
                 wire._sock.shutdown(socket.SHUT_RDWR)
             super().publish(**message)
 
-    parked = park(shop, channels, ["a"] * 5)
+    dead_lettered = store_dead_letters(shop, channels, ["a"] * 5)
     queue = DeadLetterQueue(shop.url("replay"), traced=partial(Cut, provider=None))
     cut = queue.replay(ALL, limit=4, operator="ann", per_second=1000)
-    assert [letter.message_id for letter in cut.gone] == parked[:2]
+    assert [letter.message_id for letter in cut.gone] == dead_lettered[:2]
     assert [(letter.message_id, why) for letter, why in cut.kept] == [
-        (parked[2], "the broker went away, run it again when it is back")
+        (dead_lettered[2], "the broker went away, run it again when it is back")
     ]
     assert cut.left == 2
     DeadLetterQueue(shop.url("replay")).replay(ALL, limit=10, operator="ann", per_second=1000)
-    assert {properties.message_id for properties, _ in taken(shop, channels)} == set(parked)
+    assert {properties.message_id for properties, _ in taken(shop, channels)} == set(dead_lettered)
 
 
-def test_what_fails_again_while_replaying_is_not_replayed_twice(shop: Shop, channels: Channels) -> None:
-    park(shop, channels, ["a"])
+def test_what_fails_again_while_replaying_is_not_replayed_twice(shop: Installation, channels: Channels) -> None:
+    store_dead_letters(shop, channels, ["a"])
     channel = channels.open(shop.admin_url)
     # Whatever comes back for payments goes to the dead letters at once.
     channel.queue_unbind("payment_requests", "replay", "payment_requests")
@@ -161,7 +161,7 @@ def test_what_fails_again_while_replaying_is_not_replayed_twice(shop: Shop, chan
     assert len(settled.gone) == 1
 
 
-def test_a_message_that_the_broker_parked_goes_back_to_where_it_crashed(shop: Shop, channels: Channels) -> None:
+def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: Installation, channels: Channels) -> None:
     channel = channels.open(shop.url("payments"))
     event = an_event(InventoryReserved)
     delivery = deliver(event, message_id=str(uuid4()))
@@ -231,19 +231,19 @@ class Counting:
 
 
 def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
-    shop: Shop, channels: Channels, database: str
+    shop: Installation, channels: Channels, database: str
 ) -> None:
-    parked = park(shop, channels, ["a"] * 5)
+    dead_lettered = store_dead_letters(shop, channels, ["a"] * 5)
     killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_ACK, shop.url("replay")], timeout=60, check=False)
     assert killed.returncode == -signal.SIGKILL
     queue = DeadLetterQueue(shop.url("replay"))
     left = [letter.message_id for letter in waited(queue, 3)]
-    assert parked[2] in left  # confirmed in its queue, and still parked
+    assert dead_lettered[2] in left  # confirmed in its queue, and still dead_lettered
     queue.replay(ALL, limit=100, operator="ann", per_second=1000)
 
     copies = taken(shop, channels)
     sent = [properties.message_id for properties, _ in copies]
-    assert sorted(sent) == sorted([*parked, parked[2]])
+    assert sorted(sent) == sorted([*dead_lettered, dead_lettered[2]])
     handler = Counting()
     migrate(Database(database), [messaging_schema()])
     outbox = Outbox(ScriptedPublisher(), a_codec("payments"), lease_seconds=10)
@@ -256,7 +256,7 @@ def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
     )
     for tag, (properties, body) in enumerate(copies):
         processor([received(tag, properties, body)], BatchObserver())
-    assert sorted(map(str, handler.handled)) == sorted(parked)
+    assert sorted(map(str, handler.handled)) == sorted(dead_lettered)
 
 
 def received(tag: int, properties: pika.BasicProperties, body: bytes) -> Delivery:

@@ -13,13 +13,13 @@ from orderflow.operations.dead_letters import command
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from orderflow.operations.dead_letters.view import terminal
 from orderflow.settings import Settings
-from tests.integration.operations.conftest import Channels, Shop
-from tests.rigs.dead_letters import PRIVATE, ids_in, park, taken
+from tests.integration.operations.conftest import Channels, Installation
+from tests.rigs.dead_letters import PRIVATE, ids_in, store_dead_letters, taken
 
 pytestmark = pytest.mark.integration
 
 
-def run_command(shop: Shop, *words: str) -> tuple[int, str]:
+def run_command(shop: Installation, *words: str) -> tuple[int, str]:
     """Exit code and output of the command, as the user who may replay."""
     parser = argparse.ArgumentParser()
     command.arguments(parser)
@@ -30,20 +30,20 @@ def run_command(shop: Shop, *words: str) -> tuple[int, str]:
     return code, captured.get()
 
 
-def test_list_and_inspect_show_reasons_and_traces_but_nobodys_name(shop: Shop, channels: Channels) -> None:
-    parked = park(shop, channels, ["bad_data", "other"])
+def test_list_and_inspect_show_reasons_and_traces_but_no_personal_data(shop: Installation, channels: Channels) -> None:
+    dead_lettered = store_dead_letters(shop, channels, ["bad_data", "other"])
     code, text = run_command(shop, "list", "--reason", "bad_data")
     assert code == 0
-    assert parked[0] in text and parked[1] not in text
+    assert dead_lettered[0] in text and dead_lettered[1] not in text
     assert "1 shown of 2" in text
 
     code, text = run_command(shop, "list", "--json")
     listed = json.loads(text)
     assert [letter["reason"] for letter in listed["dead_letters"]] == ["bad_data", "other"]
 
-    code, plain = run_command(shop, "inspect", parked[0])
+    code, plain = run_command(shop, "inspect", dead_lettered[0])
     assert code == 0
-    code, as_json = run_command(shop, "inspect", "--json", parked[0])
+    code, as_json = run_command(shop, "inspect", "--json", dead_lettered[0])
     shown = json.loads(as_json)["dead_letters"][0]
     assert shown["body"]["user_id"] == shown["body"]["payment_token"] == "***"
     for text in (plain, as_json):
@@ -52,18 +52,18 @@ def test_list_and_inspect_show_reasons_and_traces_but_nobodys_name(shop: Shop, c
     assert run_command(shop, "inspect", "nobody")[0] == 1
 
 
-def test_replay_and_discard_as_commands(shop: Shop, channels: Channels) -> None:
-    parked = park(shop, channels, ["a", "a", "b"])
-    assert run_command(shop, "replay", parked[0], "--rate", "1000")[0] == 0
+def test_replay_and_discard_as_commands(shop: Installation, channels: Channels) -> None:
+    dead_lettered = store_dead_letters(shop, channels, ["a", "a", "b"])
+    assert run_command(shop, "replay", dead_lettered[0], "--rate", "1000")[0] == 0
     code, text = run_command(shop, "discard", "--reason", "a", "--yes", "--json")
     assert code == 0
-    assert [letter["message_id"] for letter in json.loads(text)["discarded"]] == [parked[1]]
-    assert [properties.message_id for properties, _ in taken(shop, channels)] == [parked[0]]
-    assert ids_in(DeadLetterQueue(shop.url("replay"))) == [parked[2]]
+    assert [letter["message_id"] for letter in json.loads(text)["discarded"]] == [dead_lettered[1]]
+    assert [properties.message_id for properties, _ in taken(shop, channels)] == [dead_lettered[0]]
+    assert ids_in(DeadLetterQueue(shop.url("replay"))) == [dead_lettered[2]]
 
 
-def test_what_the_limit_leaves_behind_is_told(shop: Shop, channels: Channels) -> None:
-    park(shop, channels, ["a"] * 5 + ["b"])
+def test_the_number_beyond_the_limit_is_printed(shop: Installation, channels: Channels) -> None:
+    store_dead_letters(shop, channels, ["a"] * 5 + ["b"])
     code, text = run_command(shop, "replay", "--reason", "a", "--limit", "2", "--dry-run")
     assert code == 1
     assert "would replay 2, kept 0, 3 more are meant: run it again" in text
@@ -72,7 +72,7 @@ def test_what_the_limit_leaves_behind_is_told(shop: Shop, channels: Channels) ->
     assert run_command(shop, "replay", "--all", "--rate", "1000")[0] == 0
 
 
-def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Shop, channels: Channels) -> None:
+def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Installation, channels: Channels) -> None:
     deep: Any = 1
     for _ in range(800):
         deep = [deep]
@@ -92,7 +92,7 @@ def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Shop, channels:
     assert "\x1b" not in text
 
 
-def test_poison_of_every_kind_can_be_looked_at_and_sent_back(shop: Shop, channels: Channels) -> None:
+def test_poison_of_every_kind_can_be_looked_at_and_sent_back(shop: Installation, channels: Channels) -> None:
     poison = list(every_kind())
     channel = channels.open(shop.url("payments"))
     for one in poison:
@@ -106,7 +106,7 @@ def test_poison_of_every_kind_can_be_looked_at_and_sent_back(shop: Shop, channel
     assert len(taken(shop, channels)) == len(poison)
 
 
-def test_without_the_right_the_broker_says_no(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_right_the_broker_says_no(shop: Installation, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     command.arguments(parser)
     code = command.run(parser.parse_args(["list"]), Settings(amqp_url=shop.url("payments")))

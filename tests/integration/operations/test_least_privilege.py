@@ -13,7 +13,7 @@ from orderflow.messaging.consume.settlement import DELAYS_SECONDS, retry_queue
 from orderflow.messaging.service import Service
 from orderflow.operations.management_api import ManagementRefused
 from orderflow.services import SERVICES
-from tests.integration.operations.conftest import Channels, Shop
+from tests.integration.operations.conftest import Channels, Installation
 
 pytestmark = pytest.mark.integration
 
@@ -26,8 +26,8 @@ def put(channel: BlockingChannel, exchange: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("declared", SERVICES, ids=lambda service: service.name)
-def test_a_service_publishes_its_events_consumes_its_queues_and_parks_its_messages(
-    declared: Service, shop: Shop, channels: Channels
+def test_a_service_publishes_its_events_consumes_its_queues_and_dead_letters_its_messages(
+    declared: Service, shop: Installation, channels: Channels
 ) -> None:
     channel = channels.open(shop.url(declared.name))
     for event in declared.publishes:
@@ -40,7 +40,7 @@ def test_a_service_publishes_its_events_consumes_its_queues_and_parks_its_messag
         channel.basic_cancel(channel.basic_consume(queue, lambda *_: None))
 
 
-def test_replay_reads_dead_letters_and_writes_to_work_queues(shop: Shop, channels: Channels) -> None:
+def test_replay_reads_dead_letters_and_writes_to_work_queues(shop: Installation, channels: Channels) -> None:
     put(channels.open(shop.url("payments")), "dlx", "payment_requests")
     channel = channels.open(shop.url("replay"))
     method, _, _ = channel.basic_get("dead_letter_queue")
@@ -49,13 +49,13 @@ def test_replay_reads_dead_letters_and_writes_to_work_queues(shop: Shop, channel
     channel.basic_ack(method.delivery_tag)
 
 
-def test_replay_cannot_reach_a_queue_that_is_no_work_queue(shop: Shop, channels: Channels) -> None:
+def test_replay_cannot_reach_a_queue_that_is_no_work_queue(shop: Installation, channels: Channels) -> None:
     for key in ("dead_letter_queue", "payment_requests.retry.1s", "nowhere"):
         with pytest.raises(UnroutableError):
             put(channels.open(shop.url("replay")), "replay", key)
 
 
-def test_monitor_sees_the_queues_and_topology_the_definitions(shop: Shop) -> None:
+def test_monitor_sees_the_queues_and_topology_the_definitions(shop: Installation) -> None:
     assert b"order_updates" in shop.api("monitor").get("queues", shop.vhost)
     assert b"order_updates" in shop.api("topology").get("definitions")
 
@@ -81,7 +81,7 @@ FORBIDDEN: dict[str, tuple[str, Operation]] = {
         "notifications",
         lambda c: put(c, "retry", "payment_requests.retry.1s"),
     ),
-    "park a message in another's name": ("inventory", lambda c: put(c, "dlx", "payment_requests")),
+    "dead-letter a message in another's name": ("inventory", lambda c: put(c, "dlx", "payment_requests")),
     "consume another's queue": ("inventory", lambda c: c.basic_consume("payment_requests", lambda *_: None)),
     "read another's queue": ("notifications", lambda c: c.basic_get("order_updates")),
     "read dead letters": ("payments", lambda c: c.basic_get("dead_letter_queue")),
@@ -97,7 +97,7 @@ FORBIDDEN: dict[str, tuple[str, Operation]] = {
 }
 
 
-def test_what_nobody_needs_is_refused_by_the_broker(shop: Shop, channels: Channels) -> None:
+def test_an_operation_that_no_service_needs_is_refused_by_the_broker(shop: Installation, channels: Channels) -> None:
     answers = {}
     for name, (user, operation) in FORBIDDEN.items():
         try:
@@ -108,19 +108,21 @@ def test_what_nobody_needs_is_refused_by_the_broker(shop: Shop, channels: Channe
     assert answers == dict.fromkeys(FORBIDDEN, "ACCESS_REFUSED")
 
 
-def test_its_own_queue_can_be_purged_by_a_service_because_reading_is_enough(shop: Shop, channels: Channels) -> None:
+def test_its_own_queue_can_be_purged_by_a_service_because_reading_is_enough(
+    shop: Installation, channels: Channels
+) -> None:
     channels.open(shop.url("orders")).queue_purge("order_updates")
 
 
 @pytest.mark.parametrize("user", ["orders", "inventory", "payments", "notifications", "replay"])
-def test_the_management_api_is_closed_to_services_and_replay(user: str, shop: Shop) -> None:
+def test_the_management_api_is_closed_to_services_and_replay(user: str, shop: Installation) -> None:
     for path in (("overview",), ("queues", shop.vhost), ("definitions",), ("users",)):
         with pytest.raises(ManagementRefused) as caught:
             shop.api(user).get(*path)
         assert caught.value.status in {401, 403}
 
 
-def test_monitor_changes_nothing(shop: Shop) -> None:
+def test_monitor_changes_nothing(shop: Installation) -> None:
     api = shop.api("monitor")
     calls: list[Callable[[], None]] = [
         lambda: api.delete("queues", shop.vhost, "order_updates"),
@@ -133,7 +135,7 @@ def test_monitor_changes_nothing(shop: Shop) -> None:
             call()
 
 
-def test_nobody_gets_in_without_a_password_of_the_document(shop: Shop, channels: Channels) -> None:
+def test_a_user_without_a_password_of_the_document_is_refused(shop: Installation, channels: Channels) -> None:
     place = shop.url("orders").split("@")[1]
     for login in ("guest:guest", f"{shop.document.users[0].name}:guessed"):
         with pytest.raises(ProbableAuthenticationError):

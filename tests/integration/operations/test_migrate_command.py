@@ -68,7 +68,7 @@ def test_all_services_are_migrated_when_the_url_has_a_place_for_their_names(
     execute(url.replace("{service}", "payments"), NEWER.replace("'orders'", "'payments'"))
     assert command(url) == 2  # the others are migrated all the same
     said = capsys.readouterr()
-    assert "payments: the database has payments up to 0002 (next), this version knows up to 0001\n" in said.err
+    assert "payments: the database has payments up to 0002 (next), this version has up to 0001\n" in said.err
     assert {line.partition(":")[0] for line in said.out.splitlines()} == {"orders", "inventory", "notifications"}
     execute(url.replace("{service}", "payments"), "delete from orderflow_migrations where number = 2")
     assert command(url, "--check") == 0

@@ -48,7 +48,7 @@ def wrong(found: Integrity) -> set[str]:
     return {part for part in (*_NAMED, "stuck") if getattr(found, part)}
 
 
-def test_a_sound_shop_keeps_every_promise(shop: dict[str, Database]) -> None:
+def test_consistent_databases_keep_every_promise(shop: dict[str, Database]) -> None:
     found = integrity(shop)
     assert wrong(found) == set()
     assert all(check.kept for check in found.checks())
@@ -77,7 +77,7 @@ def test_what_follows_an_end_may_take_its_time(shop: dict[str, Database], databa
     assert [len(check.examples) for check in found.checks() if not check.kept] == [2, 2, 1]
 
 
-def test_a_shop_that_is_only_behind_is_not_told(shop: dict[str, Database], database: str) -> None:
+def test_an_update_in_flight_is_not_reported(shop: dict[str, Database], database: str) -> None:
     instrumentation = Watching()
     found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
     for version in (2, 3):
@@ -112,7 +112,7 @@ class Watching(Instrumentation):
         self.then()
 
 
-def test_what_one_look_alone_found_may_be_in_flight_and_is_not_told(shop: dict[str, Database], database: str) -> None:
+def test_what_only_one_run_found_is_not_reported(shop: dict[str, Database], database: str) -> None:
     instrumentation = Watching()
     found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
     damage(database, "update charges set state = 'requested' where charge_id = 'c-1'")
@@ -124,7 +124,7 @@ def test_what_one_look_alone_found_may_be_in_flight_and_is_not_told(shop: dict[s
     assert [told.charge_mismatches for told in instrumentation.told] == [0, 0, 1]
 
 
-def test_units_are_told_by_their_number(shop: dict[str, Database], database: str) -> None:
+def test_units_are_reported_by_their_number(shop: dict[str, Database], database: str) -> None:
     instrumentation = Watching()
     found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
     damage(database, "update stock set available = available + 3, on_hand = on_hand + 3")

@@ -15,7 +15,7 @@ from orderflow.operations.topology import command
 from orderflow.operations.topology.command import apply, diff
 from orderflow.rabbitmq_definitions import Definitions, QueueDefinition, Value
 from orderflow.settings import Settings
-from tests.integration.operations.conftest import Channels, Shop
+from tests.integration.operations.conftest import Channels, Installation
 
 pytestmark = pytest.mark.integration
 
@@ -51,7 +51,7 @@ def test_the_vhost_is_created_when_it_is_not_there(management_url: str, wanted: 
     assert apply(management, wanted).complete
 
 
-def plant(management: Management, shop: Shop) -> None:
+def plant(management: Management, shop: Installation) -> None:
     """Differences of every sort."""
     name, prefix = shop.vhost, shop.document.users[0].name.removesuffix("orders")
     management.delete("queues", name, "order_updates.retry.5s")
@@ -68,7 +68,7 @@ def plant(management: Management, shop: Shop) -> None:
     management.post("bindings", name, "e", "order_events", "q", "payment_requests", body=msgspec.json.encode(key))
 
 
-def test_planted_differences_are_found_and_put_right_as_far_as_an_import_can(shop: Shop) -> None:
+def test_planted_differences_are_found_and_put_right_as_far_as_an_import_can(shop: Installation) -> None:
     management = Management(shop.management_url)
     prefix = shop.document.users[0].name.removesuffix("orders")
     plant(management, shop)
@@ -95,7 +95,7 @@ def test_planted_differences_are_found_and_put_right_as_far_as_an_import_can(sho
     assert shop.api("monitor").get("overview")
 
 
-def test_pruning_deletes_what_is_extra_but_never_messages(shop: Shop, channels: Channels) -> None:
+def test_pruning_deletes_what_is_extra_but_never_messages(shop: Installation, channels: Channels) -> None:
     management = Management(shop.management_url)
     for name in ("empty", "full"):
         management.put("queues", shop.vhost, name, body={"durable": True, "arguments": {"x-queue-type": "quorum"}})
@@ -128,7 +128,9 @@ def parsed(action: str, shop_name: str, passwords: Path | None, prefix: str) -> 
     return parser.parse_args([action, *options, *(["--passwords", str(passwords)] if passwords else [])])
 
 
-def test_the_command_tells_by_its_exit_code(shop: Shop, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_tells_by_its_exit_code(
+    shop: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     prefix = shop.document.users[0].name.removesuffix("orders")
     file = tmp_path / "passwords.json"
     file.write_text(json.dumps({user.name.removeprefix(prefix): user.password for user in shop.document.users}))
@@ -144,7 +146,9 @@ def test_the_command_tells_by_its_exit_code(shop: Shop, tmp_path: Path, capsys: 
     assert "not a JSON object" in capsys.readouterr().err
 
 
-def test_what_the_command_prints_is_what_a_broker_imports(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_the_command_prints_is_what_a_broker_imports(
+    shop: Installation, capsys: pytest.CaptureFixture[str]
+) -> None:
     prefix = shop.document.users[0].name.removesuffix("orders")
     assert command.run(parsed("render", shop.vhost, None, prefix), Settings()) == 0
     printed: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -159,7 +163,7 @@ def test_a_broker_that_is_not_there_is_waited_for_and_then_given_up() -> None:
         Management("http://nobody:x@127.0.0.1:9").wait(0)
 
 
-def test_an_argument_that_an_import_skips_silently_is_still_found(shop: Shop) -> None:
+def test_an_argument_that_an_import_skips_silently_is_still_found(shop: Installation) -> None:
     single: dict[str, Value] = {"x-queue-type": "quorum", "x-single-active-consumer": True}
     queues = [
         QueueDefinition(name=queue.name, vhost=queue.vhost, arguments=single)

@@ -129,7 +129,7 @@ def test_an_order_that_does_not_come_to_be_gives_its_units_back(
     assert counts(inventory) == (10, 0, 0)
 
 
-def test_a_confirmed_order_that_holds_nothing_is_parked(inventory: Database) -> None:
+def test_a_confirmed_order_without_a_reservation_is_dead_lettered(inventory: Database) -> None:
     put(inventory, a=10)
     released, sold = uuid4(), uuid4()
     handle(inventory, created(released, ("a", 1)), rejected(released), created(sold, ("a", 1)), confirmed(sold))
@@ -164,7 +164,7 @@ def test_orders_of_one_batch_share_what_is_there(inventory: Database) -> None:
     assert counts(inventory) == (2, 8, 0)
 
 
-def test_low_stock_is_told_once_a_fall(inventory: Database) -> None:
+def test_low_stock_is_published_once_per_fall(inventory: Database) -> None:
     put(inventory, a=10)
     kinds = [type(handle(inventory, created(uuid4(), ("a", 2)))[-1][0]) for _ in range(5)]
     assert kinds == [StockChanged, StockChanged, StockLow, StockChanged, StockChanged]
@@ -179,7 +179,7 @@ def test_stock_cannot_be_set_under_what_is_promised(inventory: Database) -> None
     assert counts(inventory) == (0, 4, 0)
 
 
-def test_units_of_a_sku_that_somebody_deleted_are_not_booked(inventory: Database) -> None:
+def test_units_of_a_deleted_sku_are_not_booked(inventory: Database) -> None:
     put(inventory, a=10, b=10)
     order = uuid4()
     handle(inventory, created(order, ("a", 1), ("b", 1)))
@@ -234,12 +234,12 @@ def test_two_consumers_with_events_of_one_order_do_not_pass_each_other(inventory
     put(inventory, a=10)
     order = uuid4()
     handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
-    rival = Database(database)
+    concurrent = Database(database)
     failed: list[BaseException] = []
 
     def cancel() -> None:
         try:
-            handle(rival, cancelled(order))
+            handle(concurrent, cancelled(order))
         except TransactionAborted as error:
             failed.append(error)
 
@@ -250,8 +250,8 @@ def test_two_consumers_with_events_of_one_order_do_not_pass_each_other(inventory
         thread.join(0.3)  # it waits for us by now, or will find our commit
     thread.join()
     if failed:
-        handle(rival, cancelled(order))
-    rival.close()
+        handle(concurrent, cancelled(order))
+    concurrent.close()
     assert counts(inventory) == (10, 0, 0)
 
 
@@ -261,14 +261,14 @@ def test_what_is_being_sold_is_not_released_as_well(inventory: Database, databas
     # The second order's units would hide a release of the first one's from the table's own checks.
     handle(inventory, created(order, ("a", 3)), created(uuid4(), ("a", 3)))
     handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
-    rival = Database(database)
-    thread = threading.Thread(target=lambda: handle(rival, cancelled(order)))
+    concurrent = Database(database)
+    thread = threading.Thread(target=lambda: handle(concurrent, cancelled(order)))
     with inventory.transaction() as transaction:
         handler.handle([Incoming(uuid4(), confirmed(order), 0)], SqlUnitOfWork(transaction))
         thread.start()
         thread.join(0.3)  # it waits for us by now, or will find our commit
     thread.join()
-    rival.close()
+    concurrent.close()
     assert counts(inventory) == (4, 3, 3)
 
 

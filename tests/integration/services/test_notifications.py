@@ -11,6 +11,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message as MessageHandler
 
+from local.eventually import eventually
 from orderflow.events import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
 from orderflow.messaging.clock import SystemClock
 from orderflow.services.notifications.effects import NotificationEffect
@@ -26,7 +27,6 @@ from tests.rigs.consumer import query
 from tests.rigs.effects import TRACE
 from tests.rigs.notifications import Notifications, Webhook, webhook
 from tests.rigs.payments import free_port, prepare_service
-from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -106,7 +106,7 @@ def test_every_kind_is_posted_once_with_its_key_and_its_trace(url: str, hook: We
     assert notifications.watch.outcomes == {(kind, "sent"): 1 for kind in told}
 
 
-def test_what_was_told_is_not_told_again_whatever_message_asks(url: str, hook: Webhook) -> None:
+def test_a_notification_is_sent_once_whatever_message_requests_it(url: str, hook: Webhook) -> None:
     event = an_event(OrderConfirmed)
     with Notifications(url, WebhookSender(hook.url)) as notifications:
         notifications.receive(event, event)
@@ -127,7 +127,7 @@ def test_a_receiver_that_fails_is_tried_again_with_the_same_key(url: str, hook: 
     assert notifications.watch.outcomes == {("order_confirmed", "retried"): 2, ("order_confirmed", "sent"): 1}
 
 
-def test_a_notification_that_nobody_takes_is_given_up_and_counted(
+def test_a_notification_that_is_never_accepted_fails_and_is_counted(
     url: str, hook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook.statuses = [500] * 2
@@ -173,7 +173,7 @@ def test_a_mail_reaches_the_customer_and_keeps_its_id_when_it_is_sent_again(
     assert query(url, "select reason from notifications") == [(None,)]
 
 
-def test_what_is_about_no_customer_is_mailed_to_the_shop(url: str, mailbox: tuple[Mailbox, str]) -> None:
+def test_what_concerns_no_customer_is_mailed_to_the_operator(url: str, mailbox: tuple[Mailbox, str]) -> None:
     box, server = mailbox
     with Notifications(url, mailing(server)) as notifications:
         notifications.receive(an_event(StockLow))

@@ -13,8 +13,9 @@ from uuid import uuid4
 import pytest
 import requests
 
+from local.eventually import eventually
 from local.servers.stack import Stack
-from local.system import ROOT, System, eventually
+from local.system import ROOT, System
 from tests.rigs.openapi_hooks import SKUS
 
 pytestmark = pytest.mark.integration

@@ -128,7 +128,7 @@ def ends(outcomes: list[Outcome]) -> list[type]:
     return [type(event) for outcome in outcomes if isinstance(outcome, Done) for event in outcome.events]
 
 
-def test_a_paid_order_is_confirmed_and_told_once(orders: Database) -> None:
+def test_a_paid_order_is_confirmed_and_published_once(orders: Database) -> None:
     told = Told()
     order = accept(orders)
     assert ends(handle(orders, reserved(order))) == []
@@ -186,26 +186,26 @@ def test_holds_expire_in_portions(orders: Database) -> None:
 
 def test_an_order_that_is_being_paid_does_not_expire(orders: Database, database: str) -> None:
     order, other = accept_many(orders, 2, hold_seconds=-1)
-    rival = Database(database)
+    concurrent = Database(database)
     with orders.transaction() as transaction:
         OrderUpdates(Instrumentation()).handle([Incoming(uuid4(), captured(order), 0)], SqlUnitOfWork(transaction))
-        _, told = expire(rival)
-    rival.close()
+        _, told = expire(concurrent)
+    concurrent.close()
     assert [event.order_id for event in told if isinstance(event, OrderCancelled)] == [other]
     assert (status(orders, order)[0], status(orders, other)[0]) == ("confirmed", "cancelled")
 
 
 def test_a_capture_waits_for_the_expiry_and_changes_nothing(orders: Database, database: str) -> None:
     order = accept(orders, hold_seconds=-1)
-    rival, told = Database(database), list[type]()
-    thread = threading.Thread(target=lambda: told.extend(ends(handle(rival, captured(order)))))
+    concurrent, told = Database(database), list[type]()
+    thread = threading.Thread(target=lambda: told.extend(ends(handle(concurrent, captured(order)))))
     with orders.transaction() as transaction:
         expire_holds(SqlUnitOfWork(transaction), instrumentation=Instrumentation())
         thread.start()
         thread.join(0.3)  # it waits for us by now, or will find our commit
         assert told == []
     thread.join()
-    rival.close()
+    concurrent.close()
     assert told == []
     assert status(orders, order) == ("cancelled", "hold_expired")
 
@@ -226,7 +226,7 @@ def test_shuffled_and_tripled_events_end_in_the_same_orders(orders: Database, se
     assert all(steps(orders, order)[-1] == status(orders, order)[0] for order in accepted)
 
 
-def test_the_newest_news_of_a_sku_wins_in_any_order(orders: Database) -> None:
+def test_the_highest_stock_version_of_a_sku_wins_in_any_order(orders: Database) -> None:
     def news(version: int, available: int) -> StockChanged:
         return StockChanged(
             timestamp=NOW,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from litestar.testing import TestClient
 
+from local.eventually import eventually
 from orderflow.database_schema import database_schema
 from orderflow.events import StockChanged, decode
 from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
@@ -23,7 +24,7 @@ from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.services.inventory.api import StockApi
 from orderflow.services.inventory.set_stock import SetStock
 from tests.builders import a_codec
-from tests.rigs.scripted_broker import ScriptedPublisher, eventually
+from tests.rigs.scripted_broker import ScriptedPublisher
 
 pytestmark = pytest.mark.integration
 

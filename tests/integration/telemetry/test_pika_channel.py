@@ -13,6 +13,7 @@ from pika.channel import Channel
 from pika.exceptions import UnroutableError
 from prometheus_client import CollectorRegistry
 
+from local.eventually import eventually
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.broker import Properties, Publication
 from orderflow.messaging.clock import SystemClock
@@ -22,7 +23,6 @@ from orderflow.telemetry.metrics.recorder import Recorder
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
 from orderflow.telemetry.tracing.propagation import TRACEPARENT
-from tests.rigs.scripted_broker import eventually
 from tests.rigs.traces import Traces, attributes
 
 pytestmark = pytest.mark.integration
@@ -41,16 +41,16 @@ def traces() -> Iterator[Traces]:
 
 @pytest.fixture
 def channel(vhost: str) -> Iterator[BlockingChannel]:
-    """A confirming channel with one queue, ``parked``."""
+    """A confirming channel with one queue, ``dead_lettered``."""
     connection = pika.BlockingConnection(pika.URLParameters(vhost))
     opened = connection.channel()
     opened.confirm_delivery()
-    opened.queue_declare("parked")
+    opened.queue_declare("dead_lettered")
     yield opened
     connection.close()
 
 
-def publish(traced: TracedChannel, *, key: str = "parked", **headers: object) -> pika.BasicProperties:
+def publish(traced: TracedChannel, *, key: str = "dead_lettered", **headers: object) -> pika.BasicProperties:
     """Publish one message with these headers; its properties, as the caller still has them."""
     properties = pika.BasicProperties(
         message_id="m-1",
@@ -65,7 +65,7 @@ def publish(traced: TracedChannel, *, key: str = "parked", **headers: object) ->
 
 
 def received(channel: BlockingChannel) -> pika.BasicProperties:
-    method, properties, _ = channel.basic_get("parked", auto_ack=True)
+    method, properties, _ = channel.basic_get("dead_lettered", auto_ack=True)
     assert method is not None and properties is not None
     return properties
 
@@ -142,7 +142,7 @@ def test_other_channels_and_the_hot_path_are_never_traced_by_it(
     assert not hasattr(Channel.basic_publish, "_original_function")
     assert not hasattr(BlockingChannel.basic_publish, "_original_function")
     other = channel.connection.channel()
-    other.basic_publish("", "parked", b"{}")
+    other.basic_publish("", "dead_lettered", b"{}")
     recorder = Recorder(MetricRegistry(CollectorRegistry()), SystemClock())
     instrumentation = fan_out(Instrumentation, (traces.tracing, recorder))
     broker = RabbitMQBroker(
@@ -163,11 +163,11 @@ def test_other_channels_and_the_hot_path_are_never_traced_by_it(
 
 def _publication(traceparent: str) -> Publication:
     properties = Properties(message_id=str(uuid4()), headers={"traceparent": traceparent})
-    return Publication(uuid4(), "", "parked", properties, b"{}")
+    return Publication(uuid4(), "", "dead_lettered", properties, b"{}")
 
 
 def _contexts(channel: BlockingChannel) -> Sequence[str | None]:
     found = []
-    while (properties := channel.basic_get("parked", auto_ack=True)[1]) is not None:
+    while (properties := channel.basic_get("dead_lettered", auto_ack=True)[1]) is not None:
         found.append((properties.headers or {}).get("traceparent"))
     return found

@@ -13,10 +13,11 @@ from uuid import uuid4
 import pytest
 
 from local.demo.journey import roots
-from local.demo.sale import shelf
+from local.demo.sale import put_stock
+from local.eventually import eventually
 from local.http_json import http_json
 from local.servers.stack import Stack
-from local.system import System, eventually
+from local.system import System
 
 pytestmark = pytest.mark.integration
 
@@ -31,7 +32,7 @@ def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     stumbling = [sys.executable, "-m", "tests.rigs.failing_inventory", str(folder / "replay"), "serve", "inventory"]
     commands = {"inventory": stumbling}
     with System.started(stack, folder, environ=EVERYTHING, name="traces", commands=commands) as started:
-        shelf(started, {"a": 1000})
+        put_stock(started, {"a": 1000})
         yield started
 
 
@@ -113,21 +114,21 @@ def test_a_retry_stays_in_the_trace(system: System) -> None:
 def test_a_replay_stays_in_the_trace(system: System) -> None:
     order_id = order(system, 9)
 
-    def parked() -> list[dict[str, Any]]:
+    def dead_lettered() -> list[dict[str, Any]]:
         listed = json.loads(system.run_tool("dead-letters", "list", "--order-id", order_id, "--json"))
         letters: list[dict[str, Any]] = listed["dead_letters"]
         return letters
 
-    eventually(lambda: bool(parked()), seconds=20, what="the message is parked", pause=0.5)
-    (letter,) = parked()
+    eventually(lambda: bool(dead_lettered()), seconds=20, what="the message is dead_lettered", pause=0.5)
+    (letter,) = dead_lettered()
     assert (letter["reason"], letter["queue"]) == ("stumbled", "inventory_updates")
     Path(system.directory / "replay").touch()
     system.run_tool("dead-letters", "replay", letter["message_id"])
     eventually(lambda: confirmed(system, order_id), seconds=20, what="the order is confirmed after a replay")
-    spans = trace(system, order_id, inventory=3)  # parked, reserved after the replay, then sold
+    spans = trace(system, order_id, inventory=3)  # dead_lettered, reserved after the replay, then sold
     assert_connected(spans)
     assert [span["service"] for span in spans if span["service"] == "dead-letters"] == ["dead-letters"]
-    assert parked() == []
+    assert dead_lettered() == []
 
 
 def marked(system: System, trace_id: str) -> bool:
@@ -140,7 +141,7 @@ def test_exemplars_name_stored_traces(system: System) -> None:
     order_id = order(system, 1)
     eventually(lambda: confirmed(system, order_id), seconds=20, what="the order is confirmed")
     request = urllib.request.Request(
-        f"http://127.0.0.1:{system.places['orders'].telemetry}/metrics",
+        f"http://127.0.0.1:{system.process_ports['orders'].telemetry}/metrics",
         headers={"Accept": "application/openmetrics-text; version=1.0.0"},
     )
     with urllib.request.urlopen(request, timeout=5) as answer:

@@ -121,7 +121,7 @@ def test_a_signal_stops_a_process_and_a_second_one_hurries_it(number: signal.Sig
         assert running.returncode == 0
 
 
-def test_idle_seconds_are_told_for_each_running_loop() -> None:
+def test_idle_seconds_are_reported_for_each_running_loop() -> None:
     subject = process()
     loop = FakeLoop("consume", [])
     subject.add(loop)

@@ -104,7 +104,7 @@ def test_an_error_that_concerns_the_request_is_passed_on() -> None:
         asyncio.run(main())
 
 
-def test_a_read_that_nobody_waits_for_is_dropped_and_a_write_is_not() -> None:
+def test_an_abandoned_read_is_dropped_and_an_abandoned_write_is_not() -> None:
     reads, writes = Submitted(), Submitted()
     outcome(read, reads)
     outcome(write, writes)

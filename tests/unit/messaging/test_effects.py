@@ -9,12 +9,12 @@ from typing import Any, Self, cast
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.effects import EffectRunner
 from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Transaction, UnitOfWork
-from tests.rigs.scripted_broker import eventually
 
 
 class Transactions:

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
-from tests.rigs.scripted_broker import eventually
 
 
 class Ledger:
@@ -96,7 +96,7 @@ def test_a_bug_met_by_one_request_fails_that_request_alone() -> None:
     assert ledger.rows == ["a", "b"]
 
 
-def test_when_the_database_is_gone_every_request_of_the_group_hears_it_and_the_next_group_is_tried() -> None:
+def test_without_a_database_every_request_of_the_group_fails_and_the_next_group_is_tried() -> None:
     ledger = Ledger()
     ledger.fail_commit = [DatabaseUnavailable("gone")]
     a, b, c = submitted_then_run(writer(ledger, group_size=2), "a", "b", "c")
@@ -105,7 +105,7 @@ def test_when_the_database_is_gone_every_request_of_the_group_hears_it_and_the_n
     assert c == "c done"
 
 
-def test_what_was_committed_before_the_database_went_stays_answered() -> None:
+def test_results_committed_before_an_outage_stay_valid() -> None:
     ledger = Ledger()
 
     def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
@@ -167,7 +167,7 @@ def test_a_request_that_was_cancelled_while_it_waited_is_not_applied() -> None:
     assert (kept.result(0), ledger.rows) == ("b done", ["b"])
 
 
-def test_after_the_end_nothing_can_be_submitted_that_nobody_would_see() -> None:
+def test_after_the_end_nothing_can_be_submitted() -> None:
     group_commit = writer(Ledger())
     group_commit.stop()
     group_commit.run()

@@ -69,7 +69,7 @@ def test_it_does_not_watch_itself(loops: Loops) -> None:
     assert loops.codes == []
 
 
-def test_it_stops_when_told() -> None:
+def test_it_can_be_stopped() -> None:
     loops = Loops()
     loops.watchdog.stop()
     loops.watchdog.run()

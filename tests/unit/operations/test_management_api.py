@@ -68,7 +68,7 @@ def test_calls_carry_the_login_of_the_url_and_quoted_paths(broker: Broker) -> No
     ]
 
 
-def test_a_refusal_is_told_apart_from_a_broker_that_failed(broker: Broker) -> None:
+def test_a_refusal_is_distinguished_from_a_broker_that_failed(broker: Broker) -> None:
     broker.status = 401
     with pytest.raises(ManagementRefused, match="401") as refused:
         api(broker).get("overview")

@@ -76,9 +76,7 @@ def test_tables_have_the_same_number_of_cells_in_every_row() -> None:
                 assert len(set(rows)) <= 1, f"{path}: {block.splitlines()[0]}"
 
 
-def test_what_was_written_is_current_until_somebody_touches_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_generated_files_are_current_until_one_is_edited(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     reference.arguments(parser)
     check = parser.parse_args(["--check", str(tmp_path)])

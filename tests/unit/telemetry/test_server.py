@@ -67,7 +67,7 @@ def test_openmetrics_comes_with_exemplars_when_asked_for(server: TelemetryServer
     assert "_created" not in body.decode()
 
 
-def test_large_answers_are_compressed_for_those_who_can_read_it(
+def test_large_responses_are_compressed_for_clients_that_accept_it(
     server: TelemetryServer, registry: CollectorRegistry
 ) -> None:
     fill(registry)
@@ -96,7 +96,7 @@ def test_other_paths_are_not_there(server: TelemetryServer) -> None:
     assert get(server, "/metrics?x=1")[0] == 200
 
 
-def test_a_question_that_fails_is_answered_with_an_error(server: TelemetryServer) -> None:
+def test_a_probe_that_raises_gets_an_error_response(server: TelemetryServer) -> None:
     def broken() -> list[str]:
         raise RuntimeError("secret")
 

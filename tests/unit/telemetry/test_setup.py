@@ -50,7 +50,7 @@ def one(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return name, frozenset(labels.items())
 
 
-def test_everything_that_the_core_and_the_shop_tell_can_be_scraped(start: Start) -> None:
+def test_everything_that_core_and_services_report_can_be_scraped(start: Start) -> None:
     telemetry = start("consuming", "publishing", "orders")
     telemetry.instrumentation.batch_received("order_updates", [deliver()]).handled(BatchResult(done=1))
     telemetry.instrumentation.order_final("confirmed", 0.3, {})

@@ -3,10 +3,10 @@
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.events import PaymentCaptured, PaymentRefunded
 from tests.rigs.consumer import query
 from tests.rigs.payments import Payments, Simulator, cancelled, quickly_slow, reserved
-from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +77,7 @@ def test_a_charge_that_succeeds_after_its_order_was_cancelled_is_refunded_once(u
     assert (simulator.charged(event.order_id), simulator.refunded(event.order_id)) == (1, 1)
 
 
-def test_an_answer_that_comes_while_the_order_is_cancelled_leads_to_a_refund(url: str, simulator: Simulator) -> None:
+def test_a_capture_during_the_cancellation_leads_to_a_refund(url: str, simulator: Simulator) -> None:
     event = reserved("slow", order_id=quickly_slow())
     with Payments(url, simulator.url, timeout_seconds=10, lease_seconds=12) as payments:
         payments.receive(event)
@@ -88,7 +88,7 @@ def test_an_answer_that_comes_while_the_order_is_cancelled_leads_to_a_refund(url
     assert payments.published() == {("PaymentRefunded", event.order_id): 1}
 
 
-def test_an_answer_waits_for_a_cancellation_that_is_being_committed(url: str, simulator: Simulator) -> None:
+def test_a_result_waits_for_a_cancellation_that_is_being_committed(url: str, simulator: Simulator) -> None:
     event = reserved("slow", order_id=quickly_slow())
     waiting = "select 1 from pg_stat_activity where application_name = 'payments calls' and wait_event_type = 'Lock'"
     with Payments(url, simulator.url, timeout_seconds=10, lease_seconds=12) as payments:

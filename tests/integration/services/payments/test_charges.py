@@ -5,12 +5,12 @@ from datetime import timedelta
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.events import PaymentCaptured, PaymentDeclined
 from orderflow.services.payments.provider import Captured
 from tests.rigs.consumer import one, query
 from tests.rigs.effects import TRACE
 from tests.rigs.payments import Payments, Simulator, cancelled, quickly_slow, reserved
-from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,7 @@ def test_a_reserved_order_is_charged_and_the_capture_belongs_to_the_message_that
 
 
 @pytest.mark.parametrize("token", ["decline", "a token that nobody knows"])
-def test_a_declined_charge_is_told_once(url: str, simulator: Simulator, token: str) -> None:
+def test_a_declined_charge_is_published_once(url: str, simulator: Simulator, token: str) -> None:
     event = reserved(token)
     with Payments(url, simulator.url) as payments:
         payments.receive(event)
@@ -53,7 +53,7 @@ def test_a_provider_that_fails_once_is_asked_again_and_charges_once(url: str, si
     assert simulator.charged(event.order_id) == 1
 
 
-def test_a_charge_that_was_executed_but_never_answered_is_found_by_asking(url: str, simulator: Simulator) -> None:
+def test_an_executed_charge_without_a_response_is_found_by_a_look_up(url: str, simulator: Simulator) -> None:
     event = reserved("timeout_executed")
     with Payments(url, simulator.url) as payments:
         payments.receive(event)

@@ -9,12 +9,12 @@ from uuid import UUID
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.events import InventoryReserved
 from orderflow.services.payments.domain import State
 from orderflow.services.payments.provider import Captured, Unclear
 from tests.rigs.consumer import query
 from tests.rigs.payments import Payments, ProcessGroup, Simulator, cancelled, quickly_slow, reserved
-from tests.rigs.scripted_broker import eventually
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +77,7 @@ def test_a_lost_database_connection_costs_nothing(url: str, simulator: Simulator
     assert all(charged == 1 for charged in (simulator.ledger()[0][event.order_id] for event in events))
 
 
-def test_an_answer_that_is_recorded_twice_is_told_once(url: str, simulator: Simulator) -> None:
+def test_a_result_that_is_recorded_twice_is_published_once(url: str, simulator: Simulator) -> None:
     event = reserved("ok")
     payments = Payments(url, simulator.url)
     payments.receive(event)

@@ -6,16 +6,16 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from local.eventually import eventually
 from local.supervisor import supervisor as supervisor_module
-from local.supervisor.supervisor import Backoff, ProcessFailed, ProcessSpec, Supervisor
+from local.supervisor.supervisor import ProcessFailed, ProcessSpec, RestartBackoff, Supervisor
 
-QUICK = Backoff(first_seconds=0.02, most_seconds=0.05)
+QUICK = RestartBackoff(first_seconds=0.02, most_seconds=0.05)
 CHECKOUT = Path(__file__).parents[4]
 
 
@@ -33,13 +33,6 @@ def supervisor(reports: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def shell(script: str, tmp_path: Path, *, name: str = "program", **options: object) -> ProcessSpec:
     return ProcessSpec(name=name, argv=["sh", "-c", script], log=tmp_path / f"{name}.log", **options)  # type: ignore[arg-type]
-
-
-def eventually(condition: Callable[[], object], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "did not happen in time"
-        time.sleep(0.005)
 
 
 def is_running(pid: int) -> bool:
@@ -66,7 +59,7 @@ def test_a_crashed_process_is_started_again_each_time_it_ends(supervisor: Superv
 
 
 def test_the_back_off_doubles_up_to_a_limit_and_is_halved_at_most_by_chance() -> None:
-    backoff = Backoff(first_seconds=1, most_seconds=10)
+    backoff = RestartBackoff(first_seconds=1, most_seconds=10)
     assert [backoff.delay(crash, 0.0) for crash in (1, 2, 3, 4, 5, 1000)] == [1, 2, 4, 8, 10, 10]
     assert backoff.delay(2, 0.5) == 1.5
     assert backoff.delay(5, 0.999999) == pytest.approx(5, abs=1e-4)
@@ -271,7 +264,7 @@ def test_processes_die_with_a_killed_supervisor(tmp_path: Path) -> None:
     eventually(lambda: not is_running(pid))
 
 
-def test_only_an_end_that_nobody_asked_for_is_told_as_such(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_only_an_unrequested_end_is_reported_as_a_failure(supervisor: Supervisor, tmp_path: Path) -> None:
     for name in ("stopped", "killed", "ended", "shot"):
         supervisor.start(shell("sleep 60" if name != "ended" else "sleep 0.05", tmp_path, name=name))
     supervisor.stop("stopped")

@@ -53,7 +53,7 @@ def test_nothing_is_attempted_without_items() -> None:
     assert table.attempts == 0
 
 
-def test_when_the_surroundings_fail_nobody_is_blamed() -> None:
+def test_an_infrastructure_error_fails_no_item() -> None:
     table = Table(frozenset({1}))
 
     def attempt(items: Sequence[int]) -> None:

@@ -14,8 +14,8 @@ def copies(*delays: int) -> list[Publication]:
     return [retry_copy(deliver(), queue="q", reason="later", delay_seconds=delay, now=NOW) for delay in delays]
 
 
-def finish(parking: CopyPublisher, given_up: Event | None = None) -> None:
-    parking.finish(seconds=0.1, given_up=given_up or Event())
+def finish(copy_publisher: CopyPublisher, given_up: Event | None = None) -> None:
+    copy_publisher.finish(seconds=0.1, given_up=given_up or Event())
 
 
 def test_it_ends_when_every_copy_is_confirmed() -> None:
@@ -35,24 +35,24 @@ def test_without_copies_nothing_is_published() -> None:
 def test_only_the_copy_that_failed_is_sent_again(failure: Failure) -> None:
     good, bad, other = copies(1, 300, 5)
     publisher = ScriptedPublisher(lambda copy: failure if copy is bad else None)
-    parking = CopyPublisher(publisher, [good, bad, other])
+    copy_publisher = CopyPublisher(publisher, [good, bad, other])
     for _ in range(3):
         with pytest.raises(BrokerUnavailable, match=failure.value):
-            finish(parking)
+            finish(copy_publisher)
     publisher.fate = lambda copy: None
-    finish(parking)
+    finish(copy_publisher)
     assert publisher.published == [good, bad, other, bad, bad, bad]
 
 
 def test_nothing_is_sent_again_while_its_confirm_may_still_come() -> None:
     publisher, sent = ScriptedPublisher(), copies(1, 5)
     publisher.holding = True
-    parking = CopyPublisher(publisher, sent)
+    copy_publisher = CopyPublisher(publisher, sent)
     for _ in range(2):
         with pytest.raises(BrokerUnavailable, match="not confirmed in time"):
-            finish(parking)
+            finish(copy_publisher)
     publisher.release()
-    finish(parking)
+    finish(copy_publisher)
     assert publisher.published == sent
 
 

@@ -133,7 +133,7 @@ def test_a_return_that_the_broker_has_changed_on_its_way_still_hits() -> None:
     assert receipt.failures == {one.key: Failure.RETURNED}
 
 
-def test_a_return_that_fits_nothing_is_told_and_whatever_goes_the_same_way_is_not_taken_for_confirmed() -> None:
+def test_an_unknown_return_is_reported_and_publications_with_its_route_are_not_confirmed() -> None:
     window = ConfirmWindow(10, Told())
     one, other = publication("a"), msgspec.structs.replace(publication("b"), routing_key="elsewhere")
     receipt = hand_over(window, [one, other])
@@ -168,9 +168,7 @@ Steps = st.lists(
 
 
 @given(Steps, st.integers(1, 8))
-def test_whatever_happens_each_publication_is_settled_once_and_told_once(
-    steps: list[tuple[str, int]], size: int
-) -> None:
+def test_each_publication_is_settled_once_and_reported_once(steps: list[tuple[str, int]], size: int) -> None:
     told = Told()
     window = ConfirmWindow(size, told)
     receipts: list[Receipt] = []

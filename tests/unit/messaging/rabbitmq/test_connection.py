@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from pika import URLParameters
 
+from local.eventually import eventually
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.rabbitmq import connection as connection_module
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.rabbitmq.connection import ReconnectingConnection
-from tests.rigs.scripted_broker import eventually
 
 
 class Loop:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 import threading
 
+from local.eventually import eventually
 from orderflow.messaging.broker import Batch
 from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
-from tests.rigs.scripted_broker import deliver, eventually
+from tests.rigs.scripted_broker import deliver
 
 
 class Taking:

@@ -52,5 +52,5 @@ def test_nonsense_is_refused(words: tuple[str, ...]) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0 s"), (59, "59 s"), (60, "1 min"), (7300, "2 h"), (200_000, "2 d")]
 )
-def test_age_is_told_in_the_largest_unit_that_fits(seconds: int, text: str) -> None:
+def test_age_is_shown_in_the_largest_unit_that_fits(seconds: int, text: str) -> None:
     assert age(NOW - timedelta(seconds=seconds), NOW) == text

@@ -44,7 +44,7 @@ def by_broker(body: bytes = b"{}", **properties: Any) -> DeadLetter:
     return dead_letter("q", Properties(message_id="m-2", headers=plain, **properties), headers, body)
 
 
-def test_what_a_service_parked_tells_its_reason_queue_and_trace() -> None:
+def test_a_dead_letter_of_a_service_has_its_reason_queue_and_trace() -> None:
     letter = by_service()
     assert (letter.reason, letter.detail, letter.queue) == ("bad_data", "too long", "inventory_updates")
     assert (letter.parked_by, letter.parked_at, letter.first_failure_at) == ("service", NOW, NOW)
@@ -53,7 +53,7 @@ def test_what_a_service_parked_tells_its_reason_queue_and_trace() -> None:
     assert letter.event_type == "ORDER_CREATED"
 
 
-def test_what_the_broker_parked_tells_its_last_death_not_an_earlier_retry() -> None:
+def test_a_dead_letter_of_the_broker_has_its_last_death_not_an_earlier_retry() -> None:
     letter = by_broker()
     assert (letter.reason, letter.queue, letter.parked_by) == ("delivery_limit", "q", "broker")
     assert letter.parked_at == NOW
@@ -81,7 +81,7 @@ def test_a_replay_keeps_the_event_and_its_trace_and_forgets_the_failure() -> Non
     }
 
 
-def test_a_replay_of_what_the_broker_parked_carries_none_of_the_brokers_headers() -> None:
+def test_a_replayed_dead_letter_carries_none_of_the_brokers_headers() -> None:
     headers = replay_headers(by_broker(), operator="ann", now=NOW)
     assert set(headers) == {"x-original-routing-key", "x-replayed-at", "x-replayed-by"}
     assert headers["x-original-routing-key"] == "payment.captured"

@@ -19,7 +19,7 @@ def broken(found: Integrity) -> list[str]:
     return [check.promise for check in found.checks() if not check.kept]
 
 
-def test_a_sound_shop_keeps_every_promise() -> None:
+def test_consistent_databases_keep_every_promise() -> None:
     assert broken(SOUND) == []
     assert not SOUND.suspicious
     assert (SOUND.total, SOUND.open) == (4, 1)

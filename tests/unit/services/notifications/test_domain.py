@@ -29,7 +29,7 @@ ORDER = UUID(int=7)
         (PaymentRefunded, "payment_refunded"),
     ],
 )
-def test_what_happened_to_an_order_is_told_about_the_order(kind: type[Event], name: str) -> None:
+def test_a_notification_about_an_order_has_the_order_as_its_subject(kind: type[Event], name: str) -> None:
     told = notification(an_event(kind, order_id=ORDER), {})
     assert (told.subject, told.kind, told.key) == (str(ORDER), name, f"{ORDER}:{name}")
     words = text(told)
@@ -37,7 +37,7 @@ def test_what_happened_to_an_order_is_told_about_the_order(kind: type[Event], na
     assert "{" not in words.title + words.body
 
 
-def test_low_stock_is_told_about_the_sku_once_for_each_version_of_its_stock() -> None:
+def test_low_stock_is_notified_once_for_each_stock_version() -> None:
     event = an_event(StockLow, sku="sku-9", available=3, on_hand=5, stock_version=41)
     told = notification(event, {"traceparent": "t"})
     assert (told.subject, told.kind, told.trace) == ("sku-9@41", "stock_low", {"traceparent": "t"})

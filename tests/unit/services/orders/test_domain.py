@@ -48,7 +48,7 @@ def test_an_order_only_moves_forward_and_stays_where_it_ended(events: list[Event
 
 
 @pytest.mark.parametrize("status", list(Status))
-def test_every_status_has_an_answer_to_every_event(status: Status) -> None:
+def test_every_status_has_a_transition_for_every_event(status: Status) -> None:
     ends = {transition(status, event) for event in (NO_STOCK, CAPTURED, DECLINED)}
     assert (ends == {None}) == status.final
 

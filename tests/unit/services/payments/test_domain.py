@@ -23,7 +23,7 @@ def test_the_providers_word_settles_a_charge(state: State) -> None:
     assert after(state, DECLINED) == (State.DECLINED, True)
 
 
-def test_a_call_without_an_answer_makes_a_charge_unknown_and_the_provider_is_asked() -> None:
+def test_a_call_without_a_response_makes_a_charge_unknown_and_it_is_looked_up() -> None:
     step = decide(Charge(state=State.REQUESTED), UNCLEAR)
     assert step is not None
     assert (step.state, step.announced, step.attempts) == (State.UNKNOWN, False, 1)
@@ -71,12 +71,12 @@ def test_a_refund_is_asked_for_until_the_provider_says_that_it_did_it() -> None:
 
 @pytest.mark.parametrize("result", RESULTS)
 @pytest.mark.parametrize("state", [State.CAPTURED, State.DECLINED, State.REFUNDED])
-def test_a_late_answer_changes_nothing_about_a_settled_charge(state: State, result: ProviderResult) -> None:
+def test_a_late_result_changes_nothing_about_a_settled_charge(state: State, result: ProviderResult) -> None:
     assert after(state, result) is None
 
 
 @given(results=st.lists(st.sampled_from(RESULTS)), seconds=st.floats(0, 120))
-def test_any_answers_announce_at_most_one_verdict_and_one_refund(results: list[ProviderResult], seconds: float) -> None:
+def test_any_results_lead_to_at_most_one_outcome_and_one_refund(results: list[ProviderResult], seconds: float) -> None:
     charge, announced = Charge(state=State.REQUESTED), []
     for result in results:
         step = decide(charge, result)

@@ -53,7 +53,7 @@ def test_calls_begin_when_the_transaction_is_committed_and_not_before() -> None:
     assert woken == [True]
 
 
-def test_a_batch_is_one_statement_with_one_wish_for_each_order() -> None:
+def test_a_batch_is_one_statement_with_one_intent_for_each_order() -> None:
     order, other = uuid4(), uuid4()
     (parameters,) = handled(
         an_event(InventoryReserved, order_id=order),

@@ -94,7 +94,7 @@ def test_a_message_from_the_future_has_no_age(recorder: Recorder, clock: ManualC
     assert value("orderflow_message_age_seconds_sum", queue=Q) == 0
 
 
-def test_publications_are_counted_by_their_fate(recorder: Recorder, value: Value) -> None:
+def test_publications_are_counted_by_their_result(recorder: Recorder, value: Value) -> None:
     publication = Publication(uuid4(), "order_events", "order.created", Properties(), b"{}")
     recorder.publishing([publication] * 5).settled(
         confirmed=3, failures={Failure.RETURNED: 1, Failure.LOST: 1}, seconds=0.02

@@ -87,7 +87,7 @@ def test_a_ratio_samples_about_that_part(make_traces: MakeTraces) -> None:
     assert 50 < len(traces.finished) < 150
 
 
-def test_errors_are_told_apart_from_refusals(traces: Traces) -> None:
+def test_errors_are_distinguished_from_refusals(traces: Traces) -> None:
     application = traced(traces)
     assert request(application, "/orders/missing").status_code == 404
     assert request(application, "/orders/broken").status_code == 500

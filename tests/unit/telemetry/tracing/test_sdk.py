@@ -11,10 +11,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.trace import Link, SpanContext
 
+from local.eventually import eventually
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.tracing.sdk import BoundedProcessor, Pipeline, resource, start_pipeline
 from orderflow.telemetry.tracing.switch import tracing_enabled
-from tests.rigs.scripted_broker import eventually
 
 Value = Callable[..., float | None]
 BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"

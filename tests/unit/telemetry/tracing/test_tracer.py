@@ -108,7 +108,7 @@ def test_retries_and_dead_letters_show_their_reason(traces: Traces) -> None:
     ]
 
 
-def test_a_redelivery_is_told(traces: Traces) -> None:
+def test_a_redelivery_is_marked_in_its_span(traces: Traces) -> None:
     old = sampled_delivery(1)
     again = Delivery(old.tag, old.exchange, old.routing_key, True, old.properties, old.body, 0.0)
     traces.tracing.batch_received(Q, [again]).handled(BatchResult(done=1))
@@ -163,7 +163,7 @@ def test_a_sampled_publication_has_a_send_span_until_its_confirm(traces: Traces)
 
 
 @pytest.mark.parametrize(("confirmed", "code"), [(0, StatusCode.ERROR), (2, StatusCode.UNSET)])
-def test_failed_publications_are_told_for_their_group(traces: Traces, confirmed: int, code: StatusCode) -> None:
+def test_failed_publications_are_counted_for_their_group(traces: Traces, confirmed: int, code: StatusCode) -> None:
     group = traces.tracing.publishing([publication(parent(5))])
     group.settled(confirmed=confirmed, failures={Failure.RETURNED: 1}, seconds=0.1)
     (span,) = traces.finished
