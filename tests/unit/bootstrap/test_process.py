@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 
@@ -100,7 +99,14 @@ from orderflow.bootstrap.process import Process
 
 process = Process("test", clock=SystemClock(), drain_timeout_seconds=5)
 process.catch_signals()
-process.before_stop(lambda: print("stopping", process.impatient.wait(60), flush=True))
+
+
+def stop() -> None:
+    print("stopping", flush=True)
+    print("impatient", process.impatient.wait(60), flush=True)
+
+
+process.before_stop(stop)
 threading.Thread(target=lambda: print("up", flush=True)).start()
 raise SystemExit(process.run())
 """
@@ -113,12 +119,10 @@ def test_a_signal_stops_a_process_and_a_second_one_hurries_it(number: signal.Sig
         assert running.stdout is not None
         assert running.stdout.readline() == "up\n"
         running.send_signal(number)
-        time.sleep(0.01)
-        while running.poll() is None:
-            running.send_signal(number)
-            time.sleep(0.01)
-        assert running.stdout.read() == "stopping True\n"
-        assert running.returncode == 0
+        assert running.stdout.readline() == "stopping\n"
+        running.send_signal(number)
+        assert running.stdout.read() == "impatient True\n"
+        assert running.wait(60) == 0
 
 
 def test_idle_seconds_are_reported_for_each_running_loop() -> None:
