@@ -1,10 +1,10 @@
-# Programs live in local/ and in the package; this file only names them.
+# The programs are in local/, tests/ and the package; this file only calls them.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 SERVERS ?= trixie
 PYTHON := .venv/bin/python
 PYTEST := .venv/bin/pytest
-# Tests on servers wait more than they work. Each worker has servers of its own.
+# Tests on servers spend most of their time waiting. Each worker has its own servers.
 SIDE_BY_SIDE := -n $(or $(WORKERS),4) --dist worksteal
 export SERVERS
 export PYTHONPATH := app:.
@@ -12,13 +12,13 @@ export PYTHONPATH := app:.
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
-setup: ## Install what everything else needs (cached outside the checkout)
+setup: ## Install what the other targets need (cached outside the checkout)
 	@local/setup.sh dev >/dev/null
 
-demo: setup ## Run a 60 s sale on real servers and prove that nothing was lost (KEEP=1 leaves it running)
+demo: setup ## Run a 60 s sale on real servers and check that nothing was lost (KEEP=1 leaves it running)
 	@$(PYTHON) -m local.demo $(if $(filter-out 0,$(KEEP)),--keep) $(DEMO_FLAGS)
 
-test: unit contract integration faults ## Everything that must work, on real servers
+test: unit contract integration faults ## Every test but the nightly ones, on real servers
 
 unit: setup ## The fast tests, without servers
 	@$(PYTEST) tests/unit tests/catalogue -q -m "not integration" -n 2 --dist worksteal
@@ -32,11 +32,11 @@ integration: setup ## The services and the core on RabbitMQ and PostgreSQL
 faults: setup ## Kill processes, broker and database under load, and check the promises
 	@$(PYTEST) tests/integration -q -m "faults and not nightly" $(SIDE_BY_SIDE)
 
-nightly: setup ## What is too long for every change: the long tests, and the faults on the newest servers
+nightly: setup ## The long tests, and the fault tests on the newest servers
 	@$(PYTEST) tests -q -m nightly $(SIDE_BY_SIDE)
 	@SERVERS=forky $(PYTEST) tests/integration -q -m faults $(SIDE_BY_SIDE)
 
-bench: ## Measure the pipeline, and the core beside a peer in the same run
+bench: ## Measure the pipeline, and the core against FastStream in the same run
 	@local/setup.sh bench >/dev/null
 	@$(PYTHON) -m tests.bench $(BENCH_FLAGS)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Make what everything else needs: host packages (only missing ones), a virtualenv in the cache, and .venv pointing to it.
-#   local/setup.sh [purpose or requirement file]...     default: dev, that is requirements/dev.txt
-# The last line of stdout is the virtualenv's path; progress goes to stderr. Exit 2: this machine lacks something, and what.
+# Install what everything else needs: missing host packages, a virtualenv in the cache, and .venv as a link to it.
+#   local/setup.sh [purpose or requirements file]...     default: dev, which is requirements/dev.txt
+# The last line of stdout is the virtualenv's path; progress goes to stderr. Exit code 2: something is missing; the last line names it.
 set -euo pipefail
 checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${ORDERFLOW_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or ORDERFLOW_CACHE}/.cache}/orderflow}
@@ -29,10 +29,10 @@ missing_packages() {
 install_packages() {
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     case "$*" in
-      *-venv*) refuse "this Python cannot make virtualenvs: install its venv package ($1), then run this again." ;;
+      *-venv*) refuse "this Python cannot create virtualenvs: install its venv package ($1), then run this again." ;;
     esac
-    say "the servers need root on Debian or Ubuntu (for $*); tests without servers work, for the others" \
-      "set ORDERFLOW_AMQP_URL, ORDERFLOW_MANAGEMENT_URL and ORDERFLOW_DATABASE_URL to servers of yours."
+    say "the servers need root on Debian or Ubuntu (to install $*). Tests without servers work; for the others" \
+      "set ORDERFLOW_AMQP_URL, ORDERFLOW_MANAGEMENT_URL and ORDERFLOW_DATABASE_URL to your own servers."
     return
   fi
   say "installing $*"
@@ -42,8 +42,8 @@ install_packages() {
   } </dev/null >&2 || refuse "apt-get could not install $*; install them by hand, then run this again."
 }
 
-# fill VENV FILE...: from nothing, so that what a killed run left does no harm. The steps are chained because
-# `set -e` does not hold in a function whose failure is handled by its caller.
+# fill VENV FILE...: builds from scratch, because a killed run may have left files. The steps are chained because `set -e`
+# has no effect in a function whose failure is handled by its caller.
 fill() {
   local venv=$1 files=() file
   shift
@@ -58,7 +58,7 @@ fill() {
 
 python=$(newest_python) || refuse "Python 3.11 or newer is needed and no python3 on PATH is; install one, then run this again."
 missing=$(missing_packages "$python")
-# shellcheck disable=SC2086  # one package a word
+# shellcheck disable=SC2086  # one package per word
 [ -z "$missing" ] || install_packages $missing
 
 files=()
@@ -67,8 +67,8 @@ for purpose in "${@:-dev}"; do
   [ -f "${files[-1]}" ] || refuse "no requirement file for '$purpose' in requirements/"
 done
 
-# A virtualenv cannot be moved, so it is built in its final place and is valid once its marker is there.
-# The base interpreter is part of the key: a virtualenv points to it.
+# A virtualenv cannot be moved, so it is built in its final place and is valid when its marker exists.
+# The base interpreter is part of the key, because a virtualenv refers to it.
 version=$("$python" -c 'import sys; print(sys.version, sys.base_prefix)')
 key=$({ echo "1 $version"; cat "$checkout/requirements/bootstrap.txt" "${files[@]}"; } | sha256sum | cut -c1-16)
 venv=$cache/venvs/$key
@@ -77,13 +77,13 @@ if [ ! -e "$venv/.complete" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
   exec 9>"$cache/venvs/$key.lock"
   flock 9
   if [ ! -e "$venv/.complete" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
-    say "making a virtualenv with $python for ${*:-dev}"
-    fill "$venv" "${files[@]}" || refuse "the virtualenv could not be made; the lines above say why."
+    say "creating a virtualenv with $python for ${*:-dev}"
+    fill "$venv" "${files[@]}" || refuse "the virtualenv could not be created; the lines above say why."
   fi
   exec 9>&-
 fi
 if [ -e "$checkout/.venv" ] && [ ! -L "$checkout/.venv" ]; then
-  refuse ".venv is a folder that this did not make; move it away, then run this again."
+  refuse ".venv is a folder that this script did not create; move it away, then run this again."
 fi
 ln -sfn "$venv" "$checkout/.venv.$$" && mv -T "$checkout/.venv.$$" "$checkout/.venv"
 echo "$venv"

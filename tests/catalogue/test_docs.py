@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing undocumented: what a user can call, set or meet stands in the documents, and links lead somewhere."""
+"""Commands, settings, processes and exit codes are documented, and links and file names in documents exist."""
 
 import ast
 import re
@@ -32,16 +32,16 @@ def test_the_generated_reference_is_current() -> None:
 
 
 @pytest.mark.parametrize("command", [name for name in COMMANDS if name != "reference"])
-def test_every_command_stands_in_the_readme(command: str) -> None:
+def test_every_command_is_in_the_readme(command: str) -> None:
     assert re.search(rf"orderflow {command}[` ]", README)
 
 
-def test_every_promise_that_is_checked_stands_in_the_readme() -> None:
+def test_every_promise_that_is_checked_is_in_the_readme() -> None:
     nothing = Integrity(orders={}, stock=Stock(), captured=0, captured_amount=0, confirmed_amount=0)
     assert [check.promise for check in nothing.checks() if f"\n{check.promise}  " not in README] == []
 
 
-def test_every_process_stands_in_the_readme_and_in_its_services_declaration() -> None:
+def test_every_process_is_in_the_readme_and_in_its_services_declaration() -> None:
     assert [process for process in MEANINGS if process not in README] == []
     for process in MEANINGS:
         service, _ = find_process(process)
@@ -57,7 +57,10 @@ def test_the_standard_variables_that_are_read_are_those_that_are_documented() ->
     sources = (path for path in (ROOT / "app/orderflow/telemetry").rglob("*.py"))
     read = {name for path in sources for name in re.findall(r"\b(OTEL_[A-Z_]+)\b", path.read_text())}
     assert read <= set(VARIABLES)
-    assert set(VARIABLES) <= {*vars(environment_variables), "OTEL_TRACES_EXPORTER"}  # the last is of the SDK's launcher
+    assert set(VARIABLES) <= {
+        *vars(environment_variables),
+        "OTEL_TRACES_EXPORTER",
+    }  # the last one belongs to the SDK's launcher
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2", "3", "70"])
@@ -73,7 +76,7 @@ def test_every_make_target_says_what_it_does() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_between_documents_lead_somewhere(document: Path) -> None:
+def test_links_between_documents_have_a_target(document: Path) -> None:
     links = re.findall(r"\]\((?!https?://)([^)#]+)", document.read_text())
     assert [link for link in links if not (document.parent / link).exists()] == []
 
@@ -104,7 +107,7 @@ def top_level_names(tree: ast.Module) -> Iterator[str]:
 
 @pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.name)
 def test_every_file_that_a_document_names_exists(document: Path) -> None:
-    """A path in code quotes starts at the root, at the package or at the document; a lone name is no path."""
+    """A path in code quotes is relative to the root, the package or the document; it contains a slash."""
     text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
     names = re.findall(r"`(\w[\w.-]*/[\w./-]*(?:\.(?:py|sql|md|json|yaml)|\w/))`", text)
     places = (ROOT, ROOT / "app/orderflow", document.parent)

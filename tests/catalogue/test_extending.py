@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What CONTRIBUTING.md and docs/extend.md say about extending orderflow, done in a copy of the tree."""
+"""The examples of CONTRIBUTING.md and docs/extend.md, applied to a copy of the tree."""
 
 import importlib.util
 import json
@@ -66,7 +66,7 @@ print(json.dumps({
 Changes = Mapping[str, Mapping[str, tuple[int, int]]]
 """Lines added and removed, by section of the page and file."""
 Report = Mapping[str, Any]
-"""What a process of the extended copy says about itself."""
+"""The report of a process of the extended copy."""
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +148,7 @@ def test_a_migration_is_one_numbered_file(changes: Changes, report: Report) -> N
     assert report["migrations"] == ["loyalty 0001 (points)", "loyalty 0002 (last_order)"]
 
 
-def test_the_extensions_import_nothing_that_is_not_meant_for_them(tree: ExtendedTree, changes: Changes) -> None:
+def test_the_extensions_import_nothing_that_the_rules_forbid(tree: ExtendedTree, changes: Changes) -> None:
     copy = tree.folder / "tests/catalogue/test_imports.py"
     copy.parent.mkdir(parents=True)
     copy.write_text((ROOT / "tests/catalogue/test_imports.py").read_text())
@@ -158,5 +158,5 @@ def test_the_extensions_import_nothing_that_is_not_meant_for_them(tree: Extended
     spec.loader.exec_module(rules)
     modules = {f"orderflow.{path.removesuffix('.py').replace('/', '.')}" for path in python_files(changes)}
     assert modules <= set(rules.MODULES)
-    for rule in (rules.upward, rules.out_of_sight, rules.beyond_its_seam, rules.of_other_services):
+    for rule in (rules.upward_imports, rules.disallowed_packages, rules.misplaced_libraries, rules.other_services):
         assert {module: taken for module in modules if (taken := rule(module))} == {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Imports point one way: __main__ → bootstrap → {services, telemetry, operations, http} → messaging."""
+"""Imports have one direction: __main__ → bootstrap → {services, telemetry, operations, http} → messaging."""
 
 import ast
 import subprocess
@@ -14,8 +14,8 @@ APP = Path(__file__).parents[2] / "app"
 PACKAGE = APP / "orderflow"
 MODULES = sorted(path.relative_to(APP).with_suffix("").as_posix().replace("/", ".") for path in PACKAGE.rglob("*.py"))
 
-# Rooms from the ground up. A module may import its own room and those below it, so there is no cycle between rooms.
-FLOORS = (
+# Layers, the lowest first. A module may import its own layer and lower ones, so layers have no import cycles.
+LAYERS = (
     "orderflow.version",
     "orderflow.messaging.errors",
     "orderflow.messaging.clock",
@@ -47,8 +47,8 @@ FLOORS = (
     "orderflow.bootstrap",
     "orderflow",
 )
-# Rooms that see less than everything below them.
-SEES_ONLY = {
+# Layers that may import only some of the lower layers.
+MAY_IMPORT = {
     "orderflow.services": (
         "orderflow.events",
         "orderflow.http",
@@ -61,7 +61,7 @@ SEES_ONLY = {
     "orderflow.events": ("orderflow.messaging.event",),
     "orderflow.instrumentation": ("orderflow.messaging.instrumentation",),
 }
-# Who may import these packages from outside; everybody else may not.
+# The only packages that may import these libraries.
 ONLY_IN = {
     "pika": ("orderflow.messaging.rabbitmq", "orderflow.operations", "orderflow.telemetry.tracing.pika_channel"),
     "psycopg": ("orderflow.messaging.postgres",),
@@ -91,21 +91,21 @@ def within(name: str, prefix: str) -> bool:
     return name == prefix or name.startswith(f"{prefix}.")
 
 
-def room(module: str) -> int:
-    return FLOORS.index(max((prefix for prefix in FLOORS if within(module, prefix)), key=len))
+def layer(module: str) -> int:
+    return LAYERS.index(max((prefix for prefix in LAYERS if within(module, prefix)), key=len))
 
 
-def upward(module: str) -> list[str]:
-    return [name for name in imports(module) if within(name, "orderflow") and room(name) > room(module)]
+def upward_imports(module: str) -> list[str]:
+    return [name for name in imports(module) if within(name, "orderflow") and layer(name) > layer(module)]
 
 
-def out_of_sight(module: str) -> list[str]:
-    seen = next((allowed for area, allowed in SEES_ONLY.items() if within(module, area)), ("orderflow",))
+def disallowed_packages(module: str) -> list[str]:
+    seen = next((allowed for area, allowed in MAY_IMPORT.items() if within(module, area)), ("orderflow",))
     ours = [name for name in imports(module) if within(name, "orderflow")]
     return [name for name in ours if not any(within(name, allowed) for allowed in seen)]
 
 
-def beyond_its_seam(module: str) -> list[str]:
+def misplaced_libraries(module: str) -> list[str]:
     foreign = {name.split(".")[0] for name in imports(module)}
     return [
         library
@@ -114,7 +114,7 @@ def beyond_its_seam(module: str) -> list[str]:
     ]
 
 
-def of_other_services(module: str) -> list[str]:
+def other_services(module: str) -> list[str]:
     parts = module.split(".")
     if not within(module, "orderflow.services") or len(parts) < 4:
         return []
@@ -122,21 +122,23 @@ def of_other_services(module: str) -> list[str]:
     return [name for name in others if name.split(".")[2] != parts[2]]
 
 
-def of_the_environment(module: str) -> list[str]:
+def environment_reads(module: str) -> list[str]:
     if module == "orderflow.__main__" or "." not in module:
         return []
     source = (APP / (module.replace(".", "/") + ".py")).read_text()
     return [name for name in ("os.environ", "getenv") if name in source]
 
 
-@pytest.mark.parametrize("rule", [upward, out_of_sight, beyond_its_seam, of_other_services, of_the_environment])
-def test_no_module_takes_what_is_not_meant_for_it(rule: Callable[[str], list[str]]) -> None:
+@pytest.mark.parametrize(
+    "rule", [upward_imports, disallowed_packages, misplaced_libraries, other_services, environment_reads]
+)
+def test_no_module_imports_what_a_rule_forbids(rule: Callable[[str], list[str]]) -> None:
     assert len(MODULES) > 100
     assert {module: taken for module in MODULES if (taken := rule(module))} == {}
 
 
 def test_a_consumer_imports_no_web_framework_and_no_terminal_library() -> None:
-    """``orderflow serve inventory`` up to its first connection; each of these costs tenths of a second."""
+    """The imports of ``orderflow serve inventory``; each of these libraries would take tenths of a second."""
     program = (
         "import sys; from orderflow.bootstrap.serve import find_process; import orderflow.bootstrap.container;"
         "find_process('inventory'); import orderflow.services.inventory.handlers;"

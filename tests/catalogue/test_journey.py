@@ -6,9 +6,9 @@ import re
 
 import pytest
 
-from tests.rigs.journey_page import PACKAGE, PAGE, named_files, stations
+from tests.rigs.journey_page import PACKAGE, PAGE, linked_functions, named_files
 
-MOST_STATIONS = 35
+MOST_FILES = 35
 
 
 def defined(path: str) -> set[str]:
@@ -20,16 +20,16 @@ def defined(path: str) -> set[str]:
     return methods | {node.name for node in tree.body if isinstance(node, functions)}
 
 
-@pytest.mark.parametrize(("function", "path"), stations())
-def test_a_station_exists(function: str, path: str) -> None:
+@pytest.mark.parametrize(("function", "path"), linked_functions())
+def test_a_linked_function_exists(function: str, path: str) -> None:
     assert function in defined(path)
 
 
-def test_the_stations_are_few_files_and_none_is_named_twice() -> None:
-    files, parts = {path for _, path in stations()}, named_files("Parts that the stations use")
-    assert len(files) <= MOST_STATIONS
+def test_the_linked_functions_are_in_few_files_and_none_is_named_twice() -> None:
+    files, parts = {path for _, path in linked_functions()}, named_files("Other files that run")
+    assert len(files) <= MOST_FILES
     assert files.isdisjoint(parts)
-    assert f"The stations are in {len(files)} files. Another {len(parts)} run too" in PAGE
+    assert f"The linked functions are in {len(files)} files. Another {len(parts)} run too" in PAGE
 
 
 def test_every_file_and_folder_that_the_page_names_exists() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue of metrics is the whole truth: well named, bounded, used, and nothing is exported beside it."""
+"""The catalogue of metrics is complete, well named, bounded and used; nothing else is exported."""
 
 import ast
 import subprocess
@@ -93,7 +93,7 @@ def test_what_is_exported_is_what_the_catalogue_says() -> None:
 
 
 def test_nothing_else_makes_metrics() -> None:
-    """Only one module may ask the client library for metrics."""
+    """Only one module may create metrics of the client library."""
     makers = {"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
     offenders = [
         path.name
@@ -117,6 +117,6 @@ def test_the_catalogue_needs_no_metrics_library() -> None:
     )
 
 
-def test_the_reference_tells_every_metric() -> None:
+def test_the_reference_contains_every_metric() -> None:
     text = catalogue.reference()
     assert all(f"`{metric.name}`" in text and metric.meaning in text for metric in catalogue.CATALOGUE)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What docs/journey.md says: the stations of an order, and the parts that they use."""
+"""The content of docs/journey.md: the linked functions of an order, and the other files that run."""
 
 import re
 from pathlib import Path
@@ -8,8 +8,8 @@ PACKAGE = Path(__file__).parents[2] / "app/orderflow"
 PAGE = (PACKAGE.parents[1] / "docs/journey.md").read_text()
 
 
-def stations() -> list[tuple[str, str]]:
-    """Function and file of each station, in the order of the page."""
+def linked_functions() -> list[tuple[str, str]]:
+    """Name and file of each linked function, in the order of the page."""
     return re.findall(r"\[`([\w.]+)`\]\(\.\./app/orderflow/([\w/.]+)\)", PAGE)
 
 

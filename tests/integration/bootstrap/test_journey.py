@@ -15,14 +15,14 @@ from local.servers.stack import Stack
 from local.system import System
 from orderflow.bootstrap.serve import MEANINGS
 from tests.rigs.consumer import query
-from tests.rigs.journey_page import named_files, stations
+from tests.rigs.journey_page import linked_functions, named_files
 
 pytestmark = pytest.mark.integration
 
-# The threads through which an order passes; the others (relay, periodic work, telemetry) run without one.
+# The threads through which an order passes; the others (relay, periodic work, telemetry) also run without an order.
 ITS_THREADS = ("http", "uvloop", "write orders", "broker", "consume", "charge", "notify")
 OBSERVERS = ("telemetry/", "instrumentation.py", "messaging/instrumentation.py")
-BY_THE_CLOCK = ("messaging/rabbitmq/broker.py",)
+PERIODIC = ("messaging/rabbitmq/broker.py",)
 """Its tick runs twice a second, with or without an order."""
 
 
@@ -38,7 +38,7 @@ def system(stack: Stack, tmp_path: Path) -> Iterator[System]:
 
 
 def called(system: System, process: str, message: bytes) -> set[tuple[str, str]]:
-    """File and function of what a process called in the threads of an order."""
+    """File and name of the functions that a process called in the threads of an order."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
         control.bind(str(system.directory / f"{process}.reply"))
         control.settimeout(10)
@@ -62,7 +62,11 @@ def test_the_functions_that_one_order_runs_are_those_of_the_page(system: System)
         return bool(query(system.databases[service], statement))
 
     system.set_stock("a", 10)
-    eventually(lambda: holds("orders", "select from availability where sku = 'a'"), seconds=20, what="an offer")
+    eventually(
+        lambda: holds("orders", "select from availability where sku = 'a'"),
+        seconds=20,
+        what="the stock in the orders service",
+    )
     for process in MEANINGS:
         called(system, process, b"reset")
     place_order(system)
@@ -74,8 +78,8 @@ def test_the_functions_that_one_order_runs_are_those_of_the_page(system: System)
     eventually(lambda: holds("inventory", "select from stock where sold = 1"), seconds=20, what="a sale")
 
     # The last acknowledgement and the last confirm come after the last row.
-    linked = {path for _, path in stations()}
-    wanted = {(path, function) for function, path in stations()}
+    linked = {path for _, path in linked_functions()}
+    wanted = {(path, function) for function, path in linked_functions()}
     seen: set[tuple[str, str]] = set()
 
     def all_ran() -> bool:
@@ -86,5 +90,5 @@ def test_the_functions_that_one_order_runs_are_those_of_the_page(system: System)
         eventually(all_ran, seconds=10, what="every function of the page")
     except TimeoutError:
         assert wanted - seen == set()
-    files = {path for path, _ in seen if not path.startswith((*OBSERVERS, *BY_THE_CLOCK))}
-    assert files == linked | set(named_files("Parts that the stations use"))
+    files = {path for path, _ in seen if not path.startswith((*OBSERVERS, *PERIODIC))}
+    assert files == linked | set(named_files("Other files that run"))
