@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""orderflow on one Linux machine, without Kubernetes: the servers and services as plain processes.
+"""orderflow on one Linux machine, without Kubernetes: servers and services run as plain processes.
 
 ``python -m local.…`` works in a checkout without an installed orderflow: this package puts ``app/`` on the path.
 """

@@ -8,7 +8,7 @@ from collections.abc import Callable
 def eventually(
     condition: Callable[[], object], seconds: float = 10, *, what: str = "the condition", pause: float = 0.005
 ) -> None:
-    """Poll until the condition is true; raises TimeoutError, naming what did not happen, after that many seconds."""
+    """Poll until the condition is true. Raises TimeoutError, which names ``what``, after that many seconds."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests to servers of this machine."""
+"""HTTP requests to servers on this machine."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ import requests
 def http_json(
     method: str, url: str, *, key: str = "", body: Mapping[str, Any] | None = None, timeout_seconds: float = 10
 ) -> tuple[int, Any]:
-    """One JSON request; the status and the decoded body, also for an error status. A body that is no JSON is text."""
+    """One JSON request. Returns the status and the decoded body, also for an error status; other bodies are text."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     response = http(method, url, headers=headers, body=body, timeout_seconds=timeout_seconds)
     if not response.content:

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals that end a program of the bundle."""
+"""Signals that stop a program of ``local``."""
 
 import signal
 
 
 def stop_on_terminate() -> None:
-    """Make SIGTERM and a closed terminal end this program as Ctrl-C does, so that its supervisors stop what they run.
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt, as Ctrl-C does, so that supervisors stop their processes.
 
-    SIGINT too: a shell starts programs in the background with SIGINT ignored. Under nohup SIGHUP stays ignored.
+    SIGINT is set too, because a shell starts background programs with SIGINT ignored. Under nohup SIGHUP stays ignored.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:

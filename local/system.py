@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole of orderflow on given servers: topology, databases, keys, and every process of it, supervised."""
+"""A complete orderflow system on given servers: topology, databases, keys and supervised processes."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ from urllib.parse import quote, urlsplit, urlunsplit
 import psycopg
 
 from local.http_json import http_json
-from local.servers.enclosed_server import answers
+from local.servers.enclosed_server import responds
 from local.servers.ports import Ports
 from local.servers.stack import Stack
 from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
@@ -28,19 +28,19 @@ from orderflow.services import SERVICES
 
 ROOT = Path(__file__).parents[1]
 PROCESSES = {process: service.name for service in SERVICES for process in service.processes}
-"""Every process of the services, and the service whose database and broker user it has."""
+"""Every process, and the service whose database and broker user it has."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessPorts:
-    """The ports on which one process listens; kept over its restarts."""
+    """The ports on which one process listens; they stay the same when it is restarted."""
 
     telemetry: int
     http: int
 
 
 class System:
-    """Every process of orderflow on one stack of servers; ``with System.started(...)`` stops it in the end."""
+    """Every process of orderflow on one stack of servers; ``with System.started(...)`` stops them at the end."""
 
     def __init__(
         self,
@@ -67,8 +67,8 @@ class System:
         self.ports = Ports()
         processes = (*PROCESSES, "payment-simulator", "reconciler", "trace-store")
         self.process_ports = {process: ProcessPorts(self.ports.take(), self.ports.take()) for process in processes}
-        self.forgiving = False
-        """True: a process that ends by itself is no failure, because a person experiments with the system."""
+        self.exits_allowed = False
+        """True: a process that ends by itself is not a failure, because a person is trying out the system."""
         self._report = report or (lambda _line: None)
         self.supervisor = Supervisor(report=report)
         self._extra = dict(environ or {})
@@ -80,8 +80,8 @@ class System:
     def started(cls, stack: Stack, directory: Path, **options: Any) -> Iterator[Self]:
         """A system with everything running and ready; everything is stopped at the end, also after a failure.
 
-        Raises ProcessFailed at the end when a process had ended by itself, although it was started again. What a
-        system with a name made on the servers is removed, however it ends.
+        Raises ProcessFailed at the end if a process ended by itself, although it was restarted. What a named system
+        created on the servers is always removed.
         """
         system = cls(stack, directory, **options)
         with contextlib.ExitStack() as closing:
@@ -92,7 +92,7 @@ class System:
             system.prepare()
             system.start()
             yield system
-        if (failures := system.failures()) and not system.forgiving:
+        if (failures := system.failures()) and not system.exits_allowed:
             raise ProcessFailed(f"processes ended by themselves: {failures}; see {directory}")
 
     @property
@@ -116,32 +116,32 @@ class System:
         return f"http://127.0.0.1:{self.process_ports['trace-store'].http}"
 
     def prepare(self) -> None:
-        """Databases, users, queues: what is made once before the first process starts."""
+        """Create databases, users and queues, before the first process starts."""
         for service in SERVICES:
             self.databases[service.name] = self.stack.postgresql.create_database(f"{self.prefix}{service.name}")
         document = definitions(SERVICES, vhost=self.vhost, passwords=self.passwords, user_prefix=self.prefix)
         apply(Management(self.stack.rabbitmq.management_url), document)
 
     def remove(self) -> None:
-        """Delete what ``prepare`` made, as far as it came; tells of what it could not delete, and goes on."""
+        """Delete what ``prepare`` created; what cannot be deleted is reported and skipped."""
         management, drop = Management(self.stack.rabbitmq.management_url), self.stack.postgresql.drop_database
-        with self._telling(f"the vhost {self.vhost} and its users"):
+        with self._failure_reported(f"the vhost {self.vhost} and its users"):
             management.delete("vhosts", self.vhost)
             for user in self.passwords:
                 management.delete("users", f"{self.prefix}{user}")
-        with self._telling(f"the databases {self.prefix}*"):
+        with self._failure_reported(f"the databases {self.prefix}*"):
             for service in SERVICES:
                 drop(f"{self.prefix}{service.name}")
 
     @contextlib.contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
+    def _failure_reported(self, what: str) -> Iterator[None]:
         try:
             yield
         except (MessagingError, psycopg.Error) as error:
             self._report(f"could not remove {what} from your servers: {error}")
 
     def start(self) -> None:
-        """Start every process and wait until each says that it is ready."""
+        """Start every process and wait until all are ready."""
         trace_store = [sys.executable, "-m", "local.trace_store"]
         simulator = self.command("payment-simulator", "--ledger", str(self.directory / "simulator.jsonl"))
         self.supervisor.start(
@@ -166,27 +166,29 @@ class System:
         return second
 
     def failures(self) -> dict[str, list[int]]:
-        """How processes ended that should not have: a crash, the watchdog, or memory that ran out.
+        """Exit codes of processes that ended by themselves: a crash, the watchdog, or a lack of memory.
 
-        A build that is broken on purpose (``commands``) may end as it likes.
+        Processes whose command is replaced (``commands``) are not counted.
         """
-        return {name: codes for name, codes in self.supervisor.unasked_exits().items() if name not in self._commands}
+        return {
+            name: codes for name, codes in self.supervisor.unrequested_exits().items() if name not in self._commands
+        }
 
     def command(self, *words: str) -> list[str]:
         """The orderflow command line."""
         return [sys.executable, "-m", "orderflow", *words]
 
     def run_tool(self, *words: str) -> str:
-        """Run an operator's command to its end; its output. Raises CalledProcessError with what it said."""
-        answer = subprocess.run(
+        """Run an operator's command to its end; its output. Raises RuntimeError with the output when it fails."""
+        done = subprocess.run(
             self.command(*words), env=self.tool_environment(), cwd=ROOT, capture_output=True, text=True, check=False
         )
-        if answer.returncode:
-            raise RuntimeError(f"orderflow {' '.join(words)}: exit {answer.returncode}\n{answer.stdout}{answer.stderr}")
-        return answer.stdout
+        if done.returncode:
+            raise RuntimeError(f"orderflow {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def tool_environment(self) -> dict[str, str]:
-        """The environment of an operator's command: the management API, and the user that may replay."""
+        """The environment of an operator's command: the URLs, the replay user, the management API and the databases."""
         return self._plain_environment() | {
             "ORDERFLOW_AMQP_URL": self.amqp_url("replay"),
             "ORDERFLOW_MANAGEMENT_URL": self.stack.rabbitmq.management_url,
@@ -200,7 +202,7 @@ class System:
     def amqp_url(self, user: str) -> str:
         """The broker's URL for one of the users of the topology."""
         parts = urlsplit(self.stack.rabbitmq.amqp_url)
-        host = parts.netloc.rpartition("@")[2]  # as it was written: a port may be missing, brackets may be needed
+        host = parts.netloc.rpartition("@")[2]  # unchanged: a port may be missing, brackets may be needed
         netloc = f"{self.prefix}{user}:{self.passwords[user]}@{host}"
         return urlunsplit(parts._replace(netloc=netloc, path=f"/{quote(self.vhost, safe='')}"))
 
@@ -231,12 +233,12 @@ class System:
     def set_stock(self, sku: str, on_hand: int, unit_price: int = 1999) -> None:
         """Set the stock of a SKU through the API."""
         body = {"on_hand": on_hand, "unit_price": unit_price, "currency": "EUR"}
-        status, answer = http_json("PUT", f"{self.inventory_api}/v1/stock/{sku}", key=self.stock_key, body=body)
+        status, response = http_json("PUT", f"{self.inventory_api}/v1/stock/{sku}", key=self.stock_key, body=body)
         if status != 200:
-            raise RuntimeError(f"stock of {sku} was refused: {status} {answer}")
+            raise RuntimeError(f"stock of {sku} was refused: {status} {response}")
 
     def addresses(self) -> dict[str, Any]:
-        """Where everything is, for other programs."""
+        """Every address, key and pid, for other programs."""
         return {
             "orders_api": self.orders_api,
             "inventory_api": self.inventory_api,
@@ -252,12 +254,12 @@ class System:
         }
 
     def metrics_targets(self) -> dict[str, list[str]]:
-        """Job to addresses of every process that Prometheus can scrape."""
+        """The addresses that Prometheus can scrape, by job."""
         return {name: [f"127.0.0.1:{self.process_ports[name].telemetry}"] for name in (*PROCESSES, "reconciler")}
 
     def _api_keys(self) -> str:
-        shop, shelf = (sha256(key.encode()).hexdigest() for key in (self.orders_key, self.stock_key))
-        return f"shop:orders:write+orders:read:{shop},shelf:stock:write+stock:read:{shelf}"
+        shop, warehouse = (sha256(key.encode()).hexdigest() for key in (self.orders_key, self.stock_key))
+        return f"shop:orders:write+orders:read:{shop},warehouse:stock:write+stock:read:{warehouse}"
 
     def _plain_environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORDERFLOW_", "OTEL_"))}
@@ -276,7 +278,7 @@ class System:
             env=self.environment(name),
             directory=ROOT,
             log=self.directory / f"{name}.log",
-            ready=lambda: answers(url),
+            ready=lambda: responds(url),
             start_after=after,
             grace_seconds=35,
         )

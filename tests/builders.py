@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events with sensible values, of which a test changes those that matter to it."""
+"""Events with sensible default values; a test changes only the values that matter to it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def an_event(kind: type[AnEvent], **changes: object) -> AnEvent:
-    """An event of this kind; whether the changes leave it valid only its reader will tell."""
+    """An event of this kind; the changes are not validated."""
     values: dict[str, object] = {
         "timestamp": NOW,
         "order_id": uuid4(),
@@ -43,18 +43,18 @@ def an_event(kind: type[AnEvent], **changes: object) -> AnEvent:
 
 
 def a_codec(app_id: str = "test", **changes: Any) -> Codec:
-    """A codec of the domain's events, with the product's defaults."""
+    """A codec of the domain's events, with the default settings."""
     values = {"compression": "zstd", "threshold_bytes": 8 * 1024, "limit_bytes": 1024 * 1024, **changes}
     return Codec(app_id=app_id, exchange=EXCHANGE, decode=decode, **values)
 
 
 def a_retry_policy(*, max_attempts: int = 8, max_age_seconds: float = 3600) -> RetryPolicy:
-    """The product's defaults, unless the test says otherwise."""
+    """The default settings, unless the test changes them."""
     return RetryPolicy(max_attempts, max_age_seconds)
 
 
 def batch_limits(messages: int = 250) -> BatchLimits:
-    """The product's defaults but for the number of messages."""
+    """The default settings, except the number of messages."""
     return BatchLimits(messages=messages, size_bytes=4 * 1024 * 1024, linger_seconds=0.005)
 
 

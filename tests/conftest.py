@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers and fresh places on them, for every test that needs a real one."""
+"""Servers, and fresh vhosts and databases on them, for the tests that need real ones."""
 
 import gc
 import logging
@@ -17,20 +17,20 @@ from hypothesis import settings
 from local.servers.stack import Stack
 
 ROOT = Path(__file__).parents[1]
-# For the programs that tests start: what pyproject.toml's pythonpath is for pytest itself.
+# For the programs that tests start; pytest itself uses pythonpath of pyproject.toml.
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT / "app"), str(ROOT)])
 
-# What pytest has collected lives to the end; to look through it again and again costs a tenth of the fast tests.
+# Collected tests live until the end. Scanning them in every collection takes a tenth of the time of the fast tests.
 gc.set_threshold(50_000, 20, 20)
 
-# No deadline: a busy machine is no bug. Thirty examples keep the unit suite in seconds; runs differ, so they add up.
+# No deadline, because the machine may be busy. Thirty examples keep the unit suite short; each run tries other ones.
 settings.register_profile("quick", max_examples=30, deadline=None)
 settings.load_profile("quick")
 
 
 @pytest.fixture(autouse=True)
 def logging_as_before() -> Iterator[None]:
-    """A command under test configures the logging of its process; the next test must not write to its stream."""
+    """Restore logging: a command under test configures it, and the next test must not write to its stream."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     yield
@@ -42,7 +42,7 @@ def logging_as_before() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def stack() -> Iterator[Stack]:
-    """RabbitMQ and PostgreSQL of the suite that SERVERS names, or those that are given by URL; one pair a worker."""
+    """RabbitMQ and PostgreSQL of the suite in SERVERS, or those given by URL; one pair for each worker."""
     with Stack.start(suite=os.environ.get("SERVERS", "trixie")) as servers:
         yield servers
 

@@ -24,6 +24,7 @@ from local.demo.addresses import kept_current
 from local.demo.load_generator import Plan
 from local.demo.promises import Promise, dead_letters, gather, judged
 from local.demo.sale import TOKENS, Sale, SaleProgress, put_stock
+from local.eventually import eventually
 from local.interrupts import stop_on_terminate
 from local.servers.roots import ServersUnavailable
 from local.servers.stack import Stack, given_postgresql, given_rabbitmq
@@ -35,7 +36,7 @@ from orderflow.messaging.postgres.database import Database
 SKUS = {f"sku-{number}": 100_000 for number in range(1, 21)} | {"last-units": 50}
 DEMO = ROOT / ".demo"
 _TRACED_FROM = 500
-"""One order in twenty is traced: of so many, some are for certain."""
+"""One order in twenty is traced: of this many, at least one is."""
 
 _LATENCY = """
 select percentile_cont(array[0.5, 0.95, 0.99, 1.0]) within group (order by extract(epoch from final_at - accepted_at))
@@ -49,7 +50,7 @@ def main() -> int:
     """Run the demo; exit code 0 when every promise was kept, 1 when one was broken, 2 when it cannot run here."""
     options = _options()
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
-    if not _alone():
+    if not _lock_checkout():
         console.print(f"a demo runs in this checkout already; its addresses are in {DEMO.name}/addresses.json")
         return 2
     stop_on_terminate()
@@ -68,17 +69,17 @@ def main() -> int:
 
 
 def _clear(directory: Path) -> None:
-    """Make the folder anew, without what an earlier demo left."""
+    """Recreate the folder, without the files of an earlier demo."""
     try:
         if directory.exists():
             shutil.rmtree(directory)
         directory.mkdir(mode=0o755)
     except PermissionError as error:
-        raise ServersUnavailable(f"{error.filename} belongs to somebody else; remove {directory} first.") from error
+        raise ServersUnavailable(f"{error.filename} belongs to another user; remove {directory} first.") from error
 
 
-def _alone() -> bool:
-    """Take this checkout for the life of this process; false when another demo has it."""
+def _lock_checkout() -> bool:
+    """Lock this checkout until this process ends; false when another demo has locked it."""
     try:
         fcntl.flock(os.open(ROOT, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -110,7 +111,7 @@ def _with_servers(stack: Stack, options: argparse.Namespace, console: Console, *
         put_stock(system, SKUS)
         plan = Plan(rate=options.rate, seconds=options.seconds, skus=list(SKUS), tokens=TOKENS, duplicate_share=0.05)
         sale = Sale(system, plan, poison_share=0.01)
-        _watch(sale, console)
+        _run_and_drain(sale, console)
         kept = _summary(sale, console)
         if options.keep:
             _keep(stack, system, console)
@@ -118,7 +119,7 @@ def _with_servers(stack: Stack, options: argparse.Namespace, console: Console, *
 
 
 def _keep(stack: Stack, system: System, console: Console) -> None:
-    system.forgiving = True
+    system.exits_allowed = True
     console.print("\n[bold]kept running until Ctrl-C[/bold]")
     console.print(f"API pages   {system.orders_api}/docs  {system.inventory_api}/docs")
     if not system.prefix:
@@ -130,8 +131,8 @@ def _keep(stack: Stack, system: System, console: Console) -> None:
     console.print("stopping")
 
 
-def _watch(sale: Sale, console: Console) -> None:
-    """Run and drain the sale under a progress line: live on a terminal, every five seconds elsewhere."""
+def _run_and_drain(sale: Sale, console: Console) -> None:
+    """Run and drain the sale, with a progress line: live on a terminal, every five seconds elsewhere."""
     last = 0.0
 
     with Live(console=console, auto_refresh=False, transient=True) as live:
@@ -147,10 +148,11 @@ def _watch(sale: Sale, console: Console) -> None:
 
         seconds, rate = sale.plan.seconds, sale.plan.rate
         console.print(
-            f"[bold]sale[/bold]: {seconds:g} s, {rate:g} orders/s on average, 5 % repeated, 1 % poison besides"
+            f"[bold]sale[/bold]: {seconds:g} s, {rate:g} orders/s on average, 5 % repeated; "
+            "one malformed message for every 100 orders"
         )
         sale.run(show)
-        console.print("[bold]drain[/bold]: the load has ended, every order has to become final")
+        console.print("[bold]drain[/bold]: the load has ended; waiting until every order is final")
         sale.drain(seconds=90, show=show)
 
 
@@ -163,7 +165,7 @@ def _line(moment: SaleProgress) -> str:
 
 
 def _summary(sale: Sale, console: Console) -> bool:
-    """Print what happened and whether the promises were kept; true when all were."""
+    """Print the results and whether each promise was kept; true when all were."""
     database = Database(sale.system.databases["orders"], application_name="demo")
     with database.transaction() as transaction:
         outcomes = transaction.execute(_OUTCOMES)
@@ -175,7 +177,7 @@ def _summary(sale: Sale, console: Console) -> bool:
     _print_dead_letters(console, dead_letters(sale))
     found = journey.find(sale.system.trace_store, confirmed)
     console.print()
-    console.print(journey.tree(*found) if found else "no whole trace of a confirmed order was found")
+    console.print(journey.tree(*found) if found else "no complete trace of a confirmed order was found")
     if found or len(confirmed) >= _TRACED_FROM:
         spans = f"{len(found[1])} spans under one root" if found else f"none of {len(confirmed)}"
         promises.append(Promise("an order's journey is one trace", spans, found is not None))
@@ -195,9 +197,11 @@ def _print_outcomes(console: Console, sale: Sale, outcomes: list[tuple[str, str,
     accept = sorted(sale.record.latencies)
     console.print(f"accepted → confirmed: {shown}")
     console.print(
-        f"HTTP answer, from the intended send time: p50 {_quantile(accept, 0.5)}, p95 {_quantile(accept, 0.95)}"
+        f"HTTP response, from the intended send time: p50 {_quantile(accept, 0.5)}, p95 {_quantile(accept, 0.95)}"
     )
-    console.print(f"peak backlog: {sale.peak_open} orders; the driver was late by at most {sale.record.late:.2f} s")
+    console.print(
+        f"peak backlog: {sale.peak_open} orders; the load generator was late by at most {sale.record.late:.2f} s"
+    )
 
 
 def _quantile(values: list[float], share: float) -> str:
@@ -212,12 +216,16 @@ def _print_dead_letters(console: Console, reasons: Counter[str]) -> None:
 
 
 def _judged(sale: Sale, *, seconds: float) -> list[Promise]:
-    """The promises, once all are kept or time is up: the last sale, refund or notification may be under way."""
-    deadline = time.monotonic() + seconds
-    while True:
-        promises = judged(gather(sale))
-        if all(promise.kept for promise in promises) or time.monotonic() > deadline:
-            return promises
+    """Check the promises until all are kept or time is up: the last sale, refund or notification may be pending."""
+    promises: list[Promise] = []
+
+    def all_kept() -> bool:
+        promises[:] = judged(gather(sale))
+        return all(promise.kept for promise in promises)
+
+    with contextlib.suppress(TimeoutError):
+        eventually(all_kept, seconds, what="every promise is kept")
+    return promises
 
 
 def _print_promises(console: Console, promises: list[Promise]) -> None:

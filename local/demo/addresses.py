@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``.demo/addresses.json``: where everything is, current while it runs."""
+"""``.demo/addresses.json``: the addresses of a running system, kept up to date."""
 
 import json
 import threading
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from local.system import System
 
-_LOOK_SECONDS = 0.5
+_INTERVAL_SECONDS = 0.5
 
 
 @contextmanager
 def kept_current(system: System, path: Path) -> Iterator[None]:
-    """Keep the file as the system is: pids change when a process is restarted. It is gone at the end.
+    """Write the file again whenever an address or a pid changes; delete it at the end.
 
-    A reader never sees half a file, and nobody but its owner may read it: it holds keys and passwords.
+    A reader never sees half a file. Only its owner may read it, because it holds keys and passwords.
     """
     ended = threading.Event()
     _write(system, path, "")
@@ -32,8 +32,8 @@ def kept_current(system: System, path: Path) -> Iterator[None]:
 
 def _follow(system: System, path: Path, ended: threading.Event) -> None:
     last = ""
-    while not ended.wait(_LOOK_SECONDS):
-        with suppress(OSError):  # a full disk: the next look may find room
+    while not ended.wait(_INTERVAL_SECONDS):
+        with suppress(OSError):  # a full disk: the next attempt may succeed
             last = _write(system, path, last)
 
 

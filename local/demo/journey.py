@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One order's journey, drawn from its stored spans as a tree with times."""
+"""One order's trace, drawn as a tree of spans with times."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ Span = Mapping[str, Any]
 
 
 def find(trace_store: str, order_ids: Iterable[str], *, least_spans: int = 8) -> tuple[str, list[Span]] | None:
-    """The first of these orders whose whole trace is stored, with its spans; None when none was sampled."""
+    """The first of these orders whose complete trace is stored, with its spans; None when there is none."""
     for order_id in order_ids:
         _, traces = http_json("GET", f"{trace_store}/traces?attribute=orderflow.order_id={order_id}")
         for trace_id in traces or ():
@@ -29,7 +29,7 @@ def roots(spans: Sequence[Span]) -> list[Span]:
 
 
 def tree(order_id: str, spans: Sequence[Span]) -> Tree:
-    """The spans as a tree: service, what it did, when it began after the request, how long it took."""
+    """The spans as a tree: service, name, start after the request, and duration."""
     start = min(int(span["start"]) for span in spans)
     drawing = Tree(f"order {order_id}, trace {spans[0]['trace_id']}")
     for root in roots(spans):

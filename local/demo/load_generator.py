@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places orders over HTTP: arrivals do not wait for responses, and a request without a response is sent again."""
+"""Places orders over HTTP. Arrivals do not wait for responses; a request without a response is sent again."""
 
 import asyncio
 import random
@@ -13,12 +13,12 @@ from typing import Any
 import aiohttp
 
 AGAIN = frozenset({409, 429, 500, 502, 503, 504})
-"""Responses after which the same request with the same key is sent again; 409 only while the first is in flight."""
+"""Statuses after which the same request is sent again with the same key. A 409 for sold-out stock is final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to order. ``rate`` is orders a second on average, ``tokens`` weighs the payment outcomes."""
+    """What to order. ``rate`` is the average of orders a second; ``tokens`` gives each payment token a weight."""
 
     rate: float
     seconds: float
@@ -48,7 +48,7 @@ class LoadRecord:
     """Keys whose repetition got another response than the first request."""
     latencies: list[float] = field(default_factory=list)
     late: float = 0.0
-    """The most that an order was sent after its intended time: above a second the generator was overloaded."""
+    """Longest delay after an intended send time. Above a second the load generator was overloaded."""
 
 
 class LoadGenerator:
@@ -107,7 +107,7 @@ class LoadGenerator:
     async def _response(
         self, session: aiohttp.ClientSession, key: str, body: dict[str, Any]
     ) -> tuple[int, dict[str, Any]] | None:
-        """The definite response to a request, however often it has to be sent; None after ``patience_seconds``."""
+        """The definite response to a request, which is sent again as needed; None after ``patience_seconds``."""
         headers = {**self._headers, "Idempotency-Key": key}
         deadline = time.monotonic() + self.plan.patience_seconds
         pause = 0.05

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages that no service can handle, of every kind we know, published as a foreign system might."""
+"""Messages that no service can handle, one of each known kind, as a foreign system might publish them."""
 
 import gzip
 import struct
@@ -19,7 +19,7 @@ JSON = b"application/json"
 
 @dataclass(frozen=True, slots=True)
 class Poison:
-    """One malformed message: what is wrong with it, the reason it must be parked with, and how it looks."""
+    """One malformed message: its kind, the reason with which it must be dead-lettered, its body and properties."""
 
     kind: str
     reason: str
@@ -33,7 +33,7 @@ def _good() -> bytes:
         OrderCreated(
             timestamp=datetime.now(UTC),
             order_id=uuid.uuid4(),
-            user_id="nobody",
+            user_id="customer-1",
             total_amount=100,
             currency="EUR",
             items=(line,),
@@ -74,7 +74,7 @@ _BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: _good().replace(b'"total_amount":100', b'"total_amount":' + b"9" * 10_000),
     ),
     "a negative quantity": ("invalid_body", lambda: _good().replace(b'"quantity":1', b'"quantity":-1')),
-    "a missing field": ("invalid_body", lambda: _good().replace(b'"user_id":"nobody",', b"")),
+    "a missing field": ("invalid_body", lambda: _good().replace(b'"user_id":"customer-1",', b"")),
     "another queue's event": ("unexpected_event", _stock),
 }
 
@@ -84,7 +84,7 @@ def every_kind() -> Iterator[Poison]:
     for kind, (reason, body) in _BODIES.items():
         yield Poison(kind, reason, body(), _properties())
     yield Poison("no message id", "missing_message_id", _good(), _properties(message_id=None))
-    yield Poison("a message id that is none", "invalid_message_id", _good(), _properties(message_id="42"))
+    yield Poison("a message id that is not a UUID", "invalid_message_id", _good(), _properties(message_id="42"))
     yield Poison("another content type", "unknown_content_type", _good(), _properties(content_type="application/xml"))
     yield Poison("an unknown encoding", "unknown_content_encoding", _good(), _properties(content_encoding="br"))
     yield Poison("a corrupt zstd body", "corrupt_compression", _good(), _properties(content_encoding="zstd"))
@@ -98,7 +98,7 @@ def every_kind() -> Iterator[Poison]:
 
 
 class _Wire(pika.BasicProperties):
-    """Properties as bytes on the wire: what pika would not write and the broker passes on."""
+    """Properties given as bytes: pika would not write them, and the broker passes them on."""
 
     def __init__(self, *, table: bytes = b"", message_id: bytes | None = None, content_type: bytes = JSON) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -132,10 +132,10 @@ def _on_the_wire() -> dict[str, tuple[str, pika.BasicProperties]]:
         ),
         "tables 2,000 deep": ("not_json", _Wire(table=_short(b"deep") + deep_table)),
         "lists 2,000 deep": ("not_json", _Wire(table=_short(b"deep") + deep_list)),
-        "a header name that is no text": ("not_json", _Wire(table=_short(b"\xff") + b"V")),
+        "a header name that is not UTF-8": ("not_json", _Wire(table=_short(b"\xff") + b"V")),
         "headers that fill a frame": ("not_json", _Wire(table=_short(b"large") + large)),
-        "a message id that is no text": ("invalid_message_id", _Wire(message_id=b"\xff" * 255)),
-        "a content type that is no text": ("unknown_content_type", _Wire(content_type=b"\xff" * 255)),
+        "a message id that is not UTF-8": ("invalid_message_id", _Wire(message_id=b"\xff" * 255)),
+        "a content type that is not UTF-8": ("unknown_content_type", _Wire(content_type=b"\xff" * 255)),
     }
 
 

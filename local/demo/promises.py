@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a sale kept every promise, by the databases, the provider, the broker and the load generator."""
+"""Checks whether a sale kept every promise, from independent records.
+
+The records are those of the databases, the payment provider, the broker and the load generator.
+"""
 
 import json
 from collections import Counter, defaultdict
@@ -14,7 +17,7 @@ from orderflow.messaging.postgres.database import Database
 
 _ORDERS = "select order_id::text, status, total_amount from orders"
 _POISON_FROM = 200
-"""A sale of so many orders has published malformed messages, if it publishes any."""
+"""From this many orders on, a sale must have published malformed messages."""
 
 
 @dataclass(frozen=True, slots=True)

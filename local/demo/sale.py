@@ -15,6 +15,7 @@ from pika.exceptions import AMQPError
 
 from local.demo.load_generator import LoadGenerator, LoadRecord, Plan
 from local.demo.poison import every_kind
+from local.eventually import eventually
 from local.system import System
 from orderflow.events import EXCHANGE, OrderCreated
 from orderflow.messaging.errors import InfrastructureError
@@ -40,7 +41,7 @@ from orders where final_at > now() - interval '10 seconds'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaleProgress:
-    """The state of a sale at one time. ``p95_seconds`` is accepted → final over the last ten seconds."""
+    """The state of a sale at one time. ``p95_seconds`` is from accepted to final, over the last ten seconds."""
 
     elapsed_seconds: float
     accepted: int
@@ -93,18 +94,20 @@ class Sale:
     def drain(self, *, seconds: float, show: Callable[[SaleProgress], None] = lambda _: None) -> bool:
         """Wait until every order is final; false when some are not after that many seconds."""
         database = Database(self.system.databases["orders"], application_name="sale")
-        deadline = time.monotonic() + seconds
         start = time.monotonic()
+
+        def all_final() -> bool:
+            progress = self._progress(database, start)
+            show(progress)
+            return progress.open == 0
+
         try:
-            while time.monotonic() < deadline:
-                progress = self._progress(database, start)
-                show(progress)
-                if progress.open == 0:
-                    return True
-                time.sleep(0.5)
+            eventually(all_final, seconds, what="every order is final", pause=0.5)
+        except TimeoutError:
             return False
         finally:
             database.close()
+        return True
 
     def _observe(self, finished: threading.Event, show: Callable[[SaleProgress], None]) -> None:
         database = Database(self.system.databases["orders"], application_name="sale")
@@ -115,7 +118,7 @@ class Sale:
             while not finished.wait(1):
                 if poisoner is not None:
                     poisoner.plant(round(self.record.sent * self.poison_share) - len(self.planted))
-                with suppress(InfrastructureError):  # a fault test breaks the database and the sale goes on
+                with suppress(InfrastructureError):  # a fault test may stop the database; the sale goes on
                     show(self._progress(database, start))
 
     def _progress(self, database: Database, start: float) -> SaleProgress:
@@ -135,7 +138,7 @@ class Sale:
 
 
 class _Poisoner:
-    """Publishes malformed messages at the broker, in the queue of new orders, one kind after another."""
+    """Publishes malformed messages with the routing key of new orders, one kind after another."""
 
     def __init__(self, system: System, planted: list[str]) -> None:
         self._url = system.admin_url
@@ -155,7 +158,7 @@ class _Poisoner:
             self._connection.close()
 
     def plant(self, count: int) -> None:
-        """Publish that many, and serve the connection's heartbeat; raises RuntimeError when the broker accepts none."""
+        """Publish that many and keep the connection alive; raises RuntimeError when the broker accepts none."""
         try:
             for _ in range(count):
                 poison = self._kinds[len(self._planted) % len(self._kinds)]
@@ -173,15 +176,12 @@ def put_stock(system: System, stock: Mapping[str, int]) -> None:
     for sku, on_hand in stock.items():
         system.set_stock(sku, on_hand)
     database = Database(system.databases["orders"], application_name="sale")
-    deadline = time.monotonic() + 30
+
+    def known() -> bool:
+        with database.transaction() as transaction:
+            return stock.keys() <= {row[0] for row in transaction.execute("select sku from availability")}
+
     try:
-        while True:
-            with database.transaction() as transaction:
-                known = {row[0] for row in transaction.execute("select sku from availability")}
-            if stock.keys() <= known:
-                return
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the orders service has no price of {sorted(stock.keys() - known)} after 30 s")
-            time.sleep(0.1)
+        eventually(known, 30, what=f"the orders service has the prices of {sorted(stock)}", pause=0.1)
     finally:
         database.close()

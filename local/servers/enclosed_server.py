@@ -17,12 +17,12 @@ from local.supervisor.supervisor import ProcessSpec, Supervisor
 
 
 class NotOurServer(Exception):
-    """The server was given by URL: it is used, but never started, stopped or killed from here."""
+    """The server was given by URL: it is used, but never started, stopped or killed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerContext:
-    """Where a server runs: the root folder of its programs, the folder for its data and log, and who watches it."""
+    """Where a server runs: root folder of its programs, folder for its data and log, supervisor, ports."""
 
     root: Path
     directory: Path
@@ -31,9 +31,9 @@ class ServerContext:
 
 
 class EnclosedServer(abc.ABC):
-    """One server out of a root folder. Its data, password and ports outlive ``stop`` and ``kill``.
+    """One server from a root folder. It keeps its data, password and ports after ``stop`` and ``kill``.
 
-    Its folder below the context's becomes its /data; ports are taken once: a restarted server is where it was.
+    Its own folder, in the folder of the context, is mounted as /data.
     """
 
     name: ClassVar[str]
@@ -50,7 +50,7 @@ class EnclosedServer(abc.ABC):
         self._prepared = False
 
     def prepare(self) -> ProcessSpec:
-        """Write what the server reads at its start; how it is to be started."""
+        """Write the files that the server reads when it starts; returns how to start it."""
         self.directory.mkdir(parents=True, exist_ok=True)
         self._write_files()
         own(self.directory, self._user)
@@ -67,22 +67,22 @@ class EnclosedServer(abc.ABC):
         )
 
     def start(self) -> None:
-        """Start it, for the first time or again with its data and ports; returns when it is ready."""
+        """Start it, or start it again with its data and ports; returns when it is ready."""
         if self._prepared:
             self._supervisor.resume(self.name)
         else:
             self._supervisor.start(self.prepare())
 
     def stop(self) -> None:
-        """End it in good order; it stays down until ``start``."""
+        """Shut it down; it stays down until ``start``."""
         self._supervisor.stop(self.name)
 
     def kill(self) -> None:
-        """SIGKILL everything of it at once; it stays down until ``start``."""
+        """SIGKILL all its processes; it stays down until ``start``."""
         self._supervisor.kill(self.name, hold=True)
 
     def restart(self) -> None:
-        """Stop in good order, then start again."""
+        """Shut it down, then start it again."""
         self.stop()
         self.start()
 
@@ -93,7 +93,7 @@ class EnclosedServer(abc.ABC):
 
     @abc.abstractmethod
     def is_ready(self) -> bool:
-        """Whether it serves now; an OSError means no."""
+        """Whether it serves requests now; an OSError means no."""
 
     def _write_files(self) -> None:  # noqa: B027 - most servers need none
         """Write configuration into the directory; by default none."""
@@ -107,7 +107,7 @@ class EnclosedServer(abc.ABC):
 
 
 def kept_password(directory: Path) -> str:
-    """A random password, the same again for the same directory; readable by its owner alone."""
+    """A random password that is stored in the directory, readable only by its owner; the same at every call."""
     file = directory / "password"
     if not file.exists():
         directory.mkdir(parents=True, exist_ok=True)
@@ -116,8 +116,8 @@ def kept_password(directory: Path) -> str:
     return file.read_text()
 
 
-def answers(url: str, *, headers: Mapping[str, str] | None = None) -> bool:
-    """True when a GET of a loopback URL gets status 200 within two seconds."""
+def responds(url: str, *, headers: Mapping[str, str] | None = None) -> bool:
+    """Whether a GET of a loopback URL gets status 200 within two seconds."""
     try:
         return http("GET", url, headers=headers, timeout_seconds=2).status_code == 200
     except OSError:

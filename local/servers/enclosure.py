@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a program of a root folder as an unprivileged user, in namespaces that end with it.
+"""Runs a program from a root folder as an unprivileged user, in namespaces that end with it.
 
-The mounts are private, the root is read-only, only ``/data`` (a folder of the caller) is kept; processes that the
-program leaves behind (such as epmd) die with it, however it ends. The network is the host's.
+The mounts are private and the root is read-only. Only ``/data`` (a folder of the caller) is kept. Processes that the
+program leaves behind (such as epmd) are killed when it ends. The network is the host's.
 """
 
 import os
@@ -16,7 +16,7 @@ ENVIRONMENT = {
     "HOME": "/data",
     "LANG": "C.UTF-8",
 }
-"""What an enclosed program sees at least; the caller's own environment stays outside."""
+"""The base environment of an enclosed program; the caller's own environment is not passed on."""
 
 _MOUNT_AND_RUN = """
 set -eu
@@ -40,7 +40,7 @@ exec chroot "$root" setpriv --reuid="$uid" --regid="$gid" --clear-groups --no-ne
 def enclosed(argv: Sequence[str], *, root: Path, data: Path, user: User) -> list[str]:
     """The command line that runs ``argv`` in ``root`` with ``data`` as its ``/data``; needs root on the host.
 
-    The outer process answers SIGKILL by ending everything inside. SIGTERM and SIGINT to its process group reach the
+    SIGKILL to the outer process kills everything inside. SIGTERM and SIGINT to its process group reach the
     program; any other signal must go to ``inner_pid``.
     """
     namespaces = ["unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child", "--"]
@@ -51,7 +51,7 @@ def enclosed(argv: Sequence[str], *, root: Path, data: Path, user: User) -> list
 def inner_pid(outer: int) -> int:
     """The host's pid of the program that an enclosing process runs; raises ProcessLookupError when it is gone.
 
-    The enclosing process is the supervisor's child, or the only child of it.
+    ``outer`` is the process that was started with the command line of ``enclosed``; the program is its only child.
     """
     try:
         children = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
@@ -63,7 +63,7 @@ def inner_pid(outer: int) -> int:
 
 
 def own(folder: Path, user: User) -> None:
-    """Make ``folder`` when it is absent, and give it and its present content to ``user`` alone."""
+    """Create ``folder`` if it is absent, and make ``user`` the only owner of it and of the files in it."""
     folder.mkdir(parents=True, exist_ok=True)
     folder.chmod(0o700)
     os.chown(folder, user.uid, user.gid)

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loopback ports that stay ours while a server is down, also against other stacks on the same machine."""
+"""Loopback ports that stay reserved while a server is down, also from other stacks on the same machine."""
 
 import random
 import socket
 
-_RANGE = range(10_000, 32_000)  # below the ephemeral ports: a client's own port can never take a stopped server's
+_RANGE = range(
+    10_000, 32_000
+)  # below the ephemeral ports, so a client's own port never takes the port of a stopped server
 
 
 class Ports:
-    """Gives free ports of 127.0.0.1; each is reserved until ``release`` or the end of this process."""
+    """Reserves free ports of 127.0.0.1, until ``release`` or the end of this process."""
 
     def __init__(self) -> None:
         self._reservations: list[socket.socket] = []
 
     def take(self) -> int:
-        """A port that no server listens on and no other Ports has given. Raises OSError when there is none."""
+        """A port without a server, which no other ``Ports`` has reserved; raises OSError when there is none."""
         for port in random.sample(_RANGE, k=500):
             reservation = _reserve(port)
             if reservation is None:
@@ -26,7 +28,7 @@ class Ports:
         raise OSError("no free port on 127.0.0.1")
 
     def release(self) -> None:
-        """Give all of them back."""
+        """Release all of them."""
         while self._reservations:
             self._reservations.pop().close()
 
@@ -34,7 +36,7 @@ class Ports:
 def _reserve(port: int) -> socket.socket | None:
     reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        reservation.bind(f"\0orderflow-port-{port}")  # abstract: vanishes with this process, leaves no file
+        reservation.bind(f"\0orderflow-port-{port}")  # abstract: it ends with this process and leaves no file
     except OSError:
         reservation.close()
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL on loopback, with a database and a login of its own for whoever asks."""
+"""PostgreSQL on loopback, which creates databases, each with a login of its own."""
 
 import os
 import secrets
@@ -32,14 +32,14 @@ exec "$bin/postgres" -D /data/pgdata "$@"
 
 
 class PostgreSQL(EnclosedServer):
-    """A database server of its own: random superuser password, data kept over ``stop_immediate`` and ``start``.
+    """A database server with a random superuser password; its data is kept after ``stop_immediate``.
 
-    ``fsync=False`` is for quick tests that never cut the power; commits still reach the operating system.
+    ``fsync=False`` is for quick tests. Commits then reach the operating system, but not necessarily the disk.
     """
 
     name = "postgresql"
     account = "postgres"
-    stop_signal = signal.SIGINT  # "fast": ends sessions; SIGTERM would wait for them
+    stop_signal = signal.SIGINT  # fast shutdown: ends sessions; SIGTERM would wait for them
 
     def __init__(self, context: ServerContext, *, fsync: bool = True) -> None:
         super().__init__(context)
@@ -51,22 +51,22 @@ class PostgreSQL(EnclosedServer):
         return f"postgresql://{_ADMIN}:{self._password}@127.0.0.1:{self.port}/{database}"
 
     def create_database(self, name: str) -> str:
-        """Make a database and a login of the same name that owns it; the login's URL."""
+        """Create a database and a login of the same name that owns it; the login's URL."""
         return create_database(self.url(), name)
 
     def drop_database(self, name: str) -> None:
-        """Remove a database and its login, whoever is connected."""
+        """Drop a database and its login; sessions in it are ended."""
         drop_database(self.url(), name)
 
     def stop_immediate(self) -> None:
-        """End it without a checkpoint, as ``pg_ctl stop -m immediate`` does; it stays down until ``start``."""
+        """Stop it without a checkpoint, as ``pg_ctl stop -m immediate`` does; it stays down until ``start``."""
         pid = self.pid
         self._supervisor.hold(self.name)
         os.kill(pid, signal.SIGQUIT)
         self._supervisor.wait_gone(self.name)
 
     def is_ready(self) -> bool:
-        """Whether it takes logins; false while it recovers."""
+        """Whether it accepts logins; false while it recovers."""
         parameters = f"user\0{_ADMIN}\0database\0postgres\0\0".encode()
         startup = struct.pack("!ii", len(parameters) + 8, 196608) + parameters
         with socket.create_connection(("127.0.0.1", self.port), timeout=2) as connection:
@@ -82,7 +82,7 @@ class PostgreSQL(EnclosedServer):
             "max_connections": 200,
             "fsync": "on" if self._fsync else "off",
             "synchronous_commit": "on",
-            "jit": "off",  # our statements are short; compiling them costs more than running them
+            "jit": "off",  # our statements are short; compiling them takes longer than running them
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
         return ["sh", "-c", _MAKE_THEN_RUN, "postgresql", f"/{newest.relative_to(self.root)}", *options]
@@ -106,11 +106,11 @@ class GivenPostgreSQL:
         return urlunsplit(urlsplit(self.admin_url)._replace(path=f"/{database}"))
 
     def create_database(self, name: str) -> str:
-        """Make a database and a login of the same name that owns it; the login's URL."""
+        """Create a database and a login of the same name that owns it; the login's URL."""
         return create_database(self.admin_url, name)
 
     def drop_database(self, name: str) -> None:
-        """Remove a database and its login, whoever is connected."""
+        """Drop a database and its login; sessions in it are ended."""
         drop_database(self.admin_url, name)
 
     def kill(self) -> None:
@@ -121,9 +121,9 @@ class GivenPostgreSQL:
 
 
 def create_database(admin_url: str, name: str) -> str:
-    """Make the database ``name``, owned by a login of that name with a random password; the login's URL.
+    """Create the database ``name``, owned by a login of that name with a random password; the login's URL.
 
-    What is there already is kept, except the login's password, which is new.
+    An existing database and login are kept; the login gets a new password.
     """
     password = secrets.token_urlsafe(24)
     login, secret = sql.Identifier(name), sql.Literal(password)
@@ -141,7 +141,7 @@ def create_database(admin_url: str, name: str) -> str:
 
 
 def drop_database(admin_url: str, name: str) -> None:
-    """Remove what ``create_database`` made."""
+    """Drop a database and its login, as ``create_database`` created them; sessions in it are ended."""
     both = sql.Identifier(name)
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(sql.SQL("drop database if exists {} with (force)").format(both))

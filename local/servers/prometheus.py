@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from local.servers.enclosed_server import EnclosedServer, ServerContext, answers
+from local.servers.enclosed_server import EnclosedServer, ServerContext, responds
 
 DETAILED_FAMILIES = (
     "queue_coarse_metrics",
@@ -18,13 +18,13 @@ DETAILED_FAMILIES = (
     "exchange_metrics",
     "ra_metrics",
 )
-"""What is asked of the broker's /metrics/detailed."""
+"""The families that are scraped from the broker's /metrics/detailed."""
 BROKER_JOB = "rabbitmq"
 """The job whose targets are brokers: they are scraped at /metrics and at /metrics/detailed."""
 
 
 class Alertmanager(EnclosedServer):
-    """Sends every alert to ``webhook`` (a loopback URL; empty: nowhere), grouped by name, with little delay."""
+    """Sends every alert to ``webhook`` (a loopback URL; empty: alerts are not sent), grouped by name."""
 
     name = "alertmanager"
     account = "prometheus"
@@ -40,12 +40,12 @@ class Alertmanager(EnclosedServer):
 
     def is_ready(self) -> bool:
         """Whether it serves."""
-        return answers(f"{self.url}/-/ready")
+        return responds(f"{self.url}/-/ready")
 
     def _write_files(self) -> None:
-        instrumentation = [{"url": self._webhook, "send_resolved": True}] if self._webhook else []
+        webhooks = [{"url": self._webhook, "send_resolved": True}] if self._webhook else []
         route = {"receiver": "webhook", "group_by": ["alertname"], "group_wait": "1s", "group_interval": "5s"}
-        config = {"route": route, "receivers": [{"name": "webhook", "webhook_configs": instrumentation}]}
+        config = {"route": route, "receivers": [{"name": "webhook", "webhook_configs": webhooks}]}
         _write_yaml(self.directory / "alertmanager.yml", config)
 
     def _command(self) -> Sequence[str]:
@@ -86,10 +86,10 @@ class Prometheus(EnclosedServer):
 
     def is_ready(self) -> bool:
         """Whether it serves queries."""
-        return answers(f"{self.url}/-/ready")
+        return responds(f"{self.url}/-/ready")
 
     def set_targets(self, targets: Mapping[str, Sequence[str]]) -> None:
-        """Scrape these from now on, in place of all before; rule files are read again too."""
+        """Replace the targets; rule files are read again too."""
         self._targets = dict(targets)
         self.prepare()
         os.kill(self.pid, signal.SIGHUP)

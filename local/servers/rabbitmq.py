@@ -8,19 +8,19 @@ from dataclasses import dataclass
 import pika
 from pika.exceptions import AMQPError
 
-from local.servers.enclosed_server import EnclosedServer, NotOurServer, ServerContext, answers, kept_password
+from local.servers.enclosed_server import EnclosedServer, NotOurServer, ServerContext, kept_password, responds
 from local.servers.roots import ServersUnavailable
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.management_api import Management, ManagementRefused
 
 PLUGINS = ("rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_consistent_hash_exchange")
 _MOST_MESSAGE_BYTES = 2 * 1024 * 1024
-"""A consumer holds a thousand messages in memory; by default each may have 16 MiB."""
+"""A consumer holds up to a thousand messages in memory; the broker's default limit is 16 MiB each."""
 _ADMIN = "admin"
 
 
 class RabbitMQ(EnclosedServer):
-    """A broker of its own: random admin password, no guest, its own epmd, data kept over ``kill`` and ``start``.
+    """A broker with a random admin password, no guest user and its own epmd; its data is kept after ``kill``.
 
     ``extra_config`` is appended to rabbitmq.conf. Publishers are blocked above ``memory_limit_bytes``.
     """
@@ -58,16 +58,16 @@ class RabbitMQ(EnclosedServer):
         return f"http://127.0.0.1:{self.metrics_port}/metrics"
 
     def is_ready(self) -> bool:
-        """Whether it takes AMQP connections and serves its management API and metrics."""
+        """Whether it accepts AMQP connections and serves its management API and metrics."""
         credentials = base64.b64encode(f"{_ADMIN}:{self._password}".encode()).decode()
         check = f"http://127.0.0.1:{self.management_port}/api/health/checks/port-listener/{self.port}"
-        return answers(check, headers={"Authorization": f"Basic {credentials}"}) and answers(self.metrics_url)
+        return responds(check, headers={"Authorization": f"Basic {credentials}"}) and responds(self.metrics_url)
 
     def keeps(self, queue: str) -> bool:
-        """Whether a quorum queue would survive a kill by now.
+        """Whether a quorum queue would survive a kill now.
 
-        The broker registers a declared queue on disk up to a second later. Killed before that, it brings the queue back
-        without a leader (4.0: every use times out) or empty (4.3: confirmed messages are gone).
+        The broker registers a declared queue on disk up to a second later. If it is killed before that, the queue comes
+        back without a leader (4.0: every use times out) or empty (4.3: confirmed messages are lost).
         """
         registrations = self.directory.glob("mnesia/*/quorum/*/names.dets")
         return any(f"_{queue}".encode() in file.read_bytes() for file in registrations)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root folders with the servers' Debian packages, one a suite, made once and then only read."""
+"""Root folders with the servers' Debian packages, one for each suite, built once and then read-only."""
 
 import fcntl
 import hashlib
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 RECIPE = 1
-"""Raise when the way of building changes, so that old roots are not taken for new ones."""
+"""Increase this when the build changes, so that old roots are not used."""
 PACKAGES = ("rabbitmq-server", "postgresql", "prometheus", "prometheus-alertmanager")
 
-# A moving suite's Release file can be past its date in a mirror's snapshot; its signature is still checked.
+# The Release file of a testing suite can be out of date in a mirror; its signature is still checked.
 SUITES: Mapping[str, tuple[str, ...]] = {
     "trixie": (),
     "forky": ('--aptopt=Acquire::Check-Valid-Until "false"',),
@@ -32,22 +32,22 @@ _SLIM = tuple(
 )
 _CLUSTER_CONFIG = "etc/postgresql-common/createcluster.conf"
 _HOOKS = (
-    # Without this PostgreSQL's package makes a database in the root, which nobody uses.
+    # Without this, PostgreSQL's package creates an unused database cluster in the root.
     f'--essential-hook=mkdir -p "$1/etc/postgresql-common" && echo create_main_cluster=false > "$1/{_CLUSTER_CONFIG}"',
     '--customize-hook=mkdir "$1/data" && printf "127.0.0.1 localhost\\n" > "$1/etc/hosts"',
 )
 _ENCLOSED = ("unshare", "--mount", "--pid", "--ipc", "--fork", "--kill-child")
 _DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL", "--")
-_SERVERS_OF_YOURS = "set ORDERFLOW_AMQP_URL, ORDERFLOW_MANAGEMENT_URL and ORDERFLOW_DATABASE_URL to servers of yours."
+_OWN_SERVERS = "set ORDERFLOW_AMQP_URL, ORDERFLOW_MANAGEMENT_URL and ORDERFLOW_DATABASE_URL to your own servers."
 
 
 class ServersUnavailable(Exception):
-    """This machine cannot run the servers; the message is one sentence that says what to do."""
+    """This machine cannot run the servers; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """An unprivileged account of a package, as numbered inside its root folder."""
+    """An unprivileged account of a package, with the ids that it has inside the root folder."""
 
     name: str
     uid: int
@@ -55,7 +55,7 @@ class User:
 
 
 def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Where everything that can be made again is kept: ``ORDERFLOW_CACHE``, else the user's cache folder."""
+    """The folder for everything that can be rebuilt: ``ORDERFLOW_CACHE``, else a folder in the user's cache."""
     if given := environ.get("ORDERFLOW_CACHE"):
         return Path(given)
     return Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "orderflow"
@@ -64,7 +64,7 @@ def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
 def ensure_root(suite: str, progress: Callable[[str], None], *, environ: Mapping[str, str] = os.environ) -> Path:
     """The root folder of one suite, built when it is not in the cache (about a minute, 0.9 GB).
 
-    Several programs may ask at once: one builds, the others wait. Raises ServersUnavailable.
+    Several programs may call this concurrently: one builds, the others wait. Raises ServersUnavailable.
     """
     if suite not in SUITES:
         raise ServersUnavailable(f"Unknown suite {suite!r}; there are {', '.join(SUITES)}.")
@@ -99,12 +99,12 @@ def _check_host(*, building: bool) -> None:
     if os.geteuid() != 0 or (building and shutil.which("mmdebstrap") is None):
         raise ServersUnavailable(
             "Starting the servers needs root and mmdebstrap (Debian or Ubuntu: run `make setup` as root);"
-            f" or {_SERVERS_OF_YOURS}"
+            f" or {_OWN_SERVERS}"
         )
     if subprocess.run((*_ENCLOSED, "true"), capture_output=True, check=False).returncode:
         raise ServersUnavailable(
-            "This root may not make namespaces, as in a container without `--privileged`: give the container that;"
-            f" or {_SERVERS_OF_YOURS}"
+            "This root user may not create namespaces, as in a container without `--privileged`: add that option;"
+            f" or {_OWN_SERVERS}"
         )
 
 
@@ -121,7 +121,7 @@ def _build(suite: str, root: Path, progress: Callable[[str], None]) -> None:
     command = ["mmdebstrap", "--variant=minbase", "--mode=root", f"--include={','.join(PACKAGES)}"]
     command += [*_SLIM, *_HOOKS, *SUITES[suite], suite, str(unfinished)]
     # Mounts of an interrupted build end with its namespace, so that the next build's rmtree cannot reach into them.
-    # It ends with us, so that it cannot write into what the next build has begun.
+    # The build ends with this process, so that it cannot write into the folder of the next build.
     enclosed = [*_DIES_WITH_US, *_ENCLOSED, *command]
     with subprocess.Popen(enclosed, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as builder:
         try:

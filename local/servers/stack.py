@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stack of servers for this machine: RabbitMQ, PostgreSQL, and on request Prometheus and Alertmanager.
+"""The servers on this machine: RabbitMQ, PostgreSQL, and on request Prometheus and Alertmanager.
 
-``python -m local.servers`` runs one in the foreground until Ctrl-C.
+``python -m local.servers`` runs them in the foreground until Ctrl-C.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class ServerNotStarted(Exception):
 
 
 class Stack:
-    """Running servers; a context manager that stops those which it started. Make one with ``Stack.start``."""
+    """Running servers; a context manager that stops the servers it started. Create one with ``Stack.start``."""
 
     def __init__(self, *, directory: Path | None = None, report: Callable[[str], None] | None = None) -> None:
         self._closing = ExitStack()
@@ -68,9 +68,9 @@ class Stack:
     ) -> Self:
         """Start these servers of a Debian suite together; returns when all are ready.
 
-        Servers that ``environ`` names by URL are used instead of started ones. Without ``directory`` their data lies
-        in a temporary one, removed at the end. ``targets`` are Prometheus's besides the broker, ``webhook`` is where
-        Alertmanager sends, ``report`` is told what takes long or goes wrong.
+        Servers that ``environ`` gives by URL are used instead. Without ``directory`` the data is in a temporary
+        directory, which is removed at the end. ``targets`` are scraped by Prometheus, in addition to the broker.
+        Alertmanager sends alerts to ``webhook``. ``report`` is called with a line about each slow step or failure.
         Raises ServersUnavailable when this machine cannot run them, ProcessFailed when one does not come up.
         """
         _no_proxies()
@@ -101,12 +101,12 @@ class Stack:
         self.close()
 
     def close(self) -> None:
-        """Stop all servers of ours and remove a temporary directory."""
+        """Stop the servers that were started and remove a temporary directory."""
         self._closing.close()
 
     @property
     def rabbitmq(self) -> RabbitMQ | GivenRabbitMQ:
-        """The broker; ServerNotStarted when the stack has none, as with the others."""
+        """The broker. Raises ServerNotStarted when the stack has none, as the other properties do."""
         return self._rabbitmq or _missing("RabbitMQ")
 
     @property
@@ -125,12 +125,12 @@ class Stack:
         return self._alertmanager or _missing("Alertmanager")
 
     def broker_targets(self) -> dict[str, list[str]]:
-        """The broker as a target of Prometheus; empty when it is not known where it has its metrics."""
+        """The broker as a target of Prometheus; empty when the address of its metrics is not known."""
         url = self._rabbitmq.metrics_url if self._rabbitmq else ""
         return {BROKER_JOB: [urlsplit(url).netloc]} if url else {}
 
     def addresses(self) -> dict[str, str]:
-        """The URLs of what runs, with the administrators' credentials."""
+        """The URLs of the running servers, with the administrators' credentials."""
         found: dict[str, str] = {}
         if broker := self._rabbitmq:
             found |= {"amqp": broker.amqp_url, "management": broker.management_url, "metrics": broker.metrics_url}
@@ -165,7 +165,7 @@ class Stack:
 
 @contextmanager
 def _taken(directory: Path) -> Iterator[None]:
-    """Servers in namespaces cannot see that others work on the same data; raises ServersUnavailable when they do."""
+    """Lock the data directory, because servers in namespaces cannot detect each other; raises ServersUnavailable."""
     directory.mkdir(parents=True, exist_ok=True)
     held = os.open(directory, os.O_RDONLY)
     try:
@@ -178,7 +178,7 @@ def _taken(directory: Path) -> Iterator[None]:
 
 
 def given_rabbitmq(environ: Mapping[str, str]) -> GivenRabbitMQ | None:
-    """The broker that the environment names, if it does; raises ServersUnavailable when it names only half of it."""
+    """The broker that the environment gives by URL, or None; raises ServersUnavailable when a URL is missing."""
     amqp_url, management_url = environ.get("ORDERFLOW_AMQP_URL"), environ.get("ORDERFLOW_MANAGEMENT_URL")
     if not amqp_url:
         return None
@@ -189,13 +189,13 @@ def given_rabbitmq(environ: Mapping[str, str]) -> GivenRabbitMQ | None:
 
 
 def given_postgresql(environ: Mapping[str, str]) -> GivenPostgreSQL | None:
-    """The database server that the environment names, if it does."""
+    """The database server that the environment gives by URL, or None."""
     url = environ.get("ORDERFLOW_DATABASE_URL")
     return GivenPostgreSQL(admin_url=url) if url else None
 
 
 def _no_proxies() -> None:
-    """From now on nobody asks a proxy for our servers, neither we nor the processes that we start."""
+    """Never use a proxy for loopback, in this process and in those that it starts."""
     for name in ("no_proxy", "NO_PROXY"):
         others = [host for host in os.environ.get(name, "").split(",") if host]
         os.environ[name] = ",".join(dict.fromkeys([*others, "127.0.0.1", "localhost"]))
@@ -206,7 +206,7 @@ def _missing(name: str) -> NoReturn:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a stack in the foreground; 0 after Ctrl-C, 2 when this machine cannot."""
+    """Run the servers in the foreground; 0 after Ctrl-C, 2 when this machine cannot run them."""
     parser = argparse.ArgumentParser(prog="python -m local.servers", description=main.__doc__)
     parser.add_argument("--suite", choices=list(SUITES), default="trixie", help="Debian suite of the servers")
     parser.add_argument("--directory", type=Path, help="keep the data here (default: a temporary folder)")

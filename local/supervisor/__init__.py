@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps programs running, and stops them all."""
+"""Starts, restarts and stops processes."""

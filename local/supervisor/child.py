@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One child process of a supervisor: how it is described, started, watched and signalled."""
+"""One child process of a supervisor: its description, its start, its end and its signals."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from pathlib import Path
 class ProcessSpec:
     """One program to keep running.
 
-    ``ready`` is asked until it returns true (an OSError counts as no); None: ready once it was started.
+    ``ready`` is called until it returns true (an OSError counts as false); None: ready once it was started.
     ``env`` is the whole environment; None: the caller's. ``start_after`` names processes that must be ready first.
     ``restart``: start it again, after a back-off, whenever it ends by itself.
     """
@@ -33,7 +33,7 @@ class ProcessSpec:
     grace_seconds: float = 20.0
 
     def says_ready(self) -> bool:
-        """Ask once."""
+        """Call ``ready`` once."""
         try:
             return self.ready is None or bool(self.ready())
         except OSError:
@@ -43,8 +43,8 @@ class ProcessSpec:
 def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
     """Start it in a process group of its own, with its output at the end of its log file.
 
-    It is killed when the thread that called this ends. A program that cannot be started ends at once with a log line.
-    No signal is ignored at its start, even when we ignore SIGINT ourselves, as programs in the background do.
+    It is killed when the thread that called this ends. A program that cannot be executed leaves a line in its log.
+    It starts with no signal ignored, even when this process ignores SIGINT, as background processes do.
     """
     prefix = ["env", "--default-signal", shutil.which("setpriv") or "/usr/bin/setpriv", "--pdeathsig", "KILL", "--"]
     spec.log.parent.mkdir(parents=True, exist_ok=True)
@@ -61,18 +61,18 @@ def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
 
 
 def has_ended(child: "subprocess.Popen[bytes]") -> bool:
-    """Whether the leader of the group has ended; it stays a zombie, so that its number keeps naming this group."""
+    """Whether the leader of the group has ended; it stays a zombie, so that its pid is not reused."""
     return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
-def bury(child: "subprocess.Popen[bytes]") -> int:
-    """Kill what is left of an ended child's group; the exit code, negative for a signal."""
+def kill_group(child: "subprocess.Popen[bytes]") -> int:
+    """Kill the rest of the group of an ended child; its exit code, negative for a signal."""
     signal_group(child, signal.SIGKILL)
     return child.wait()
 
 
 def signal_group(child: "subprocess.Popen[bytes]", signum: int) -> None:
-    """Send a signal to the whole group, if there still is one."""
+    """Send a signal to the whole group, if it still exists."""
     with suppress(ProcessLookupError):
         os.killpg(child.pid, signum)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts processes by readiness, restarts crashed ones as Kubernetes would, and leaves none behind."""
+"""Starts processes in order of readiness, restarts crashed ones as Kubernetes does, and leaves none behind."""
 
 import random
 import signal
@@ -11,13 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Self
 
-from local.supervisor.child import ProcessSpec, bury, has_ended, last_lines, launch, signal_group
+from local.supervisor.child import ProcessSpec, has_ended, kill_group, last_lines, launch, signal_group
 
 __all__ = ["RestartBackoff", "ProcessFailed", "ProcessSpec", "Supervisor"]
 
 _TICK_SECONDS = 0.02
 _EXITS_BEFORE_GIVING_UP = 3
-_NOT_STARTED = 127  # as shells say it
+_NOT_STARTED = 127  # the exit code that shells use
 
 
 class ProcessFailed(Exception):
@@ -26,14 +26,14 @@ class ProcessFailed(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartBackoff:
-    """How long a crashed process waits: doubling, with up to half taken off by chance, forgotten after a good run."""
+    """The delay before a crashed process is restarted: it doubles, with jitter, and is reset after a long run."""
 
     first_seconds: float = 0.5
     most_seconds: float = 30.0
     forgotten_after_seconds: float = 60.0
 
     def delay(self, crashes: int, chance: float) -> float:
-        """Seconds before the restart that follows the n-th crash in a row; ``chance`` lies in [0, 1)."""
+        """Seconds before the restart after this many crashes in a row; ``chance`` in [0, 1) takes off up to half."""
         whole = min(self.most_seconds, self.first_seconds * 2.0 ** min(crashes - 1, 32))
         return whole * (1 - chance / 2)
 
@@ -48,14 +48,14 @@ class _Process:
     crashes: int = 0
     killed: bool = False
     exits: list[int] = field(default_factory=list)
-    unasked: list[int] = field(default_factory=list)
+    unrequested: list[int] = field(default_factory=list)
     ready: bool = False
 
 
 class Supervisor:
-    """Runs processes, each in its own group with its own log file; a context manager that stops all at its end.
+    """Runs processes, each in its own group with its own log file; a context manager that stops them all.
 
-    Methods may be called from any thread. Processes also die when this program is killed.
+    Methods may be called from any thread. The processes are also killed when this program is killed.
     """
 
     def __init__(self, *, backoff: RestartBackoff | None = None, report: Callable[[str], None] | None = None) -> None:
@@ -64,8 +64,8 @@ class Supervisor:
         self._processes: dict[str, _Process] = {}
         self._changed = threading.Condition()
         self._closed = False
-        # Processes are started from one thread that lives as long as we do: Linux sends the parent's-death signal
-        # when the *thread* that started the child ends.
+        # Processes are started from one thread that lives as long as the supervisor: Linux sends the parent-death
+        # signal when the *thread* that started the child ends.
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
         self._thread.start()
 
@@ -115,19 +115,19 @@ class Supervisor:
             return {name: process.child.pid for name, process in self._processes.items() if process.child}
 
     def exits(self, name: str) -> list[int]:
-        """How this process ended so far, oldest first: exit codes, negative for signals."""
+        """The exit codes of this process so far, oldest first; negative for signals."""
         with self._changed:
             return list(self._processes[name].exits)
 
-    def unasked_exits(self) -> dict[str, list[int]]:
-        """How processes ended that nobody had stopped or killed through this supervisor, by name."""
+    def unrequested_exits(self) -> dict[str, list[int]]:
+        """The exit codes of processes that ended without ``stop`` or ``kill`` of this supervisor, by name."""
         with self._changed:
-            return {name: list(process.unasked) for name, process in self._processes.items() if process.unasked}
+            return {name: list(process.unrequested) for name, process in self._processes.items() if process.unrequested}
 
     def kill(self, name: str, signum: int = signal.SIGKILL, *, hold: bool = False) -> None:
-        """Send a signal to the process group; after SIGKILL, returns when it is gone.
+        """Send a signal to the process group; after SIGKILL, returns when it has ended.
 
-        With ``hold`` it stays down until ``resume``; else it is restarted as after any crash.
+        With ``hold`` it stays down until ``resume``; otherwise it is restarted as after any crash.
         """
         with self._changed:
             process = self._processes[name]
@@ -145,17 +145,17 @@ class Supervisor:
             self._processes[name].wanted = False
 
     def wait_gone(self, name: str) -> None:
-        """Return when the process has ended; kills it when its grace is over."""
+        """Return when the process has ended; kills it after its grace period."""
         with self._changed:
             process = self._processes[name]
             self._await_end(process, time.monotonic() + process.spec.grace_seconds)
 
     def stop(self, name: str, *, grace_seconds: float | None = None) -> None:
-        """Ask the process to end, wait for it, and kill its group when the grace is over; it stays down."""
+        """Ask the process to end, and kill its group after the grace period; it stays down."""
         self._stop([name], grace_seconds)
 
     def stop_all(self) -> None:
-        """Stop every process, dependents first; on an interruption meanwhile, kill them all."""
+        """Stop every process, dependents first; if this is interrupted, kill them all."""
         try:
             while names := self._undepended():
                 self._stop(names, None)
@@ -233,7 +233,7 @@ class Supervisor:
     def _await_end(self, process: _Process, deadline: float) -> None:
         if self._changed.wait_for(lambda: process.child is None, max(0.0, deadline - time.monotonic())):
             return
-        self._tell(f"{process.spec.name} did not stop in time and is killed")
+        self._report_line(f"{process.spec.name} did not stop in time and is killed")
         if process.child:
             signal_group(process.child, signal.SIGKILL)
         self._changed.wait_for(lambda: process.child is None)
@@ -248,14 +248,14 @@ class Supervisor:
         with self._changed:
             while not self._closed:
                 for process in self._processes.values():
-                    self._tend(process)
+                    self._check_process(process)
                 self._changed.wait(_TICK_SECONDS)
 
-    def _tend(self, process: _Process) -> None:
+    def _check_process(self, process: _Process) -> None:
         if process.child and has_ended(process.child):
-            process.exits.append(bury(process.child))
+            process.exits.append(kill_group(process.child))
             if process.wanted and not process.killed:
-                process.unasked.append(process.exits[-1])
+                process.unrequested.append(process.exits[-1])
             process.child, process.ready = None, False
             if process.wanted:
                 self._plan_restart(process)
@@ -265,13 +265,13 @@ class Supervisor:
             try:
                 process.child = launch(process.spec)
             except OSError as error:
-                self._tell(f"{process.spec.name} cannot be started: {error}")
+                self._report_line(f"{process.spec.name} cannot be started: {error}")
                 process.exits.append(_NOT_STARTED)
                 self._plan_restart(process)
             self._changed.notify_all()
 
-    def _tell(self, line: str) -> None:
-        with suppress(Exception):  # a closed terminal must not end the thread that all processes hang on
+    def _report_line(self, line: str) -> None:
+        with suppress(Exception):  # a closed terminal must not end this thread: its processes would be killed
             self._report(line)
 
     def _plan_restart(self, process: _Process) -> None:
@@ -280,15 +280,15 @@ class Supervisor:
         process.crashes = 1 if good_run else process.crashes + 1
         process.wanted = process.spec.restart
         if not process.wanted:
-            self._tell(f"{name} ended ({process.exits[-1]})")
+            self._report_line(f"{name} ended ({process.exits[-1]})")
             return
         delay = self._backoff.delay(process.crashes, random.random())
         process.due = now + delay
-        self._tell(f"{name} ended ({process.exits[-1]}), starting it again in {delay:.1f} s")
+        self._report_line(f"{name} ended ({process.exits[-1]}), starting it again in {delay:.1f} s")
 
 
 class _Wait:
-    """How long, and through how many ends, somebody waits for a process."""
+    """The deadline of a wait for a process, and how often it had ended before."""
 
     def __init__(self, process: _Process) -> None:
         self.deadline = time.monotonic() + process.spec.ready_seconds

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A trace store for one machine: takes OTLP over HTTP, keeps the newest spans in memory, answers in JSON.
+"""A trace store for one machine: receives OTLP over HTTP, keeps the newest spans in memory, responds in JSON.
 
 - ``POST /v1/traces``: OTLP protobuf, plain or gzip
 - ``GET /traces/{trace_id}``: the spans of a trace, 404 when there are none
-- ``GET /traces?attribute=key=value&limit=``: ids of the traces that have it on a span, newest first
+- ``GET /traces?attribute=key=value&limit=``: ids of the traces in which a span has it, newest first
 - ``GET /spans?limit=``: the newest spans
-- ``GET /healthz``: how many are stored and were received
+- ``GET /healthz``: how many spans are stored, and how many were received
 """
 
 import argparse
@@ -27,12 +27,12 @@ from local.interrupts import stop_on_terminate
 from local.trace_store.spans import SpanStore
 
 MOST_BODY_BYTES = 32 * 1024**2
-"""Larger exports are refused, also when they only grow that large by unpacking."""
+"""Larger exports are refused, also when they exceed this only after decompression."""
 _GZIP = 16 + zlib.MAX_WBITS
 
 
 class TraceStore(ThreadingHTTPServer):
-    """The HTTP server on 127.0.0.1; port 0 takes a free one, see ``url``."""
+    """The HTTP server on 127.0.0.1; port 0 chooses a free one, which is in ``url``."""
 
     daemon_threads = True
     request_queue_size = 128
@@ -48,7 +48,7 @@ class TraceStore(ThreadingHTTPServer):
 
 
 class _Refused(Exception):
-    """An answer other than 200: status and reason."""
+    """A response other than 200: status and reason."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -58,15 +58,15 @@ class _Handler(BaseHTTPRequestHandler):
     server: TraceStore
 
     def do_POST(self) -> None:
-        self._answer(self._export)
+        self._respond(self._export)
 
     def do_GET(self) -> None:
-        self._answer(self._query)
+        self._respond(self._query)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # the standard library's name
-        """Requests are not logged: there are many, and none of them is news."""
+        """Requests are not logged, because there are many."""
 
-    def _answer(self, work: Callable[[], tuple[str, bytes]]) -> None:
+    def _respond(self, work: Callable[[], tuple[str, bytes]]) -> None:
         try:
             status, (kind, content) = 200, work()
         except _Refused as refusal:
@@ -93,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         text = self.headers.get("Content-Length") or "0"
         if not (text.isascii() and text.isdecimal()):
             self.close_connection = True
-            raise _Refused(400, "Content-Length is no number")
+            raise _Refused(400, "Content-Length is not a number")
         length = int(text)
         if length > MOST_BODY_BYTES:
             self.close_connection = True
@@ -151,11 +151,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the trace store in the foreground until Ctrl-C or SIGTERM."""
     parser = argparse.ArgumentParser(prog="python -m local.trace_store", description=main.__doc__)
     parser.add_argument("--port", type=int, default=4318, help="listens on 127.0.0.1 (default: 4318)")
-    parser.add_argument("--keep", type=int, default=200_000, help="how many spans (default: 200000, some 300 MB)")
+    parser.add_argument("--keep", type=int, default=200_000, help="how many spans (default: 200000, about 300 MB)")
     options = parser.parse_args(arguments)
     stop_on_terminate()
     with TraceStore(port=options.port, keep=options.keep) as server:
-        print(f"takes OTLP and answers at {server.url}", flush=True)
+        print(f"receives OTLP and responds at {server.url}", flush=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             threading.Event().wait()

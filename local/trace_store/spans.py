@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spans in memory, the newest ones, found by trace or by attribute."""
+"""The newest spans, in memory, which can be found by trace or attribute."""
 
 import threading
 from collections import Counter, deque
@@ -13,12 +13,12 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 INDEXED = frozenset({"orderflow.order_id", "messaging.message.id"})
-"""Attributes by which traces are found at once; a search by any other looks at every span."""
+"""Indexed attributes; a search by any other reads every span."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredSpan:
-    """One span as it arrived, with the service that sent it. It is only translated when somebody asks."""
+    """One span as it arrived, with the service that sent it. It is converted to JSON when it is read."""
 
     service: str
     span: Span
@@ -65,7 +65,7 @@ class SpanStore:
         self.received = 0
 
     def add(self, request: ExportTraceServiceRequest) -> int:
-        """Store all spans of one export; how many."""
+        """Store all spans of one export; returns their number."""
         spans = list(_spans(request))
         with self._lock:
             for stored in spans:
@@ -76,7 +76,7 @@ class SpanStore:
         return len(spans)
 
     def trace(self, trace_id: str) -> list[dict[str, Any]]:
-        """All stored spans of a trace, earliest start first; empty when there are none or the id is no hexadecimal."""
+        """All stored spans of a trace, earliest start first; empty when there are none or the id is not hexadecimal."""
         try:
             key = bytes.fromhex(trace_id)
         except ValueError:

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements: the pipeline as a whole, and the consumer core beside a peer in the same run."""
+"""Measurements: the whole pipeline, and the consumer core against a peer in the same run."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench``: orders a second through everything, and messages a second through the core beside a peer.
+"""``make bench``: orders a second through the pipeline, and messages a second through the core and through a peer.
 
-Figures are only comparable within one run on one machine, so both sides take turns.
+Figures are comparable only within one run on one machine, so both sides run in turns.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from tests.bench.startup import startup
 
 
 def core(stack: Stack, rounds: int, messages: int) -> None:
-    """Ours and the peer in turns: the same job, the same broker, the same database, fresh queues and tables."""
+    """Run our side and the peer in turns: the same job, broker and database, with fresh queues and tables."""
     database_url = stack.postgresql.create_database("bench")
     database = Database(database_url)
     migrate(database, [messaging_schema()])
@@ -49,15 +49,15 @@ def core(stack: Stack, rounds: int, messages: int) -> None:
 
 def _measure(side: str, amqp_url: str, database_url: str, messages: int) -> dict[str, float]:
     command = [sys.executable, "-m", f"tests.bench.{side}", amqp_url, database_url, str(messages)]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
-    if answer.returncode:
-        sys.exit(f"{side} failed:\n{answer.stderr}")
-    result: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        sys.exit(f"{side} failed:\n{done.stderr}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return result
 
 
 def _prove(side: str, amqp_url: str, database_url: str, messages: int) -> None:
-    """Stop unless the job was really done: every message marked, applied, and its event in the output queue."""
+    """Exit unless the job was done: every message is in the inbox and applied, and its event is in the output queue."""
     tables = ("inbox", "bench_state") if side == "ours" else ("peer_inbox", "peer_state")
     counts = {**job.counted(database_url, *tables), job.OUTPUT: job.depth(amqp_url, job.OUTPUT)}
     if set(counts.values()) != {messages}:
@@ -65,7 +65,7 @@ def _prove(side: str, amqp_url: str, database_url: str, messages: int) -> None:
 
 
 def pipeline(stack: Stack, rate: float, seconds: float) -> None:
-    """A sale at this rate through every service: orders a second accepted, and final, and how fast."""
+    """A sale at this rate through every service: accepted and final orders a second, and latencies."""
     with (
         tempfile.TemporaryDirectory(prefix="orderflow-bench-") as folder,
         System.started(stack, Path(folder)) as system,
@@ -83,7 +83,7 @@ def pipeline(stack: Stack, rate: float, seconds: float) -> None:
             f"pipeline: {orders} orders; accepted {orders / span:.0f}/s, final {orders / final_span:.0f}/s, "
             f"accepted→final p50 {1000 * p50:.0f} ms, p95 {1000 * p95:.0f} ms; "
             f"{'all final' if drained else 'NOT ALL FINAL'}; peak backlog {sale.peak_open}; "
-            f"driver late by at most {sale.record.late:.2f} s"
+            f"load generator late by at most {sale.record.late:.2f} s"
         )
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The consumer core alone: a broker in memory that confirms at once, real PostgreSQL, and the CPU of its thread.
+"""The consumer core alone: a scripted broker that confirms immediately, real PostgreSQL, CPU time of one thread.
 
 Each message is marked in the inbox, changes one row and causes one event. Run as
-``python -m tests.bench.consumer_core DATABASE_URL MESSAGES [profile]``; prints one JSON line. The database is
-emptied before.
+``python -m tests.bench.consumer_core DATABASE_URL MESSAGES [profile]``; prints one JSON line. The tables are
+emptied first.
 """
 
 import cProfile
@@ -86,7 +86,7 @@ def main(database_url: str, messages: int, profile: str | None = None) -> None:
         limits=batch_limits(250),
     )
     loop.stop()
-    gc.freeze()  # the messages that wait in memory here would wait at the broker
+    gc.freeze()  # these messages would be in the broker's memory
     profiler = cProfile.Profile()
     started, cpu = time.perf_counter(), time.thread_time()
     if profile:

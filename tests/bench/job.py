@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The job that both sides do: from a queue through inbox, state and outbox to a confirmed publish.
+"""The job of both sides: from a queue through inbox, state and outbox to a confirmed publish.
 
 Input and output are quorum queues, messages are persistent, publishes confirmed and mandatory, acknowledgement is
 manual and after the commit, and PostgreSQL commits to disk.
@@ -79,7 +79,7 @@ def depth(amqp_url: str, queue: str) -> int:
 
 
 def counted(database_url: str, *tables: str) -> dict[str, int]:
-    """Rows in each table: the proof that the job was done, and done once."""
+    """Rows in each table, to check that the job was done once."""
     with psycopg.connect(database_url) as connection:
         return {table: connection.execute(f"select count(*) from {table}".encode()).fetchone()[0] for table in tables}  # type: ignore[index]
 

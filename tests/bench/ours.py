@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our side: the messaging core doing the job with its defaults.
+"""Our side: the messaging core with its default settings.
 
 Run as ``python -m tests.bench.ours AMQP_URL DATABASE_URL MESSAGES``; prints one JSON line.
 """

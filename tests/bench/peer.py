@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The peer: FastStream with asyncpg in its documented style, doing the same job with the same guarantees.
+"""The peer: FastStream with asyncpg, as its documentation shows, with the same job and the same guarantees.
 
 Run as ``python -m tests.bench.peer AMQP_URL DATABASE_URL MESSAGES``; prints one JSON line.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long each process takes from exec to ready, and how much CPU: five starts, one after the other.
+"""The time and CPU of each process from exec to ready: five starts, one after the other.
 
-The processes are those that the services declare. Broker, topology and databases are there before.
+The processes are those that the services declare. Broker, topology and databases exist before.
 """
 
 import os
@@ -11,7 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from local.servers.enclosed_server import answers
+from local.servers.enclosed_server import responds
 from local.servers.stack import Stack
 from local.system import PROCESSES, System
 
@@ -37,7 +37,7 @@ def startup(stack: Stack) -> None:
 
 
 def _start(system: System, process: str) -> tuple[float, float]:
-    """Seconds from exec to ready, and of CPU until the orderly end."""
+    """Seconds from exec to ready, and CPU seconds until the orderly end."""
     spec = system.spec(process)
     url = f"http://127.0.0.1:{system.process_ports[process].telemetry}/readyz"
     begun = time.monotonic()
@@ -58,6 +58,6 @@ def _start(system: System, process: str) -> tuple[float, float]:
 
 def _ready(url: str) -> bool:
     try:
-        return answers(url)
+        return responds(url)
     except OSError:
         return False

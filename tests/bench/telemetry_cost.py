@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What watching costs per message: metrics alone, and metrics with traces at several sampling ratios.
+"""The CPU cost of telemetry per message: metrics alone, and metrics with traces at several sampling ratios.
 
-Run as ``python -m tests.bench.telemetry_cost``. It plays the hooks' part of consuming batches of 250 and publishing
-as many events; a background thread encodes the spans and throws them away. Prints microseconds of CPU per message,
-the median of interleaved rounds, all threads included.
+Run as ``python -m tests.bench.telemetry_cost``. It calls the instrumentation as the core does for batches of 250
+messages that publish 250 events. A background thread encodes the spans and discards them. It prints microseconds of CPU
+per message, as the median of interleaved rounds, for all threads.
 """
 
 import statistics
@@ -32,8 +32,8 @@ BATCH, BATCHES, ROUNDS = 250, 40, 7
 OCCURRED = "2026-01-01T12:00:00.123456+00:00"
 
 
-class Thrown(SpanExporter):
-    """Encodes spans as they would be sent, and forgets them."""
+class DiscardingExporter(SpanExporter):
+    """Encodes spans as for an export, and discards them."""
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         encode_spans(spans).SerializePartialToString()
@@ -68,7 +68,7 @@ def deliveries(ratio: float) -> list[Delivery]:
 
 
 def batch(instrumentation: MessagingInstrumentation, received: Sequence[Delivery]) -> None:
-    """What the core asks of the hooks for one batch and for the events that it causes."""
+    """The calls of the core to its instrumentation for one batch and its events."""
     span = instrumentation.batch_received("inventory_updates", received)
     publications = [
         Publication(_KEY, "order_events", "inventory.reserved", Properties(headers=dict(span.headers(position))), b"x")
@@ -82,12 +82,12 @@ def batch(instrumentation: MessagingInstrumentation, received: Sequence[Delivery
 _KEY = uuid4()
 
 
-def watching(*, traced: bool) -> tuple[MessagingInstrumentation, Callable[[], None]]:
+def instrumented(*, traced: bool) -> tuple[MessagingInstrumentation, Callable[[], None]]:
     recorder = Recorder(MetricRegistry(CollectorRegistry()), SystemClock())
     if not traced:
         return fan_out(Instrumentation, (Tracing(), recorder)), lambda: None
     pipeline = Pipeline(
-        BoundedProcessor(Thrown(), max_queue_size=MAX_QUEUE_SIZE), resource=Resource.get_empty(), environ={}
+        BoundedProcessor(DiscardingExporter(), max_queue_size=MAX_QUEUE_SIZE), resource=Resource.get_empty(), environ={}
     )
     return fan_out(Instrumentation, (Tracing(Spans(pipeline.inner)), recorder)), lambda: pipeline.shutdown(
         timeout_seconds=10
@@ -104,7 +104,9 @@ def microseconds(instrumentation: MessagingInstrumentation, received: Sequence[D
 def dropped(max_queue_size: int) -> tuple[int, float]:
     """Spans dropped, and messages a second, when a backlog is consumed with every message traced."""
     collectors = CollectorRegistry()
-    processor = BoundedProcessor(Thrown(), max_queue_size=max_queue_size, registry=MetricRegistry(collectors))
+    processor = BoundedProcessor(
+        DiscardingExporter(), max_queue_size=max_queue_size, registry=MetricRegistry(collectors)
+    )
     pipeline = Pipeline(processor, resource=Resource.get_empty(), environ={})
     instrumentation, received = fan_out(Instrumentation, (Tracing(Spans(pipeline.inner)),)), deliveries(1)
     begun = time.perf_counter()
@@ -120,11 +122,11 @@ def main() -> None:
     nothing = lambda: None  # noqa: E731
     cases: dict[str, tuple[tuple[MessagingInstrumentation, Callable[[], None]], Sequence[Delivery]]] = {
         "no hooks": ((MessagingInstrumentation(), nothing), deliveries(0)),
-        "metrics, tracing off": (watching(traced=False), deliveries(0)),
-        "metrics, traces 0 %": (watching(traced=True), deliveries(0)),
-        "metrics, traces 1 %": (watching(traced=True), deliveries(0.01)),
-        "metrics, traces 10 %": (watching(traced=True), deliveries(0.1)),
-        "metrics, traces 100 %": (watching(traced=True), deliveries(1)),
+        "metrics, tracing off": (instrumented(traced=False), deliveries(0)),
+        "metrics, traces 0 %": (instrumented(traced=True), deliveries(0)),
+        "metrics, traces 1 %": (instrumented(traced=True), deliveries(0.01)),
+        "metrics, traces 10 %": (instrumented(traced=True), deliveries(0.1)),
+        "metrics, traces 100 %": (instrumented(traced=True), deliveries(1)),
     }
     found: dict[str, list[float]] = {name: [] for name in cases}
     for _ in range(ROUNDS):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The two brokers under the contract suite, and a hand on their other side: a test can cut, block and look in."""
+"""The two brokers of the contract suite, with controls to cut connections, block publishing and read queues."""
 
 import json
 import os
@@ -57,32 +57,32 @@ def messages(count: int, *, first: int = 0, size_bytes: int = 0) -> list[Publica
     return [message(f"{number}".rjust(size_bytes)) for number in range(first, first + count)]
 
 
-class Group(PublishObserver):
-    """Writes down what became of publications that were written together."""
+class GroupObserver(PublishObserver):
+    """Records the result of publications that were written together."""
 
-    def __init__(self, watch: "Watch", number: int) -> None:
-        self._watch = watch
+    def __init__(self, reports: "BrokerReports", number: int) -> None:
+        self._reports = reports
         self._number = number
 
     def settled(self, *, confirmed: int, failures: Mapping[Failure, int], seconds: float) -> None:
         assert seconds >= 0
-        self._watch.tokens.append(self._number)
-        self._watch.confirmed += confirmed
+        self._reports.settled_groups.append(self._number)
+        self._reports.confirmed += confirmed
         for failure, count in failures.items():
-            self._watch.failures[failure.value] = self._watch.failures.get(failure.value, 0) + count
+            self._reports.failures[failure.value] = self._reports.failures.get(failure.value, 0) + count
 
 
-class Watch(MessagingInstrumentation):
-    """Writes down what the broker tells."""
+class BrokerReports(MessagingInstrumentation):
+    """Records what the broker reports."""
 
     def __init__(self) -> None:
         self.written: list[int] = []
         """Sizes of the groups that were written."""
         self.on_wire: list[int] = []
-        """Publications on the wire after each group."""
+        """Unconfirmed publications after each group."""
         self.confirmed = 0
         self.failures: dict[str, int] = {}
-        self.tokens: list[int] = []
+        self.settled_groups: list[int] = []
         self.connections: list[tuple[str, bool]] = []
         self.blocks: list[bool] = []
         self.broker: Broker | None = None
@@ -92,7 +92,7 @@ class Watch(MessagingInstrumentation):
         window = self.broker.publisher()._window  # type: ignore[attr-defined]
         self.written.append(len(publications))
         self.on_wire.append(window.unconfirmed + len(publications))
-        return Group(self, len(self.written))
+        return GroupObserver(self, len(self.written))
 
     def connected(self, role: str, *, connected: bool) -> None:
         self.connections.append((role, connected))
@@ -102,41 +102,41 @@ class Watch(MessagingInstrumentation):
 
 
 class BrokerHarness(Protocol):
-    """A place with the queues of TOPOLOGY, and what may happen to a broker on it."""
+    """A broker with the queues of TOPOLOGY, and controls for what may happen to it."""
 
-    watch: Watch
+    reports: BrokerReports
 
     def broker(self, *, window: int = 1000) -> Broker:
         """A connected broker; closed at the end."""
 
     def cut(self) -> None:
-        """End the connections, and let none come up until ``mend``."""
+        """Cut the connections and allow no new ones until ``mend``."""
 
     def mend(self) -> None:
-        """Let connections come up again."""
+        """Allow connections again."""
 
     def hold(self) -> None:
-        """Keep back what the broker answers."""
+        """Hold back what the broker sends."""
 
     def release(self) -> None:
-        """Send what was kept back."""
+        """Send what was held back."""
 
     def block(self) -> None:
-        """A resource alarm: publishers are blocked, at the latest when they publish."""
+        """Raise a resource alarm: publishers are blocked, at the latest when they publish."""
 
     def unblock(self) -> None:
-        """The alarm is over."""
+        """End the alarm."""
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, where that is in our hands."""
+        """Advance the clock, if the broker has a manual one."""
 
     def depth(self, queue: str) -> int:
-        """Messages in a queue that no consumer holds."""
+        """Messages in a queue; with the memory broker this includes unacknowledged ones."""
 
 
 class MemoryHarness:
     def __init__(self) -> None:
-        self.watch = Watch()
+        self.reports = BrokerReports()
         self._clock = ManualClock()
         self._broker: MemoryBroker | None = None
 
@@ -146,8 +146,8 @@ class MemoryHarness:
         return self._broker
 
     def broker(self, *, window: int = 1000) -> Broker:
-        self._broker = MemoryBroker(TOPOLOGY, window=window, instrumentation=self.watch, clock=self._clock)
-        self.watch.broker = self._broker
+        self._broker = MemoryBroker(TOPOLOGY, window=window, instrumentation=self.reports, clock=self._clock)
+        self.reports.broker = self._broker
         self._broker.start()
         return self._broker
 
@@ -181,7 +181,7 @@ class RabbitHarness:
     stack: Stack
     vhost: str
     proxy: Proxy
-    watch: Watch
+    reports: BrokerReports
     brokers: list[RabbitMQBroker]
 
     def broker(self, *, window: int = 1000) -> Broker:
@@ -191,12 +191,16 @@ class RabbitHarness:
         return broker
 
     def unconnected(self, *, window: int = 1000, url: str = "") -> RabbitMQBroker:
-        """A broker that was not started yet."""
+        """A broker that is not started."""
         name = f"contract {uuid4().hex[:8]}"
         broker = RabbitMQBroker(
-            url or self.proxy.url, window=window, instrumentation=self.watch, clock=SystemClock(), connection_name=name
+            url or self.proxy.url,
+            window=window,
+            instrumentation=self.reports,
+            clock=SystemClock(),
+            connection_name=name,
         )
-        self.watch.broker = broker
+        self.reports.broker = broker
         self.brokers.append(broker)
         return broker
 
@@ -208,10 +212,10 @@ class RabbitHarness:
         self.proxy.open = True
 
     def hold(self) -> None:
-        self.proxy.answering.clear()
+        self.proxy.responding.clear()
 
     def release(self) -> None:
-        self.proxy.answering.set()
+        self.proxy.responding.set()
 
     def block(self) -> None:
         self.control("set_vm_memory_high_watermark", "absolute", "1")
@@ -252,10 +256,10 @@ class RabbitHarness:
             self.api("POST", f"bindings/%v/e/{exchange}/q/{queue}", {"routing_key": pattern})
 
     def control(self, *command: str) -> None:
-        """Run ``rabbitmqctl`` beside the server; skips where the server is not ours."""
+        """Run ``rabbitmqctl`` in the server's namespaces; skips the test when the server was given by URL."""
         server = self.stack.rabbitmq
         if not isinstance(server, Server):
-            pytest.skip("the broker was given by URL; its alarms are not ours to set")
+            pytest.skip("the broker was given by URL; its alarms cannot be set")
         user = server.directory.stat()
         enter = ["nsenter", "--mount", "--pid", "--root", "--wd", "--target", str(server.pid)]
         account = [f"--setuid={user.st_uid}", f"--setgid={user.st_gid}"]
@@ -272,10 +276,10 @@ class RabbitHarness:
 
 
 @contextmanager
-def rabbit_ground(stack: Stack, vhost: str) -> Iterator[RabbitHarness]:
-    """The real broker, a vhost of its own on it, behind a proxy that can be cut."""
+def rabbit_harness(stack: Stack, vhost: str) -> Iterator[RabbitHarness]:
+    """The real broker with a vhost of its own, behind a proxy that can be cut."""
     with Proxy(vhost) as proxy:
-        harness = RabbitHarness(stack, vhost, proxy, Watch(), [])
+        harness = RabbitHarness(stack, vhost, proxy, BrokerReports(), [])
         for queue, spec in TOPOLOGY.items():
             harness.declare(queue, spec)
         try:

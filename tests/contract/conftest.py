@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import pytest
 
 from local.servers.stack import Stack
-from tests.contract.broker_harness import BrokerHarness, MemoryHarness, RabbitHarness, rabbit_ground
+from tests.contract.broker_harness import BrokerHarness, MemoryHarness, RabbitHarness, rabbit_harness
 
 
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.integration)])
 def harness(request: pytest.FixtureRequest) -> Iterator[BrokerHarness]:
-    """A fresh place with the queues of the contract."""
+    """A fresh broker with the queues of the contract."""
     if request.param == "memory":
         yield MemoryHarness()
     else:
@@ -20,6 +20,6 @@ def harness(request: pytest.FixtureRequest) -> Iterator[BrokerHarness]:
 
 @pytest.fixture
 def rabbit(stack: Stack, vhost: str) -> Iterator[RabbitHarness]:
-    """The real broker, for what only a real one does."""
-    with rabbit_ground(stack, vhost) as harness:
+    """The real broker, for behaviour that only a real one has."""
+    with rabbit_harness(stack, vhost) as harness:
         yield harness

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the tests of the contract do with a broker, a step each."""
+"""Steps of the contract tests."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ def sent(broker: Broker, publications: Sequence[Publication]) -> Receipt:
 
 
 def take(consumer: Consumer, count: int = 1, *, limit: int = 250, limit_bytes: int = 10**6) -> list[Batch]:
-    """Batches with so many messages in all."""
+    """Batches with this many messages in total."""
     batches: list[Batch] = []
     missing = count
     while missing > 0:

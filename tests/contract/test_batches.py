@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a consumer gets its batches and acknowledges them: the same on both brokers."""
+"""How a consumer receives and acknowledges batches, the same on both brokers."""
 
 import threading
 
@@ -34,7 +34,7 @@ def test_a_message_larger_than_the_bytes_is_a_batch_of_its_own(harness: BrokerHa
     assert [len(batch.deliveries) for batch in take(consumer, 2, limit_bytes=1000)] == [1, 1]
 
 
-def test_a_batch_waits_for_stragglers_and_no_longer_than_needed(harness: BrokerHarness) -> None:
+def test_a_batch_waits_for_later_messages_and_no_longer_than_needed(harness: BrokerHarness) -> None:
     broker = harness.broker()
     consumer = broker.consumer("work", prefetch=100)
     got: list[Batch | None] = []

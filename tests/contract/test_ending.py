@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cancelling and closing: the same on both brokers."""
+"""Cancelling and closing, the same on both brokers."""
 
 from local.eventually import eventually
 from orderflow.messaging.broker import Consumer, Delivery, Failure
@@ -125,7 +125,7 @@ def test_after_closing_everything_is_lost_and_drained(harness: BrokerHarness) ->
     assert nothing_comes(consumer)
 
 
-def test_confirms_that_never_come_do_not_keep_the_end_back(harness: BrokerHarness) -> None:
+def test_confirms_that_never_come_do_not_delay_closing(harness: BrokerHarness) -> None:
     broker = harness.broker()
     harness.hold()
     receipt = broker.publisher().publish(messages(3))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Windows, blocked publishers and lost connections: the same on both brokers."""
+"""Windows, blocked publishers and lost connections, the same on both brokers."""
 
 import threading
 
@@ -15,9 +15,9 @@ def test_the_window_is_never_exceeded_and_everything_goes_through_it(harness: Br
     broker = harness.broker(window=16)
     receipts = [broker.publisher().publish(messages(count)) for count in (1, 15, 16, 17, 100, 351)]
     assert all(receipt.wait(SECONDS) and not receipt.failures for receipt in receipts)
-    assert max(harness.watch.on_wire) == 16
-    assert sum(harness.watch.written) == harness.watch.confirmed == 500
-    assert sorted(harness.watch.tokens) == list(range(1, len(harness.watch.written) + 1))
+    assert max(harness.reports.on_wire) == 16
+    assert sum(harness.reports.written) == harness.reports.confirmed == 500
+    assert sorted(harness.reports.settled_groups) == list(range(1, len(harness.reports.written) + 1))
     eventually(lambda: broker.publisher().room == 16)
 
 
@@ -33,7 +33,7 @@ def test_room_shrinks_with_what_is_open_and_comes_back(harness: BrokerHarness) -
     assert publisher.room == 6
     second = publisher.publish(messages(21))
     assert publisher.room == 0
-    eventually(lambda: sum(harness.watch.written) == 10)
+    eventually(lambda: sum(harness.reports.written) == 10)
     assert not first.settled and not second.settled
     harness.release()
     assert first.wait(SECONDS) and second.wait(SECONDS)
@@ -57,7 +57,7 @@ def test_a_lost_connection_loses_what_is_open_and_what_waits(harness: BrokerHarn
     broker = harness.broker(window=10)
     harness.hold()
     receipt = broker.publisher().publish(messages(30))
-    eventually(lambda: sum(harness.watch.written) == 10)
+    eventually(lambda: sum(harness.reports.written) == 10)
     harness.cut()
     assert receipt.wait(SECONDS)
     assert list(receipt.failures.values()) == [Failure.LOST] * 30
@@ -65,7 +65,7 @@ def test_a_lost_connection_loses_what_is_open_and_what_waits(harness: BrokerHarn
     harness.mend()
     eventually(lambda: broker.publisher().room == 10)
     assert not sent(broker, messages(30)).failures
-    assert harness.watch.failures == {"lost": 10}
+    assert harness.reports.failures == {"lost": 10}
 
 
 @pytest.mark.parametrize("losses", [3])
@@ -106,14 +106,14 @@ def test_no_confirmed_message_is_missing_after_losses_under_load(harness: Broker
 
 def test_each_connection_is_reported(harness: BrokerHarness) -> None:
     harness.broker()
-    eventually(lambda: len(harness.watch.connections) == 2)
-    assert sorted(harness.watch.connections) == [("consume", True), ("publish", True)]
+    eventually(lambda: len(harness.reports.connections) == 2)
+    assert sorted(harness.reports.connections) == [("consume", True), ("publish", True)]
     harness.cut()
-    eventually(lambda: len(harness.watch.connections) == 4)
-    assert sorted(harness.watch.connections[2:]) == [("consume", False), ("publish", False)]
+    eventually(lambda: len(harness.reports.connections) == 4)
+    assert sorted(harness.reports.connections[2:]) == [("consume", False), ("publish", False)]
     harness.mend()
-    eventually(lambda: len(harness.watch.connections) == 6)
-    assert sorted(harness.watch.connections[4:]) == [("consume", True), ("publish", True)]
+    eventually(lambda: len(harness.reports.connections) == 6)
+    assert sorted(harness.reports.connections[4:]) == [("consume", True), ("publish", True)]
 
 
 # Blocked
@@ -138,7 +138,7 @@ def test_a_blocked_publisher_waits_while_acknowledging_goes_on(harness: BrokerHa
     assert not first.failures and not second.failures
     eventually(lambda: broker.publisher().room == 1000)
     assert not broker.blocked
-    assert harness.watch.blocks[-2:] == [True, False]
+    assert harness.reports.blocks[-2:] == [True, False]
     assert bodies(take(consumer, 6)) == numbers(6, first=20)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only a real broker does to its clients."""
+"""Behaviour that only a real broker has."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.integration
 
 
 def connection_names(rabbit: RabbitHarness) -> list[str]:
-    """The connections of the vhost, by the management API, which is seconds late."""
+    """The connections of the vhost, from the management API, which is updated with a delay of seconds."""
     return [each["name"] for each in json.loads(rabbit.api("GET", "vhosts/%v/connections"))]
 
 
@@ -36,14 +36,14 @@ def test_a_connection_killed_by_an_operator_while_publishing_comes_back(rabbit: 
     assert not sent(broker, messages(20)).failures
 
 
-def test_a_connection_tells_the_broker_whose_it_is_and_what_it_is_for(rabbit: RabbitHarness) -> None:
+def test_a_connection_is_named_after_its_process_and_purpose(rabbit: RabbitHarness) -> None:
     rabbit.broker()
     eventually(lambda: len(connection_names(rabbit)) == 2, 30)
-    told = json.loads(rabbit.api("GET", "vhosts/%v/connections"))
-    names = sorted(each["client_properties"]["connection_name"] for each in told)
+    connections = json.loads(rabbit.api("GET", "vhosts/%v/connections"))
+    names = sorted(each["client_properties"]["connection_name"] for each in connections)
     assert [name.split()[0] for name in names] == ["contract"] * 2
     assert [name.split()[-1] for name in names] == ["consume", "publish"]
-    assert {each["timeout"] for each in told} == {20}
+    assert {each["timeout"] for each in connections} == {20}
 
 
 def test_what_may_not_be_written_is_lost_and_the_back_off_grows(
@@ -75,10 +75,10 @@ def test_what_may_not_be_written_is_lost_and_the_back_off_grows(
 
 def test_an_unroutable_batch_is_logged_in_one_line(rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture) -> None:
     broker = rabbit.broker()
-    receipt = sent(broker, [message(str(number), routing_key="nobody.wants") for number in range(50)])
+    receipt = sent(broker, [message(str(number), routing_key="no.queue") for number in range(50)])
     assert set(receipt.failures.values()) == {Failure.RETURNED}
     (line,) = [record for record in caplog.records if record.getMessage() == "publish.returned"]
-    assert line.messages == {"contract/nobody.wants": 50}  # type: ignore[attr-defined]
+    assert line.messages == {"contract/no.queue": 50}  # type: ignore[attr-defined]
 
 
 def test_a_queue_that_is_missing_is_consumed_once_it_is_there(
@@ -168,7 +168,7 @@ def test_a_broker_that_was_never_started_can_be_closed(rabbit: RabbitHarness) ->
     assert broker.publisher().publish(messages(1)).settled
 
 
-def test_closing_while_blocked_ends_and_tells_that_the_message_may_be_lost(rabbit: RabbitHarness) -> None:
+def test_closing_while_blocked_ends_and_reports_the_messages_as_lost(rabbit: RabbitHarness) -> None:
     broker = rabbit.broker()
     rabbit.block()
     try:
@@ -184,14 +184,14 @@ def test_closing_while_blocked_ends_and_tells_that_the_message_may_be_lost(rabbi
         rabbit.unblock()
 
 
-def test_when_the_io_thread_fails_nothing_stays_open_and_its_clock_stands_still(
+def test_when_the_io_thread_fails_nothing_stays_open_and_its_tick_stops(
     rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
     broker = rabbit.unconnected()
     consumer = broker.consumer("work", prefetch=10)
     broker.start()
     eventually(lambda: broker.ready)
-    rabbit.watch.broker = None  # the hook raises
+    rabbit.reports.broker = None  # the hook raises
     receipt = broker.publisher().publish(messages(3))
     assert receipt.wait(SECONDS)
     assert set(receipt.failures.values()) == {Failure.LOST}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a publication goes, and what its publisher is told: the same on both brokers."""
+"""Where a publication goes and what its receipt says, the same on both brokers."""
 
 from local.eventually import eventually
 from orderflow.messaging.broker import Batch, Failure
@@ -32,7 +32,7 @@ def test_a_message_without_properties_or_body_arrives_without_them(harness: Brok
 
 def test_an_unroutable_message_is_returned_and_its_neighbours_are_not(harness: BrokerHarness) -> None:
     broker = harness.broker()
-    group = [message("1"), message("2", routing_key="nobody.wants"), message("3"), message("4", exchange="")]
+    group = [message("1"), message("2", routing_key="no.queue"), message("3"), message("4", exchange="")]
     receipt = sent(broker, group)
     assert receipt.failures == {group[1].key: Failure.RETURNED, group[3].key: Failure.RETURNED}
     assert receipt.confirmed == [group[0].key, group[2].key]
@@ -102,7 +102,7 @@ def test_an_unknown_exchange_loses_what_is_open_and_publishing_goes_on(harness: 
     assert not sent(broker, [message("x")]).failures
 
 
-def test_an_empty_hand_over_is_settled_at_once(harness: BrokerHarness) -> None:
+def test_an_empty_group_is_settled_at_once(harness: BrokerHarness) -> None:
     broker = harness.broker()
     assert broker.publisher().publish([]).settled
     assert broker.publisher().room == 1000

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A broker in the memory of one process, with the same promises as the real one and switches that break them.
+"""A broker in the memory of one process, with the same contract as the real one and controls to inject failures.
 
-It settles publications and hands out deliveries in the caller's thread, so a test needs no waiting. Nothing in it
-outlives the process.
+It settles publications and delivers messages in the caller's thread, so a test does not wait.
 """
 
 import threading
@@ -22,8 +21,8 @@ __all__ = ["MemoryBroker", "QueueSpec", "Topology"]
 class MemoryBroker:
     """A ``Broker`` with the queues of a topology. ``window`` is the most unconfirmed publishes, at most 2000.
 
-    A lost connection stays lost until the test connects it again. Time passes in a waiting queue when the clock
-    does; what is over is moved by the next call.
+    A lost connection stays lost until the test connects it again. A waiting queue uses the
+    clock; the next call moves its expired messages.
     """
 
     def __init__(
@@ -38,7 +37,7 @@ class MemoryBroker:
         self._publisher = MemoryPublisher(self, window=window, instrumentation=instrumentation, clock=clock)
 
     def start(self) -> None:
-        """Connect, at once."""
+        """Connect immediately."""
         self.connect()
 
     def publisher(self) -> MemoryPublisher:
@@ -68,11 +67,11 @@ class MemoryBroker:
 
     @property
     def last_tick(self) -> float:
-        """Now: there is no loop that could stand still."""
+        """Now: there is no loop that could stop."""
         return self._clock.monotonic()
 
     def close(self, *, timeout_seconds: float) -> None:
-        """Disconnect for good. Confirms that are held back do not come by waiting, so nothing is waited for."""
+        """Disconnect permanently. It does not wait, because confirms that are held back would never come."""
         _ = timeout_seconds
         self.disconnect()
 
@@ -88,7 +87,7 @@ class MemoryBroker:
                 self.deliver_ready(queue)
 
     def disconnect(self) -> None:
-        """Lose the connection: what is not confirmed is LOST, what is not acknowledged is queued again."""
+        """Lose the connection: unconfirmed publications are LOST, unacknowledged messages are queued again."""
         with self.lock:
             if self.connected:
                 self.connected = False
@@ -106,17 +105,17 @@ class MemoryBroker:
             self._publisher.flush()
 
     def hold(self, *, holding: bool = True) -> None:
-        """Keep confirms back, or send all that were kept back."""
+        """Hold confirms back, or send all that were held back."""
         with self.lock:
             self._publisher.holding = holding
             self._publisher.flush()
 
     def nack_next(self, publications: int) -> None:
-        """Refuse the next so many publications."""
+        """Refuse this many of the next publications."""
         self._publisher.nack_next = publications
 
     def depth(self, queue: str) -> int:
-        """Messages in a queue, those that are delivered but not acknowledged included."""
+        """Messages in a queue, including those that are delivered but not acknowledged."""
         with self.lock:
             self.expire()
             return len(self._queues[queue])
@@ -155,12 +154,12 @@ class MemoryBroker:
         return not full
 
     def return_unacknowledged(self, queue: str, messages: Sequence[Message]) -> None:
-        """Queue again what was delivered but not acknowledged, and deliver it to the next."""
+        """Queue unacknowledged messages again, and deliver them to the next consumer."""
         self._queues[queue].requeue(messages)
         self.deliver_ready(queue)
 
     def deliver_ready(self, queue: str) -> None:
-        """Deliver what is ready in a queue."""
+        """Deliver the messages that are ready in a queue."""
         self._queues[queue].deliver_ready(self._clock.monotonic())
 
     def _put(self, queue: str, message: Message) -> None:

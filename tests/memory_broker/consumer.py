@@ -23,10 +23,10 @@ class QueueAccess(Protocol):
         """Move expired messages to their next queue."""
 
     def deliver_ready(self, queue: str) -> None:
-        """Deliver what is ready."""
+        """Deliver the messages that are ready."""
 
     def return_unacknowledged(self, queue: str, messages: Sequence[Message]) -> None:
-        """Queue again what was delivered but not acknowledged."""
+        """Queue unacknowledged messages again."""
 
 
 class MemoryConsumer:
@@ -50,12 +50,12 @@ class MemoryConsumer:
 
     @property
     def has_capacity(self) -> bool:
-        """True when it may be given another message."""
+        """True when it may receive another message."""
         return self.subscribed and not self._cancelled and len(self.unacknowledged) < self._prefetch
 
     @property
     def drained(self) -> bool:
-        """True when cancelled and everything that had arrived was received (or its connection is gone)."""
+        """True when cancelled and everything that had arrived was received, or its connection was lost."""
         return self._cancelled and not len(self._buffer)
 
     def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
@@ -85,7 +85,7 @@ class MemoryConsumer:
             self._buffer.wake()
 
     def deliver(self, message: Message, now: float) -> None:
-        """Take a message of the queue; called by the broker."""
+        """Receive a message of the queue; called by the broker."""
         tag = next(self._tags)
         self.unacknowledged[tag] = message
         delivery = Delivery(
@@ -101,7 +101,7 @@ class MemoryConsumer:
             self.subscribed = True
 
     def lose(self) -> list[Message]:
-        """The connection is gone: what was not acknowledged, in order; called by the broker."""
+        """Lose the connection; returns the unacknowledged messages in order. Called by the broker."""
         self.subscribed = False
         self._buffer.renew()
         lost = list(self.unacknowledged.values())

@@ -66,18 +66,18 @@ class MemoryPublisher:
 
     @property
     def room(self) -> int:
-        """How many publications would go out without queueing; 0 while blocked, unconnected or the window is full."""
+        """The free places in the window; 0 while blocked or not connected."""
         if self.blocked or not self._broker.connected:
             return 0
         return max(0, self._size - self.open)
 
     @property
     def open(self) -> int:
-        """Publications whose fate is not known."""
+        """Publications without a result."""
         return self._window.unconfirmed + self._window.waiting
 
     def flush(self) -> None:
-        """Write what the window lets through and settle it, until nothing moves."""
+        """Write what the window allows and settle it, until nothing more can be written."""
         self._confirm()
         while not self.blocked and (due := self._window.due()):
             if not all(self._broker.has_exchange(publication.exchange) for publication in due):
@@ -90,7 +90,7 @@ class MemoryPublisher:
             self._confirm()
 
     def lose(self) -> None:
-        """The connection is gone; called by the broker."""
+        """Lose the connection; called by the broker."""
         self._confirms.clear()
         self._window.lose()
 

@@ -13,9 +13,9 @@ from orderflow.messaging.broker import Properties
 class QueueSpec:
     """A queue as it is declared. Like every queue it also gets what is published to exchange "" under its name.
 
-    ``bindings`` are (exchange, pattern) pairs; exchanges exist by being bound, and are topic exchanges. A full queue
-    refuses. After ``expires_after_seconds`` a message moves on to the queue ``expires_to``. With ``single_active`` one
-    consumer gets everything until it has left.
+    ``bindings`` are (exchange, pattern) pairs; an exchange exists when it is bound, and is a topic exchange. A full
+    queue refuses messages. After ``expires_after_seconds`` a message moves to the queue ``expires_to``. With
+    ``single_active`` one consumer gets every message until it unsubscribes.
     """
 
     bindings: Sequence[tuple[str, str]] = ()
@@ -50,11 +50,11 @@ class QueueConsumer(Protocol):
 
     @property
     def subscribed(self) -> bool:
-        """True while it is connected and has not left."""
+        """True while it is connected and has not unsubscribed."""
 
     @property
     def has_capacity(self) -> bool:
-        """True when it may be given another message."""
+        """True when it may receive another message."""
 
     def deliver(self, message: Message, now: float) -> None:
         """Take a message."""
@@ -78,7 +78,7 @@ class Queue:
         return self.spec.max_length is not None and len(self.ready) >= self.spec.max_length
 
     def deliver_ready(self, now: float) -> None:
-        """Deliver what is ready to the consumers below their prefetch, in turn."""
+        """Deliver ready messages, in turn, to the consumers that are below their prefetch."""
         while self.ready and (consumer := self._next_consumer()):
             consumer.deliver(self.ready.popleft(), now)
 
@@ -107,7 +107,7 @@ class Queue:
 
 
 def matches(pattern: str, routing_key: str) -> bool:
-    """Whether a topic pattern fits: ``*`` stands for one word, ``#`` for any number of words."""
+    """Whether a topic pattern matches: ``*`` is one word, ``#`` is any number of words."""
     return _fits(pattern.split("."), routing_key.split(".") if routing_key else [])
 
 

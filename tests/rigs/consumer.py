@@ -31,7 +31,7 @@ CODEC = a_codec("test")
 
 
 def prepare(url: str) -> None:
-    """The core's tables, and one for effects which does not mind that they happen twice."""
+    """Create the core's tables, and a table of effects without a unique key, so that repeated effects are visible."""
     database = Database(url)
     migrate(database, [messaging_schema()])
     with database.transaction() as transaction:
@@ -50,18 +50,18 @@ def one(url: str, statement: str) -> Any:
 
 
 def effects(url: str) -> Counter[Any]:
-    """How often each order had its effect."""
+    """The number of effects of each order."""
     return Counter(dict(query(url, "select order_id, count(*) from effects group by 1")))
 
 
 def cancelled(reason: str = "good", **changes: object) -> Delivery:
-    """A delivery that the handler treats as its reason says: good, later, never, bug or bad."""
+    """A delivery whose reason selects the behaviour of the handler: good, later, never, bug or bad."""
     amount = 13 if reason == "bad" else 1999
     return deliver(an_event(OrderCancelled, reason=reason, total_amount=amount), **changes)  # type: ignore[arg-type]
 
 
 def order(delivery: Delivery) -> Any:
-    """The order that a delivery is about, as the broker knows it."""
+    """The order id of a delivery: its correlation id."""
     return uuid.UUID(delivery.properties.correlation_id or "")
 
 
@@ -88,8 +88,8 @@ def handle(messages: Sequence[Incoming], transaction: Transaction) -> Sequence[O
     return outcomes
 
 
-class Watch(MessagingInstrumentation):
-    """Remembers what it was told."""
+class RecordedBatches(MessagingInstrumentation):
+    """Records batches, pauses and relayed rows."""
 
     def __init__(self) -> None:
         self.batches: list[BatchResult] = []
@@ -97,11 +97,11 @@ class Watch(MessagingInstrumentation):
         self.relayed_rows = 0
 
     def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchObserver:
-        watch = self
+        recorded = self
 
         class Span(BatchObserver):
             def handled(self, outcomes: BatchResult) -> None:
-                watch.batches.append(outcomes)
+                recorded.batches.append(outcomes)
 
         return Span()
 
@@ -113,7 +113,7 @@ class Watch(MessagingInstrumentation):
 
 
 class ConsumerRig:
-    """One consumer of the queue ``work`` in its thread; leaving the context stops it, by force if need be."""
+    """One consumer of the queue ``work`` in its thread; leaving the context stops it without waiting for its work."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class ConsumerRig:
     ) -> None:
         self.publisher = ScriptedPublisher()
         self.consumer = ScriptedConsumer("work", deliveries)
-        self.watch = Watch()
+        self.recorded = RecordedBatches()
         self.outbox = Outbox(self.publisher, CODEC, lease_seconds=lease_seconds)
         self.loop = ConsumerLoop(
             consumer=self.consumer,
@@ -141,7 +141,7 @@ class ConsumerRig:
                 units_of_work=UnitOfWorkFactory(Database(url, application_name="rig"), self.outbox),
             ),
             policy=policy or a_retry_policy(),
-            instrumentation=self.watch,
+            instrumentation=self.recorded,
             clock=SystemClock(),
             limits=batch_limits(batch_size),
             confirm_timeout_seconds=confirm_timeout_seconds,
@@ -158,7 +158,7 @@ class ConsumerRig:
         self.join()
 
     def join(self, seconds: float = 10) -> None:
-        """Wait for the end of the thread; fail when it does not come."""
+        """Wait until the thread ends; fails when it does not."""
         self._thread.join(seconds)
         assert not self._thread.is_alive()
 
@@ -168,9 +168,9 @@ class ConsumerRig:
 
     @property
     def total(self) -> BatchResult:
-        """All batches that were settled, summed up."""
+        """The sums over all settled batches."""
         total = BatchResult()
-        for batch in self.watch.batches:
+        for batch in self.recorded.batches:
             total.done += batch.done
             total.duplicates += batch.duplicates
             total.retried += batch.retried
@@ -179,7 +179,7 @@ class ConsumerRig:
 
 
 def settled(url: str, *deliveries: Delivery, **options: Any) -> ConsumerRig:
-    """Everything handed in is taken through a consumer, which is then stopped in an orderly way."""
+    """Handle these deliveries with a consumer, which is then stopped in an orderly way."""
     rig = ConsumerRig(url, *deliveries, **options)
     with rig:
         rig.loop.stop()

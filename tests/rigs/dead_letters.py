@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead letters of payments to look at, replay and discard."""
+"""Dead letters of payments, which tests browse, replay and discard."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -23,14 +23,14 @@ PRIVATE = "customer-secret-name"
 
 
 def store_dead_letters(shop: Installation, channels: Channels, reasons: Sequence[str]) -> list[str]:
-    """Dead letters of payments, as the core writes them; their message ids."""
+    """Publish dead letters of payments, as the core does; returns their message ids."""
     channel = channels.open(shop.url("payments"))
     ids = [str(uuid4()) for _ in reasons]
     for number, (message_id, reason) in enumerate(zip(ids, reasons, strict=True)):
-        parked_at = NOW + timedelta(seconds=number)
+        failed_at = NOW + timedelta(seconds=number)
         event = an_event(InventoryReserved, user_id=PRIVATE)
         failed = deliver(event, message_id=message_id, headers={"traceparent": TRACE, "x-retry-count": 3})
-        publish(channel, dead_letter(failed, queue="payment_requests", reason=reason, detail="why", now=parked_at))
+        publish(channel, dead_letter(failed, queue="payment_requests", reason=reason, detail="why", now=failed_at))
     return ids
 
 
@@ -51,7 +51,7 @@ def publish(channel: Any, publication: Publication) -> None:
 def taken(
     shop: Installation, channels: Channels, queue: str = "payment_requests"
 ) -> list[tuple[pika.BasicProperties, bytes]]:
-    """Everything that is in a queue, taken out of it."""
+    """Remove and return all messages of a queue."""
     channel = channels.open(shop.admin_url)
     found: list[tuple[pika.BasicProperties, bytes]] = []
     while True:

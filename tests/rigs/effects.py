@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A service that consumes and calls to the outside, on a real database and with a scripted broker."""
+"""A service that consumes messages and calls an external system, with a real database and a scripted broker."""
 
 import threading
 from collections import Counter
@@ -56,14 +56,14 @@ class EffectsRig:
         concurrency: int,
         lease_seconds: float,
     ) -> None:
-        """``handler`` makes the consumer's handler from what wakes the calls."""
+        """``handler`` creates the consumer's handler from the function that wakes the calls."""
         (queue,) = service.queues
         codec = a_codec(service.name)
         self.url = url
         self.publisher = ScriptedPublisher()
         outbox = Outbox(self.publisher, codec, lease_seconds=60)
         self.work = CountingUnitOfWorkFactory(Database(url, application_name=f"{service.name} calls"), outbox)
-        self.effecting = EffectRunner[Any, Any](
+        self.runner = EffectRunner[Any, Any](
             service.name,
             effects,
             self.work,
@@ -71,7 +71,7 @@ class EffectsRig:
             concurrency=concurrency,
             lease_seconds=lease_seconds,
         )
-        self.handler = handler(self.effecting.wake)
+        self.handler = handler(self.runner.wake)
         self.consuming = UnitOfWorkFactory(Database(url), Outbox(self.publisher, codec, lease_seconds=60))
         self._attempt = BatchProcessor(
             handler=self.handler,
@@ -80,27 +80,27 @@ class EffectsRig:
             inbox=Inbox(queue.name),
             units_of_work=self.consuming,
         )
-        self._thread = threading.Thread(target=self.effecting.run, name=f"{service.name} effects")
+        self._thread = threading.Thread(target=self.runner.run, name=f"{service.name} effects")
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.effecting.stop()
+        self.runner.stop()
         self._thread.join(20)
         self.consuming.close()
         assert not self._thread.is_alive()
 
     def close(self) -> None:
-        """Give the connections back; for a service that was never started."""
+        """Close the connections, for a service that was never started."""
         self.work.close()
         self.consuming.close()
 
     def receive(self, *events: Event) -> BatchProgress:
-        """Take one batch of messages, as the consumer would."""
+        """Handle one batch of messages, as the consumer does."""
         return self._attempt([deliver(event) for event in events], Traced())
 
     def states(self, table: str) -> Counter[str]:
-        """How many rows of a table are in each state."""
+        """The number of rows of a table in each state."""
         return Counter(state for (state,) in query(self.url, f"select state from {table}"))

@@ -19,7 +19,7 @@ _PART = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One code block of the page: the whole text of a file, or a change of it."""
+    """One code block of the page: the whole text of a file, or a diff."""
 
     section: str
     path: str
@@ -41,10 +41,12 @@ class ExtendedTree:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        shutil.copytree(ROOT / "app", folder / "app")  # with its bytecode, which stays valid: times are kept
+        shutil.copytree(
+            ROOT / "app", folder / "app"
+        )  # with its bytecode, which stays valid because file times are kept
 
     def apply(self, section: str) -> dict[str, tuple[int, int]]:
-        """Do what a section says; the lines added and removed by changed file, within app/orderflow/."""
+        """Apply a section; returns the numbers of added and removed lines for each changed file in app/orderflow/."""
         changed: dict[str, tuple[int, int]] = {}
         for example in examples():
             if example.section == section:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Notifications on a real database, with receivers that do what a test tells them."""
+"""Notifications on a real database, with receivers whose responses a test sets."""
 
 import json
 import threading
@@ -18,7 +18,7 @@ from orderflow.services.notifications.senders import Sender
 from tests.rigs.effects import EffectsRig
 
 
-class Watch(Instrumentation):
+class RecordedNotifications(Instrumentation):
     """Counts notifications by kind and outcome, and sends the stored trace headers with each call."""
 
     def __init__(self) -> None:
@@ -39,13 +39,13 @@ class Notifications(EffectsRig):
     """The notifications service without a broker."""
 
     def __init__(self, url: str, sender: Sender, *, most_attempts: int = MOST_ATTEMPTS, concurrency: int = 32) -> None:
-        self.watch = Watch()
-        sending = NotificationEffect(sender, instrumentation=self.watch, most_attempts=most_attempts)
+        self.recorded = RecordedNotifications()
+        sending = NotificationEffect(sender, instrumentation=self.recorded, most_attempts=most_attempts)
         super().__init__(NOTIFICATIONS, url, sending, NotificationRequests, concurrency=concurrency, lease_seconds=30)
 
 
 class Webhook:
-    """Takes posts and answers them with these statuses in turn, then with 204."""
+    """Receives posts and responds with these statuses in turn, then with 204."""
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -74,7 +74,7 @@ def webhook() -> Generator[Webhook]:
         def log_message(self, format: str, *args: object) -> None: ...  # noqa: A002 - named by its superclass
 
     class Server(ThreadingHTTPServer):
-        request_queue_size = 300  # a burst connects all at once
+        request_queue_size = 300  # a burst opens all connections together
         daemon_threads = True
 
     server = Server(("127.0.0.1", 0), Handler)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What schemathesis cannot know of an order: a new Idempotency-Key, and SKUs that are for sale.
+"""What schemathesis cannot know about an order: a new Idempotency-Key, and SKUs that are for sale.
 
 Loaded by name (SCHEMATHESIS_HOOKS) in the process of schemathesis. Only requests that are meant to succeed are changed.
 """

@@ -46,7 +46,7 @@ class OrdersApiRig:
     database: Database
     publisher: ScriptedPublisher
     outbox_age: list[float] = field(default_factory=lambda: [0.0])
-    """Its one item is what the API takes for the age of the oldest unpublished event."""
+    """Its only item is the age of the oldest unpublished event, as the API reads it."""
 
     def post(self, body: Any = None, *, key: str = KEY, name: str | None = None, **headers: str) -> Any:
         """Place an order under an idempotency key (a new one, unless named)."""
@@ -93,7 +93,7 @@ def opened(url: str, *, most_waiting: int = 2000) -> Iterator[OrdersApiRig]:
 
 
 def prepare_offers(url: str) -> None:
-    """Create the tables and what is for sale."""
+    """Create the tables and the SKUs that are for sale."""
     setup = Database(url)
     migrate(setup, database_schema("orders"))
     events = [

@@ -38,19 +38,19 @@ ROOT = Path(__file__).parents[2]
 
 
 def quickly_slow() -> UUID:
-    """An order whose slow charge takes little more than 2 s."""
+    """The id of an order whose slow charge takes between 2 and 2.3 s."""
     return next(order for order in iter(uuid4, None) if slow_seconds(str(order)) < 2.3)
 
 
 def prepare_service(url: str, name: str) -> None:
-    """The tables of the core and of one service."""
+    """Create the tables of the core and of one service."""
     database = Database(url)
     migrate(database, database_schema(name))
     database.close()
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
+    """A loopback port on which no server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -58,7 +58,7 @@ def free_port() -> int:
 
 
 class ProcessGroup:
-    """A process in a session of its own, of which nothing is left when the context is left."""
+    """A process in a session of its own, which is killed when the context is left."""
 
     def __init__(self, *argv: str) -> None:
         self._argv = argv
@@ -103,7 +103,7 @@ class Simulator(ProcessGroup):
         eventually(self._ready)
 
     def ledger(self) -> tuple[Counter[UUID], Counter[UUID]]:
-        """How often each order was charged, and how often refunded."""
+        """The number of charges and of refunds of each order."""
         content = msgspec.json.decode(self.get("/v1/ledger"))
         captured = [row for row in content["charges"] if row["status"] == "captured"]
         return (
@@ -112,15 +112,15 @@ class Simulator(ProcessGroup):
         )
 
     def charged(self, order_id: UUID) -> int:
-        """How often an order was charged."""
+        """The number of charges of an order."""
         return self.ledger()[0][order_id]
 
     def refunded(self, order_id: UUID) -> int:
-        """How often an order was refunded."""
+        """The number of refunds of an order."""
         return self.ledger()[1][order_id]
 
     def execute(self, event: InventoryReserved) -> None:
-        """Charge an order as if a call of ours had reached the provider only now."""
+        """Charge an order as if our call reached the provider only now."""
         payment = Payment(
             order_id=event.order_id, amount=event.total_amount, currency=event.currency, payment_token="ok"
         )
@@ -145,7 +145,7 @@ class Simulator(ProcessGroup):
             return False
 
 
-class Watch(Instrumentation):
+class RecordedPayments(Instrumentation):
     """Counts calls to the provider by operation and outcome."""
 
     def __init__(self) -> None:
@@ -172,11 +172,11 @@ class Payments(EffectsRig):
         concurrency: int = 64,
         settled_after_seconds: float = 60,
     ) -> None:
-        self.watch = Watch()
+        self.recorded = RecordedPayments()
         gateway = HttpPaymentProvider(
             provider_url,
             timeout_seconds=timeout_seconds,
-            instrumentation=self.watch,
+            instrumentation=self.recorded,
             clock=SystemClock(),
         )
         self.effects = ChargeEffect(gateway, settled_after_seconds=settled_after_seconds)
@@ -186,16 +186,16 @@ class Payments(EffectsRig):
 
     @contextmanager
     def cancelling(self, order_id: UUID) -> Generator[None]:
-        """A cancellation that is handled, and committed when the context is left."""
+        """Handle a cancellation; its transaction is committed when the context is left."""
         message = Incoming(uuid4(), cancelled(order_id), 0)
         with self.consuming.transaction() as work:
             self.handler.handle([message], work)
             yield
 
     def count_unknown(self) -> None:
-        """What the service does now and then."""
+        """Count the unknown charges, as the service does periodically."""
         with self.consuming.transaction() as work:
-            count_unknown(work, self.watch)
+            count_unknown(work, self.recorded)
 
     def published(self) -> Counter[tuple[str, UUID]]:
         """How often each event type was published for each order."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the orderflow command line and records which of its functions are called.
 
-``python -m tests.rigs.profiled_process SOCKET COMMAND…``: a datagram ``reset`` to the Unix socket forgets what was
-recorded; ``dump`` is replied to with a JSON list of [thread, file, function].
+``python -m tests.rigs.profiled_process SOCKET COMMAND…``: the response to any datagram on the
+Unix socket is a JSON list of [thread, file, function]; ``reset`` also clears it.
 """
 
 import json

@@ -10,7 +10,7 @@ _TABLE = "create table if not exists migrations (name text primary key, applied_
 
 
 def create_schema_0_1_0(url: str, service: str) -> None:
-    """The tables of the core and of one service, and the names under which 0.1.0 recorded them."""
+    """Create the tables of the core and of one service, and the names under which 0.1.0 recorded them."""
     with psycopg.connect(url) as connection:
         connection.execute(_TABLE)
         for file, name in (("messaging", "orderflow.messaging"), (service, f"orderflow.services.{service}")):

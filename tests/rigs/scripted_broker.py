@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A broker that does what a test tells it, one settlement at a time, and deliveries to feed it with."""
+"""A publisher and a consumer whose results a test sets, and deliveries for them."""
 
 import threading
 from collections import deque
@@ -23,7 +23,7 @@ def deliver(
     tag: int = 1,
     **properties: object,
 ) -> Delivery:
-    """A delivery of an event as its publisher would have sent it, unless properties say otherwise."""
+    """A delivery of an event with the properties that its publisher sets, unless they are given."""
     event = event or an_event(OrderCancelled)
     values: dict[str, object] = {
         "message_id": str(message_id or uuid4()),
@@ -46,7 +46,7 @@ def deliver(
 
 
 class ScriptedPublisher:
-    """Remembers what was published and settles it by ``fate``; while ``holding`` it settles nothing."""
+    """Records publications and settles them as ``fate`` says; while ``holding`` it settles nothing."""
 
     def __init__(self, fate: Fate = lambda publication: None) -> None:
         self.fate = fate
@@ -67,7 +67,7 @@ class ScriptedPublisher:
         return receipt
 
     def release(self) -> None:
-        """Settle what was held, and hold no more."""
+        """Settle what was held, and stop holding."""
         with self._lock:
             self.holding = False
             held, self._held = self._held, []
@@ -88,7 +88,7 @@ class ScriptedPublisher:
 
 
 class ScriptedConsumer:
-    """Hands out the deliveries it was given, and remembers which were acknowledged."""
+    """Returns the given deliveries, and records which were acknowledged."""
 
     def __init__(self, queue: str, deliveries: Sequence[Delivery] = ()) -> None:
         self.queue = queue

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m tests.rigs.tcp_forward PORT HOST:PORT``: passes connections on, until it is stopped."""
+"""``python -m tests.rigs.tcp_forward PORT HOST:PORT``: forwards connections until it is stopped."""
 
 import asyncio
 import contextlib

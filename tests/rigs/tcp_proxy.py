@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A way to a server that a test can cut, at the worst moment if it likes."""
+"""A TCP proxy that a test can cut at any time."""
 
 import contextlib
 import socket
@@ -8,7 +8,7 @@ from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
 COMMITTED = b"COMMIT\0"
-"""In the server's answer to a commit that has happened."""
+"""Part of the server's response to a successful commit."""
 
 
 class Proxy:
@@ -22,11 +22,11 @@ class Proxy:
         credentials, at, _ = parts.netloc.rpartition("@")
         self.url = urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}"))
         self.open = True
-        self.answering = threading.Event()
-        """Answers are kept back while this is not set."""
-        self.answering.set()
+        self.responding = threading.Event()
+        """Responses are held back while this is not set."""
+        self.responding.set()
         self.swallow: bytes | None = None
-        """The connection is cut instead of an answer that contains this, once."""
+        """The first response that contains this is not forwarded; the connection is cut instead."""
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -41,10 +41,10 @@ class Proxy:
         self.cut()
 
     def cut(self) -> None:
-        """Break every connection that there is; answers that are kept back never come."""
+        """Cut every connection; responses that are held back are lost."""
         with self._lock:
             sockets, self._sockets = self._sockets, set()
-        self.answering.set()
+        self.responding.set()
         for one in sockets:
             with contextlib.suppress(OSError):
                 one.shutdown(socket.SHUT_RDWR)
@@ -70,17 +70,17 @@ class Proxy:
                 client.close()
                 server.close()
                 continue
-            for source, sink, answers in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self._pump, args=(source, sink, answers), daemon=True).start()
+            for source, sink, from_server in ((client, server, False), (server, client, True)):
+                threading.Thread(target=self._pump, args=(source, sink, from_server), daemon=True).start()
 
-    def _pump(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, from_server: bool) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
-                if answers and self.swallow and self.swallow in data:
+                if from_server and self.swallow and self.swallow in data:
                     self.swallow = None
                     break
-                if answers:
-                    self.answering.wait()
+                if from_server:
+                    self.responding.wait()
                     if source not in self._sockets:
                         break
                 sink.sendall(data)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A tracing whose spans stay in memory, for tests to look at."""
+"""Tracing whose spans stay in memory, where tests read them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from orderflow.telemetry.tracing.tracer import Tracing
 
 @dataclass
 class Traces:
-    """A tracing with the spans that it exported."""
+    """Tracing, and the spans that it exported."""
 
     pipeline: Pipeline
     spans: Spans
@@ -29,7 +29,7 @@ class Traces:
 
     @classmethod
     def in_memory(cls, *, batches: bool = True, environ: Mapping[str, str] | None = None) -> Self:
-        """A tracing whose edge sampler follows the given environment."""
+        """Tracing whose edge sampler follows the given environment."""
         exporter = InMemorySpanExporter()
         with patch.dict(os.environ, environ or {}):  # the SDK reads the environment of the process
             pipeline = Pipeline(SimpleSpanProcessor(exporter), resource=Resource.get_empty(), environ={})

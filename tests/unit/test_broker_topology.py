@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The definitions document follows from the declarations, and mistakes in them are all named."""
+"""The definitions document is derived from the declarations; all mistakes in them are reported."""
 
 import re
 
@@ -57,7 +57,7 @@ def test_a_retry_queue_sends_back_after_its_delay() -> None:
             assert (definition["dead-letter-exchange"], definition["dead-letter-routing-key"]) == ("", name)
 
 
-def test_dead_letters_may_be_looked_at_any_number_of_times() -> None:
+def test_dead_letters_may_be_browsed_any_number_of_times() -> None:
     policy = next(policy for policy in DOCUMENT.policies if policy.name == "dead_letter_queue")
     assert policy.definition["delivery-limit"] == -1
 
@@ -89,7 +89,7 @@ def test_no_service_may_configure_and_each_reads_only_its_own_queues() -> None:
     assert permitted(DOCUMENT, "monitor") == permitted(DOCUMENT, "topology") == ("^$", "^$", "^$")
 
 
-def test_who_publishes_nothing_may_not_write_to_the_events_exchange() -> None:
+def test_a_service_that_publishes_nothing_may_not_write_to_the_events_exchange() -> None:
     assert permitted(DOCUMENT, "notifications")[1] == "^(retry|dlx)$"
 
 
@@ -143,7 +143,7 @@ def test_the_declared_services_fit_together() -> None:
     assert mistakes(SERVICES) == []
 
 
-def test_all_mistakes_are_named_at_once() -> None:
+def test_all_mistakes_are_named_together() -> None:
     lonely = Service(
         name="replay",
         queues=(Queue(name="same", events=(PaymentCaptured,)), Queue(name="same", events=(PaymentCaptured,))),

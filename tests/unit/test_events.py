@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bodies: every event survives the wire, everything else is refused with a fixed word."""
+"""Bodies: every event is decoded as it was encoded, and any other body is refused with its reason."""
 
 from datetime import UTC, datetime
 from uuid import UUID

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: read once, all problems at once, secrets never shown."""
+"""Settings: all problems are reported together, and secrets are never shown."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def test_values_are_converted() -> None:
     assert (settings.batch_size, settings.hold_seconds) == (50, 1.5)
 
 
-def test_every_problem_is_reported_at_once() -> None:
+def test_all_problems_are_reported_together() -> None:
     environ = {
         "ORDERFLOW_BATCH_SIZE": "many",
         "ORDERFLOW_PUBLISH_WINDOW": "5000",

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from local.eventually import eventually
-from local.servers.enclosed_server import answers
+from local.servers.enclosed_server import responds
 from local.servers.ports import Ports
 from local.supervisor.supervisor import ProcessSpec, Supervisor
 from orderflow.broker_topology import user_names
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.integration
 
 
 def publish(amqp_url: str, event: OrderConfirmed) -> None:
-    """As the orders service does."""
+    """Publish an event as the orders service does."""
     broker = RabbitMQBroker(
         amqp_url, window=1, instrumentation=MessagingInstrumentation(), clock=SystemClock(), connection_name="orders"
     )
@@ -43,7 +43,7 @@ def publish(amqp_url: str, event: OrderConfirmed) -> None:
 
 
 def waiting(management_url: str, vhost: str) -> set[str]:
-    """The types of the messages that wait for notifications, which nobody runs here."""
+    """The types of the messages in the queue of notifications, which does not run here."""
     body = b'{"count": 10, "ackmode": "ack_requeue_true", "encoding": "auto"}'
     found = json.loads(management(management_url, "POST", f"queues/{vhost}/notification_requests/get", body))
     return {message["properties"]["type"] for message in found}
@@ -74,7 +74,7 @@ def test_a_service_of_one_folder_and_one_line_starts_and_handles_an_order(
         env=environ,
         directory=tree.folder,
         log=tmp_path / "loyalty.log",
-        ready=lambda: answers(f"http://127.0.0.1:{port}/readyz"),
+        ready=lambda: responds(f"http://127.0.0.1:{port}/readyz"),
     )
     try:
         tree.run(*apply, "--passwords", str(passwords), ORDERFLOW_MANAGEMENT_URL=management_url)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes on a database of another version: brought forward, or refused with exit code 2."""
+"""Processes on a database of another version: it is upgraded, or refused with exit code 2."""
 
 import json
 import subprocess
@@ -77,7 +77,7 @@ def place_order(system: System) -> str:
 
 
 def an_unpublished_order(url: str) -> UUID:
-    """An order that version 0.1.0 accepted and did not publish any more."""
+    """An order that version 0.1.0 accepted but did not publish."""
     line = OrderLine(sku="old", quantity=2, unit_price=1999)
     event = an_event(OrderCreated, order_id=uuid4(), items=(line,), total_amount=3998)
     execute(url, OPEN_ORDER, id=event.order_id, hold=600)
@@ -89,7 +89,7 @@ def an_unpublished_order(url: str) -> UUID:
     return event.order_id
 
 
-def test_databases_of_version_0_1_0_are_brought_forward_and_every_service_works_on_them(system: System) -> None:
+def test_databases_of_version_0_1_0_are_upgraded_and_every_service_works_on_them(system: System) -> None:
     for service, url in system.databases.items():
         create_schema_0_1_0(url, service)
         execute(url, ROWS.get(service, "select 1"))

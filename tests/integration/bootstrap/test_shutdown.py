@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGTERM under load: what was begun is finished, nothing is delivered twice, no caller is left without an answer."""
+"""SIGTERM under load: work in progress is finished, nothing is delivered twice, every request gets a response."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ import pytest
 from local.demo.load_generator import LoadGenerator, LoadRecord, Plan
 from local.demo.sale import Sale, put_stock
 from local.eventually import eventually
-from local.servers.enclosed_server import answers
+from local.servers.enclosed_server import responds
 from local.servers.stack import Stack
 from local.system import PROCESSES, System
 
@@ -36,8 +36,8 @@ def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
 def counted(system: System, name: str, metric: str) -> float:
     """The sum of a process's counter over its queues."""
     url = f"http://127.0.0.1:{system.process_ports[name].telemetry}/metrics"
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
+    with urllib.request.urlopen(url, timeout=5) as response:
+        lines = response.read().decode().splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(f"{metric}{{"))
 
 
@@ -48,10 +48,10 @@ def events(system: System, name: str) -> list[dict[str, object]]:
 
 
 def test_nothing_that_a_consumer_received_comes_again_after_its_drain(system: System) -> None:
-    """The broker marks as redelivered also what was on its way to nobody yet when the consumer was cancelled.
+    """The broker also marks messages as redelivered that were in flight when the consumer was cancelled.
 
     That is a race inside the broker (https://github.com/rabbitmq/rabbitmq-server/issues/3729); such messages are new
-    to whoever gets them. What a process had received would be known to the inbox.
+    to their next consumer. A message that the process had received would be in its inbox.
     """
 
     def more_orders(sale: Sale, count: int) -> None:
@@ -90,17 +90,17 @@ def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: Sys
     )
 
     async def balance() -> None:
-        """Order until the API says that it is not ready, as a load balancer would send."""
+        """Place orders until the API reports that it is not ready, as a load balancer does."""
         ready = f"http://127.0.0.1:{place.telemetry}/readyz"
         async with aiohttp.ClientSession() as session:
             while len(generator.record.accepted) < 100:
                 await asyncio.sleep(0.02)
             system.supervisor.kill("orders-api", signal.SIGTERM, hold=True)
             while not generator.stop.is_set():
-                async with session.get(ready) as answer:
-                    if answer.status == 503:
-                        assert "stopping" in (await answer.json())["reasons"]
-                        await asyncio.sleep(0.2)  # the balancer needs a moment, and so do requests on their way
+                async with session.get(ready) as response:
+                    if response.status == 503:
+                        assert "stopping" in (await response.json())["reasons"]
+                        await asyncio.sleep(0.2)  # a load balancer reacts with a delay, and requests are in flight
                         generator.stop.set()
                 await asyncio.sleep(0.02)
 
@@ -108,7 +108,7 @@ def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: Sys
         await asyncio.gather(generator.run(), balance())
 
     asyncio.run(both())
-    eventually(lambda: not answers(f"http://127.0.0.1:{place.telemetry}/healthz"), seconds=15, what="the API is gone")
+    eventually(lambda: not responds(f"http://127.0.0.1:{place.telemetry}/healthz"), seconds=15, what="the API is gone")
     system.supervisor.resume("orders-api")
     assert dict(generator.record.failures) == {}
     assert generator.record.unknown == []
@@ -123,25 +123,25 @@ def test_the_stock_api_fails_no_request_after_it_said_that_it_is_not_ready(syste
 
     async def look(session: aiohttp.ClientSession) -> None:
         headers = {"Authorization": f"Bearer {system.stock_key}"}
-        async with session.get(f"{system.inventory_api}/v1/stock/a", headers=headers) as answer:
-            statuses.append(answer.status)
+        async with session.get(f"{system.inventory_api}/v1/stock/a", headers=headers) as response:
+            statuses.append(response.status)
 
     async def balance() -> None:
-        """Ask until the API says that it is not ready."""
+        """Send requests until the API reports that it is not ready."""
         async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
-            told = False
+            stopping = False
             while True:
                 group.create_task(look(session))
-                if len(statuses) > 50 and not told:
-                    told = True
+                if len(statuses) > 50 and not stopping:
+                    stopping = True
                     system.supervisor.kill("inventory-api", signal.SIGTERM, hold=True)
-                async with session.get(ready) as answer:
-                    if answer.status == 503:
+                async with session.get(ready) as response:
+                    if response.status == 503:
                         return
                 await asyncio.sleep(0.01)
 
     asyncio.run(balance())
-    eventually(lambda: not answers(f"http://127.0.0.1:{place.telemetry}/healthz"), seconds=15, what="the API is gone")
+    eventually(lambda: not responds(f"http://127.0.0.1:{place.telemetry}/healthz"), seconds=15, what="the API is gone")
     system.supervisor.resume("inventory-api")
     assert set(statuses) == {200}
     assert system.supervisor.exits("inventory-api") == [0]

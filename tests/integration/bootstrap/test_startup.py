@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starting: wrong settings are told at once, missing servers are waited for."""
+"""Starting: wrong settings are reported together; the process waits for missing servers."""
 
 import json
 import os
@@ -20,7 +20,7 @@ import pytest
 
 from local.eventually import eventually
 from local.http_json import http_json
-from local.servers.enclosed_server import answers
+from local.servers.enclosed_server import responds
 from local.servers.ports import Ports
 from local.servers.stack import Stack
 from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
@@ -41,15 +41,15 @@ def orderflow(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 def get(url: str) -> tuple[int, Any]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            return answer.status, json.load(answer)
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status, json.load(response)
     except urllib.error.HTTPError as error:
         return error.code, json.load(error)
 
 
 @contextmanager
 def forwarding(port: int, target: str) -> Iterator[None]:
-    """A TCP forwarder on a port that was closed until now: the server comes up."""
+    """A TCP forwarder on a port that was closed before, as when a server comes up."""
     argv = [sys.executable, "-m", "tests.rigs.tcp_forward", str(port), target]
     with Supervisor() as supervisor:
         supervisor.start(ProcessSpec(name="forward", argv=argv, log=Path(os.devnull), env=ENVIRON, directory=ROOT))
@@ -57,17 +57,17 @@ def forwarding(port: int, target: str) -> Iterator[None]:
 
 
 def through(url: str, port: int) -> str:
-    """The same URL by way of a forwarder."""
+    """The same URL through a forwarder."""
     parts = urlsplit(url)
     return urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
 
 
-def test_all_wrong_settings_are_reported_at_once_and_nothing_is_started() -> None:
+def test_all_wrong_settings_are_reported_together_and_nothing_is_started() -> None:
     environ = {
         "ORDERFLOW_DATABASE_URL": "mysql://x",
         "ORDERFLOW_BATCH_SIZE": "0",
         "ORDERFLOW_HTTP_PORT": "http",
-        "ORDERFLOW_API_KEYS": "nobody",
+        "ORDERFLOW_API_KEYS": "no-scope",
         "ORDERFLOW_TYPO": "1",
     }
     done = orderflow("serve", "orders-api", **environ)
@@ -118,12 +118,14 @@ def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path:
         log=log,
         env=environ,
         directory=ROOT,
-        ready=lambda: answers(f"{base}/healthz"),
+        ready=lambda: responds(f"{base}/healthz"),
     )
     with Supervisor() as supervisor:
         supervisor.start(spec)
         eventually(lambda: "database.waiting" in log.read_text(), seconds=20, what="a line that says it waits")
-        eventually(lambda: "broker.disconnected" in log.read_text(), seconds=20, what="a line that the broker is away")
+        eventually(
+            lambda: "broker.disconnected" in log.read_text(), seconds=20, what="a line that the broker is unavailable"
+        )
         assert get(f"{base}/readyz")[0] == 503
         with forwarding(database, urlsplit(system.databases["orders"]).netloc.rpartition("@")[2]):
             eventually(lambda: "database.ready" in log.read_text(), seconds=20, what="the database is used")
@@ -138,7 +140,7 @@ def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path:
     ports.release()
 
 
-def test_an_api_that_met_no_database_is_ready_again_without_a_request(stack: Stack, tmp_path: Path) -> None:
+def test_an_api_is_ready_again_without_a_request_when_its_database_returns(stack: Stack, tmp_path: Path) -> None:
     system = System(stack, tmp_path, name="blip")
     system.prepare()
     ports = Ports()
@@ -162,7 +164,7 @@ def test_an_api_that_met_no_database_is_ready_again_without_a_request(stack: Sta
         assert {read() for _ in range(8)} == {503}
         assert get(f"{base}/readyz") == (503, {"ready": False, "reasons": ["no database"]})
         with forwarding(database, target):
-            eventually(lambda: get(f"{base}/readyz")[0] == 200, seconds=20, what="ready, though nobody asked")
+            eventually(lambda: get(f"{base}/readyz")[0] == 200, seconds=20, what="ready without a request")
             assert read() == 404
         assert supervisor.exits("orders-api") == []
     system.remove()
@@ -174,7 +176,7 @@ def test_a_process_that_fails_is_reported_although_it_was_restarted(stack: Stack
     def crash(system: System) -> None:
         system.supervisor.kill("payments")
         os.kill(system.supervisor.pid("orders"), signal.SIGKILL)  # as the kernel does when memory runs out
-        eventually(lambda: system.failures() == {"orders": [-signal.SIGKILL]}, seconds=10, what="the end is noticed")
+        eventually(lambda: system.failures() == {"orders": [-signal.SIGKILL]}, seconds=10, what="the exit is recorded")
         system.supervisor.wait_ready("orders", "payments")
 
     with pytest.raises(ProcessFailed, match="orders"), System.started(stack, tmp_path, name="crash") as system:

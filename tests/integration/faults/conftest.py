@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers of our own, because they are killed."""
+"""Separate servers, because these tests kill them."""
 
 import os
 from collections.abc import Iterator
@@ -23,6 +23,6 @@ def breakable() -> Iterator[Stack]:
 
 @pytest.fixture
 def shop(breakable: Stack, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Trial]:
-    """A whole system, fresh for one test."""
+    """A complete system for one test."""
     with trial(breakable, tmp_path, seed=20_000 + len(request.node.name)) as started:
         yield started

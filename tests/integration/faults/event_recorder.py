@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An independent record: a queue of our own that gets a copy of every event that was ever routed."""
+"""An independent record: a queue that gets a copy of every routed event."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from orderflow.events import EVENTS, EXCHANGE
 from orderflow.messaging.rabbitmq.field_table_patch import read_all_tables
 
 QUEUE = "event_recorder"
-_ACKED_AT_ONCE = 500
+_ACK_EVERY = 500
 _SECONDS = 30.0
 """Longest wait for one event that is in the queue."""
 
@@ -28,36 +28,36 @@ def channel(url: str) -> Iterator["pika.adapters.blocking_connection.BlockingCha
 
 
 def install(url: str) -> None:
-    """Begin to record; call it before the first order."""
-    with channel(url) as tap:
-        tap.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
+    """Declare and bind the queue; call this before the first order."""
+    with channel(url) as opened:
+        opened.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": "quorum"})
         for event in EVENTS:
-            tap.queue_bind(QUEUE, EXCHANGE, event.routing_key)
+            opened.queue_bind(QUEUE, EXCHANGE, event.routing_key)
 
 
 class EventRecorder:
-    """Remembers every event that the tap got; ``look`` now and then, whatever the rest of the system does."""
+    """Records every event of its queue; call ``collect`` from time to time."""
 
     def __init__(self, url: str) -> None:
         self._url = url
         self.seen: dict[tuple[str, str], set[str]] = defaultdict(set)
         """(correlation id, event type) to the distinct message ids of all events so far."""
 
-    def look(self) -> None:
-        """Take over every event that is in the queue now."""
-        with channel(self._url) as tap:
-            waiting = tap.queue_declare(QUEUE, passive=True).method.message_count
+    def collect(self) -> None:
+        """Read every event that is in the queue now."""
+        with channel(self._url) as opened:
+            waiting = opened.queue_declare(QUEUE, passive=True).method.message_count
             if not waiting:
                 return
-            tap.basic_qos(prefetch_count=2 * _ACKED_AT_ONCE)
-            for number, (method, properties, _) in enumerate(tap.consume(QUEUE, inactivity_timeout=_SECONDS), 1):
+            opened.basic_qos(prefetch_count=2 * _ACK_EVERY)
+            for number, (method, properties, _) in enumerate(opened.consume(QUEUE, inactivity_timeout=_SECONDS), 1):
                 assert method is not None and properties is not None, f"{waiting} events wait, {number - 1} came"
                 self.seen[properties.correlation_id or "", properties.type or ""].add(properties.message_id)
-                if number % _ACKED_AT_ONCE == 0 or number == waiting:
-                    tap.basic_ack(method.delivery_tag, multiple=True)
+                if number % _ACK_EVERY == 0 or number == waiting:
+                    opened.basic_ack(method.delivery_tag, multiple=True)
                 if number == waiting:
                     break
-            tap.cancel()
+            opened.cancel()
 
     def ids(self, event: str) -> set[str]:
         """The message ids of all events of a type."""

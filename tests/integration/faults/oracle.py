@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks for broken promises after the fact, from sources that do not depend on each other.
+"""Finds broken promises from sources that do not depend on each other.
 
-The load generator's record, the four databases, the provider's ledger, the broker's queues, a recorder of every event.
-Each violation is one sentence; no violation is an empty list.
+The sources are the load generator's record, the four databases, the provider's ledger, the broker's queues and a
+recorder of every event. Each violation is one sentence; an empty list means that there is none.
 """
 
 import json
@@ -26,13 +26,13 @@ from tests.integration.faults.event_recorder import EventRecorder
 
 FINAL = {"confirmed": "ORDER_CONFIRMED", "rejected": "ORDER_REJECTED", "cancelled": "ORDER_CANCELLED"}
 _NAMELESS = {"missing_message_id", "invalid_message_id"}
-"""Reasons of dead letters that no id tells apart."""
+"""Reasons of dead letters without an id that distinguishes them."""
 Rows = list[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What the sources say once everything is quiet."""
+    """The sources, once the system has settled."""
 
     system: System
     recorder: EventRecorder
@@ -45,10 +45,9 @@ class Evidence:
 def settle(evidence: Evidence, *, seconds: float, still_seconds: float = math.inf) -> list[str]:
     """Wait until nothing is left to do: no open order or charge, no waiting message or outbox row, no unhandled event.
 
-    Returns what is left after that time, or as soon as nothing is on its way anywhere and what is left has been the
-    same for ``still_seconds``: then it is lost and not late. A queue's depth does not count what its consumer holds,
-    so every event that the recorder saw must be in the inbox of each queue that is to get it, and all poison among the
-    dead letters.
+    Returns what is left after that time. Returns earlier when no work is in progress and what is left has not changed
+    for ``still_seconds``, because then it is lost and not late. A queue's depth does not include what its consumer
+    holds, so every recorded event must be in the inbox of each queue bound to it, and all poison must be dead-lettered.
     """
     began = since = time.monotonic()
     before: list[str] = []
@@ -75,7 +74,7 @@ def violations(evidence: Evidence) -> list[str]:
         *_charges(evidence.system, orders),
         *_notifications(evidence.system, orders),
         *_recordered(evidence.recorder, orders),
-        *_parked(evidence),
+        *_dead_letters(evidence),
     ]
 
 
@@ -87,7 +86,7 @@ def _lost(evidence: Evidence, orders: Mapping[str, Any]) -> Iterator[str]:
         if status not in FINAL:
             yield f"lost: order {order_id} is still {status}"
     for key in evidence.record.broken_promises:
-        yield f"doubled: the idempotency key {key} got two different answers"
+        yield f"doubled: the idempotency key {key} got two different responses"
     if len(orders) > len(evidence.record.accepted) + len(evidence.record.unknown):
         yield f"doubled: {len(orders)} orders are stored, {len(evidence.record.accepted)} were accepted"
 
@@ -141,17 +140,17 @@ def _charges(system: System, orders: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _notifications(system: System, orders: Mapping[str, Any]) -> Iterator[str]:
-    told: Counter[tuple[str, str]] = Counter()
+    notified: Counter[tuple[str, str]] = Counter()
     for subject, kind in _rows(system, "notifications", "select subject, kind from notifications"):
-        told[subject, kind] += 1
+        notified[subject, kind] += 1
     for order_id, (status, *_) in orders.items():
-        count = told[order_id, f"order_{status}"]
+        count = notified[order_id, f"order_{status}"]
         if count != 1:
             yield f"{'lost' if not count else 'doubled'}: {count} notifications that order {order_id} is {status}"
 
 
 def _recordered(recorder: EventRecorder, orders: Mapping[str, Any]) -> Iterator[str]:
-    """Every event of an order was published under one message id, and the end that was decided was told."""
+    """Every event of an order must have one message id, and the event of its final state must have been routed."""
     seen = recorder.seen
     for (order_id, event), ids in seen.items():
         if order_id in orders and len(ids) > 1:
@@ -162,14 +161,14 @@ def _recordered(recorder: EventRecorder, orders: Mapping[str, Any]) -> Iterator[
                 yield f"lost: {event} of order {order_id} was never routed"
 
 
-def _parked(evidence: Evidence) -> Iterator[str]:
+def _dead_letters(evidence: Evidence) -> Iterator[str]:
     listed = json.loads(evidence.system.run_tool("dead-letters", "list", "--limit", "100000", "--json"))["dead_letters"]
     ids: dict[str, set[str]] = defaultdict(set)
     for number, letter in enumerate(listed):
         ids[letter["reason"]].add(f"none-{number}" if letter["reason"] in _NAMELESS else letter["message_id"])
-    dead_lettered = Counter({reason: len(those) for reason, those in ids.items()})
-    if dead_lettered != evidence.poison:
-        yield f"dead letters: {dict(dead_lettered)}, planted were {dict(evidence.poison)}"
+    counted = Counter({reason: len(those) for reason, those in ids.items()})
+    if counted != evidence.poison:
+        yield f"dead letters: {dict(counted)}, planted were {dict(evidence.poison)}"
 
 
 def _open(system: System) -> Iterator[str]:
@@ -180,8 +179,8 @@ def _open(system: System) -> Iterator[str]:
 
 
 def _moving(system: System) -> Iterator[str]:
-    """What is on its way: charges that are asked about, events that are not published, messages that wait."""
-    # A row that is due has a call before it or under way; of what is settled only cancelled ones are asked for again.
+    """Work in progress: charges with a call that is due, events that are not published, messages in queues."""
+    # A row with due_at has a call that is due or in flight. Cancelled charges also have one: they are looked up again.
     due = "select state, count(*) from charges where due_at is not null and state <> 'cancelled' group by 1"
     for state, count in _rows(system, "payments", due):
         yield f"not settled: {count} charges are {state}"
@@ -196,8 +195,8 @@ def _moving(system: System) -> Iterator[str]:
 
 
 def _unfinished(evidence: Evidence) -> list[str]:
-    """What is not handled although no queue shows it: a consumer still holds it, or it is lost."""
-    evidence.recorder.look()
+    """Messages that are not handled and in no queue: a consumer still holds them, or they are lost."""
+    evidence.recorder.collect()
     found = [*_unhandled(evidence)]
     dead, planted = _depth(evidence.system, DEAD_LETTER_QUEUE), evidence.poison.total()
     if dead < planted:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A hostile network between exchange and queues: every message arrives three times, and in another order."""
+"""A detour between exchange and queues: every message arrives three times, in another order."""
 
 import random
 import threading
@@ -23,7 +23,7 @@ def _detour(queue: str) -> str:
 
 
 class Disorder:
-    """While open, the work queues get their messages only through a detour that triples and shuffles them."""
+    """While open, the work queues get their messages only through queues whose messages are tripled and shuffled."""
 
     def __init__(self, url: str, *, seed: int) -> None:
         self._url = url
@@ -80,11 +80,11 @@ class Disorder:
                 break
             tag = method.delivery_tag
             window.append((properties, body))
-        hand: list[tuple[Any, bytes]] = window * COPIES
-        self._random.shuffle(hand)
-        for properties, body in hand:
+        copies: list[tuple[Any, bytes]] = window * COPIES
+        self._random.shuffle(copies)
+        for properties, body in copies:
             self._channel.basic_publish("", queue, body, properties, mandatory=True)
         if tag:
             self._channel.basic_ack(tag, multiple=True)
-        self.delivered += len(hand)
+        self.delivered += len(copies)
         return len(window)

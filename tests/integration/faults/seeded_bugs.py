@@ -1,23 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts orderflow with one bug seeded, and makes certain that the bug has its effect.
+"""Starts orderflow with one seeded bug, in a way that the bug is certain to take effect.
 
 ``python -m tests.integration.faults.seeded_bugs BUG DEATHS FOLDER COMMAND…``: BUG is a name below or ``none``. The
 first DEATHS processes that use FOLDER kill themselves just before the commit of a batch that publishes events. FOLDER
-is also where processes meet at a barrier. Each bug is one that has been written in real systems.
+is also where processes meet at a barrier. Each bug is known from real systems.
 """
 
 import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pika.channel
 
+from local.eventually import eventually
 from orderflow.__main__ import main
 from orderflow.messaging.broker import Batch, Consumer
 from orderflow.messaging.consume.inbox import Inbox
@@ -37,7 +38,7 @@ _ROUND_TRIP_SECONDS = 20.0
 
 
 def die_before_commit(folder: Path, deaths: int) -> None:
-    """SIGKILL this process when everything of a batch with events is written and nothing committed.
+    """SIGKILL this process when a batch with events is written and not committed.
 
     A file in the folder stands for each death; when there are enough, the process lives.
     """
@@ -55,7 +56,7 @@ def die_before_commit(folder: Path, deaths: int) -> None:
 
 
 def ack_before_commit(_folder: Path) -> None:
-    """Acknowledge a batch when it arrives, as auto-ack does; go on once the broker has handled the acknowledgement."""
+    """Acknowledge a batch when it arrives, as auto-ack does; continue once the broker has handled it."""
     settle = ConsumerLoop._settle
 
     class Acknowledged:
@@ -96,7 +97,7 @@ def _round_trip(consumer: RabbitConsumer) -> None:
 
 
 def publish_before_commit(_folder: Path) -> None:
-    """Publish events while their transaction is still open; go on once they are confirmed."""
+    """Publish events while their transaction is still open; continue once they are confirmed."""
     write = Outbox.write
 
     def early(self: Outbox, transaction: Any, outgoing: Any) -> OutboxChange:
@@ -110,7 +111,7 @@ def publish_before_commit(_folder: Path) -> None:
 
 
 def inbox_outside_the_transaction(_folder: Path) -> None:
-    """Mark messages as handled in a transaction of its own, committed before their effects are."""
+    """Write the inbox rows in a transaction of their own, which is committed before the effects."""
     claim = Inbox.claim
     database = Database(os.environ["ORDERFLOW_DATABASE_URL"])
 
@@ -122,7 +123,7 @@ def inbox_outside_the_transaction(_folder: Path) -> None:
 
 
 def publish_without_mandatory(_folder: Path) -> None:
-    """Take a confirm for delivery: an unroutable message is confirmed and gone."""
+    """Publish without ``mandatory``: an unroutable message is confirmed and lost."""
     publish = pika.channel.Channel.basic_publish
 
     def optional(self: Any, *arguments: Any, **options: Any) -> None:
@@ -133,10 +134,9 @@ def publish_without_mandatory(_folder: Path) -> None:
 
 
 def read_then_write_stock(folder: Path) -> None:
-    """Read the stock without a lock, decide, and write the numbers that came out.
+    """Read the stock without a lock, decide, and write absolute numbers.
 
-    Between its first read and write the first process waits until the second has read too, so that both decide on the
-    same numbers.
+    After its first read a process waits until the other has read too, so that both decide on the same numbers.
     """
     store._LOCK_STOCK = store._LOCK_STOCK.replace(" for update", "")
     load, seen = store.load, dict[str, store.Stock]()
@@ -179,15 +179,14 @@ where sku = %(sku)s returning {store._COLUMNS}
 
 
 def _meet(folder: Path) -> None:
-    """Wait until two processes are here: the first, inside its transaction, waits for the second."""
+    """A barrier: the first process, inside its transaction, waits for the second."""
     (folder / f"read-{os.getpid()}").touch()
-    deadline = time.monotonic() + _BARRIER_SECONDS
-    while len(list(folder.glob("read-*"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.002)
+    with suppress(TimeoutError):
+        eventually(lambda: len(list(folder.glob("read-*"))) >= 2, _BARRIER_SECONDS, what="a second process")
 
 
 def timeout_taken_as_failure(_folder: Path) -> None:
-    """Take a missing response of the provider for a decline."""
+    """Treat a missing response of the provider as a decline."""
     charge = HttpPaymentProvider.charge
 
     async def guessing(self: HttpPaymentProvider, payment: Any) -> Any:
@@ -198,7 +197,7 @@ def timeout_taken_as_failure(_folder: Path) -> None:
 
 
 def _claim(folder: Path, name: str, count: int) -> bool:
-    """Take one of ``count`` numbered files; false when all are taken."""
+    """Create one of ``count`` numbered files; false when all exist."""
     for number in range(count):
         try:
             (folder / f"{name}-{number}").touch(exist_ok=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages come more than once, in any order or malformed; the provider does not respond."""
+"""Messages arrive repeatedly, in any order or malformed; the provider does not respond."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def kill_the_provider(trial: Trial) -> None:
 
 
 def plant_poison(trial: Trial) -> None:
-    """Malformed messages of every kind, between the good ones."""
+    """Malformed messages of every kind, among the valid ones."""
     with event_recorder.channel(trial.system.admin_url) as channel:
         channel.confirm_delivery()
         planted = 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the oracle: each seeded bug turns it red, and the same provocation without the bug leaves it green."""
+"""Tests of the oracle: it reports each seeded bug, and reports nothing for the same provocation without the bug."""
 
 import signal
 import sys
@@ -24,9 +24,9 @@ Provocation = Callable[[Trial], None]
 FOLDER = "seeded_bugs"
 DEATHS = 2
 SECONDS = 120.0
-"""Longest wait for a provocation; it takes seconds."""
+"""Longest wait for a provocation, which usually takes seconds."""
 STILL_SECONDS = 8
-"""A state that has not changed for so long, while no queue, outbox or charge has anything to do, is final."""
+"""A state that has not changed for this long, while no queue, outbox or charge has work, is final."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,7 @@ class Case:
 
 
 def orders_accepted(running: Trial, count: int = 40) -> None:
-    """Wait for enough orders that every process has had some."""
+    """Wait until every process has had some orders."""
     accepted = running.sale.record.accepted
     eventually(lambda: len(accepted) >= count, seconds=SECONDS, what=f"{count} orders are accepted")
 
@@ -74,9 +74,9 @@ def confirmed_orders(running: Trial) -> int:
 
 
 def unbind_confirmations(running: Trial) -> None:
-    """While two orders are confirmed no queue is bound for order.confirmed; then all are again.
+    """Unbind every queue from order.confirmed until two orders are confirmed, then bind all of them again.
 
-    All at the same moment, through one exchange on the way: an event that some queue gets counts as routed.
+    One exchange in between unbinds all queues together, because an event that reaches any queue counts as routed.
     """
     document, key, way = definitions(SERVICES, vhost=running.system.vhost), OrderConfirmed.routing_key, "confirmations"
     bound = [b.destination for b in document.bindings if (b.source, b.routing_key) == (EXCHANGE, key)]
@@ -133,7 +133,7 @@ def run(stack: Stack, directory: Path, bug: str, case: Case) -> list[str]:
 
 
 @pytest.mark.parametrize("bug", list(CASES))
-def test_a_seeded_bug_turns_the_oracle_red(breakable: Stack, tmp_path: Path, bug: str) -> None:
+def test_the_oracle_reports_a_seeded_bug(breakable: Stack, tmp_path: Path, bug: str) -> None:
     found = run(breakable, tmp_path, bug, CASES[bug])
     assert [violation for violation in found if violation.startswith(CASES[bug].violations)], found
 
@@ -146,5 +146,5 @@ def test_a_seeded_bug_turns_the_oracle_red(breakable: Stack, tmp_path: Path, bug
         pytest.param("read-then-write", marks=pytest.mark.nightly),
     ],
 )
-def test_the_same_provocation_without_the_bug_leaves_it_green(breakable: Stack, tmp_path: Path, case: str) -> None:
+def test_the_oracle_reports_nothing_without_the_bug(breakable: Stack, tmp_path: Path, case: str) -> None:
     assert run(breakable, tmp_path, "none", CASES[case]) == []

@@ -15,7 +15,7 @@ TOKENS = {"ok": 0.9, "decline": 0.1}
 
 
 def kill_everything_in_turn(trial: Trial) -> None:
-    """SIGKILL each process several times, in a shuffled order, with the next kill while the last one still recovers."""
+    """SIGKILL each process several times, in a shuffled order; processes may be killed while others recover."""
     targets = [*PROCESSES, "payment-simulator"] * KILLS_EACH
     trial.random.shuffle(targets)
     for target in targets:

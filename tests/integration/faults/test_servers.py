@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The broker and the database die under load; nothing is lost, doubled or oversold."""
+"""The broker and the database are killed under load; nothing is lost, doubled or oversold."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_killing_the_broker_breaks_no_promise(shop: Trial) -> None:
     assert len(shop.sale.record.accepted) > 400
 
 
-def test_stopping_the_database_at_once_breaks_no_promise(shop: Trial) -> None:
+def test_stopping_the_database_without_a_checkpoint_breaks_no_promise(shop: Trial) -> None:
     shop.sell(stop_the_database, seconds=12)
     assert shop.judge() == []
     assert len(shop.sale.record.accepted) > 400

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One trial: a system, load, a fault, and the verdict."""
+"""One trial: a system, load, a fault, and the check by the oracle."""
 
 import math
 import random
@@ -78,20 +78,20 @@ class Trial:
             raise failed[0]
 
     def wait_for_orders(self, count: int) -> None:
-        """Wait until so many more orders were sent; a fault begins, or ends, under load."""
+        """Wait until this many more orders were sent, so that a fault begins or ends under load."""
         wanted = self.sale.record.sent + count
         eventually(lambda: self.sale.record.sent >= wanted, seconds=60, what=f"{count} more orders sent")
 
     def judge(self, *, seconds: float = 240, still_seconds: float = math.inf) -> list[str]:
-        """Wait until all is quiet, see ``settle``; what did not settle, and every promise that was broken."""
+        """Wait until the system has settled (see ``settle``); what did not settle, and every broken promise."""
         evidence = Evidence(self.system, self.recorder, self.sale.record, STOCK, self.poison)
         found = settle(evidence, seconds=seconds, still_seconds=still_seconds) + violations(evidence)
         if found:
-            self._tell(found)
+            self._print_details(found)
         return found
 
-    def _tell(self, found: list[str]) -> None:
-        """Write what helps to understand a failure; shown by pytest when the test fails."""
+    def _print_details(self, found: list[str]) -> None:
+        """Print seed, findings and logs, which pytest shows when the test fails."""
         lines = [f"seed {self.seed}", *found[:50]]
         for log in sorted(self.system.directory.glob("*.log")):
             lines += [f"== {log.name}", log.read_text(errors="replace")[-1500:]]
@@ -111,6 +111,6 @@ def trial(
         assert isinstance(broker, RabbitMQ)
         # A broker that is killed within a second of a declaration forgets the queue.
         eventually(lambda: broker.keeps(DEAD_LETTER_QUEUE), seconds=10, what="the broker keeps its queues")
-        eventually(lambda: broker.keeps(event_recorder.QUEUE), seconds=10, what="the broker keeps the tap")
+        eventually(lambda: broker.keeps(event_recorder.QUEUE), seconds=10, what="the broker keeps the event recorder")
         put_stock(started, STOCK)
         yield Trial(started, seed=seed)

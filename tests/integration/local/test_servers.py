@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The servers as processes of this machine: they come, survive kills with their data, and leave nothing."""
+"""The servers as local processes: they start, keep their data when they are killed, and leave nothing behind."""
 
 import json
 import os
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.integration
 CHECKOUT = Path(__file__).parents[3]
 SUITE = os.environ.get("SERVERS", "trixie")
 OURS = {name: value for name, value in os.environ.items() if not (name.startswith("ORDERFLOW") and "URL" in name)}
-"""The environment without servers given by URL: here our own ones are looked at."""
+"""The environment without servers given by URL, because these tests are about started ones."""
 
 
 def command_lines(word: str) -> dict[int, str]:
@@ -58,8 +58,8 @@ def is_open(port: int) -> bool:
 
 
 def get_json(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as answer:
-        return json.load(answer)
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return json.load(response)
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +108,8 @@ def test_the_broker_has_no_default_user_and_the_plugins_that_we_need(broker: Rab
         pika.BlockingConnection(guest)
     with pika.BlockingConnection(pika.URLParameters(broker.amqp_url)) as connection:
         connection.channel().exchange_declare("by_key", "x-consistent-hash")
-    with urllib.request.urlopen(f"{broker.metrics_url}/detailed?family=queue_coarse_metrics", timeout=5) as answer:
-        assert b"rabbitmq_detailed_queue_messages" in answer.read()
+    with urllib.request.urlopen(f"{broker.metrics_url}/detailed?family=queue_coarse_metrics", timeout=5) as response:
+        assert b"rabbitmq_detailed_queue_messages" in response.read()
 
 
 @pytest.mark.parametrize("end", [PostgreSQL.stop_immediate, EnclosedServer.kill, EnclosedServer.stop])
@@ -245,7 +245,7 @@ def test_two_stacks_never_work_on_the_same_data(own: Stack) -> None:
 
 
 @pytest.mark.parametrize("variable", ["ORDERFLOW_AMQP_URL", "ORDERFLOW_MANAGEMENT_URL", "ORDERFLOW_DATABASE_URL"])
-@pytest.mark.parametrize("wrong", ["nobody is there", "the password is wrong"])
+@pytest.mark.parametrize("wrong", ["no server listens", "the password is wrong"])
 def test_a_given_server_that_cannot_be_used_is_named(own: Stack, variable: str, wrong: str) -> None:
     given = {
         "ORDERFLOW_AMQP_URL": own.rabbitmq.amqp_url,
@@ -253,7 +253,7 @@ def test_a_given_server_that_cannot_be_used_is_named(own: Stack, variable: str, 
         "ORDERFLOW_DATABASE_URL": own.postgresql.url(),
     }
     parts = urlsplit(given[variable])
-    address = f"{parts.username}:wrong@127.0.0.1:{9 if wrong == 'nobody is there' else parts.port}"
+    address = f"{parts.username}:wrong@127.0.0.1:{9 if wrong == 'no server listens' else parts.port}"
     with pytest.raises(ServersUnavailable, match=variable):
         Stack.start(environ={**given, variable: parts._replace(netloc=address).geturl()})
 

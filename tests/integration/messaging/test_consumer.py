@@ -42,7 +42,7 @@ def test_a_message_has_its_effect_once_however_often_it_comes(url: str) -> None:
     assert inbox(url) == ids(*messages)
 
 
-def test_two_consumers_with_the_same_messages_in_other_orders_neither_double_nor_lock_up(url: str) -> None:
+def test_two_consumers_with_the_same_messages_in_other_orders_neither_double_nor_deadlock(url: str) -> None:
     messages = [cancelled() for _ in range(300)]
     shuffled = random.Random(2).sample(messages, len(messages))
     with (
@@ -56,16 +56,16 @@ def test_two_consumers_with_the_same_messages_in_other_orders_neither_double_nor
     assert effects(url) == {order(message): 1 for message in messages}
     assert first.total.done + second.total.done == 300
     assert first.total.duplicates + second.total.duplicates == 300
-    assert first.watch.pauses == second.watch.pauses == []
+    assert first.recorded.pauses == second.recorded.pauses == []
 
 
 def test_a_batch_of_250_costs_less_than_a_twentieth_of_a_statement_per_message(url: str) -> None:
     rig = settled(url, *[cancelled() for _ in range(1000)])
-    assert [batch.done for batch in rig.watch.batches] == [250] * 4
-    assert [batch.published for batch in rig.watch.batches] == [250] * 4
-    for batch in rig.watch.batches:
+    assert [batch.done for batch in rig.recorded.batches] == [250] * 4
+    assert [batch.published for batch in rig.recorded.batches] == [250] * 4
+    for batch in rig.recorded.batches:
         assert batch.statements / 250 <= 0.05
-    assert rig.watch.batches[-1].statements == 6, "begin, inbox, effects, delete of confirmed rows, outbox, commit"
+    assert rig.recorded.batches[-1].statements == 6, "begin, inbox, effects, delete of confirmed rows, outbox, commit"
 
 
 def test_retried_and_rejected_messages_leave_as_copies_and_are_not_marked_as_handled(url: str) -> None:
@@ -102,7 +102,7 @@ def test_a_message_whose_retries_are_used_up_is_a_dead_letter_with_its_reason(ur
 
 
 @pytest.mark.parametrize("position", [0, 100, 249])
-def test_poison_leaves_alone_and_its_neighbours_have_their_effect(url: str, position: int) -> None:
+def test_poison_is_isolated_and_its_neighbours_have_their_effect(url: str, position: int) -> None:
     messages = [cancelled() for _ in range(248)]
     poison = [*messages[:position], cancelled("bad"), cancelled("bug"), *messages[position:]]
     rig = settled(url, *poison)
@@ -130,7 +130,7 @@ def test_events_know_their_order_their_cause_and_are_confirmed_before_their_rows
     with ConsumerRig(url) as rig:
         rig.publisher.holding = True
         rig.consumer.put(message)
-        eventually(lambda: rig.watch.batches)
+        eventually(lambda: rig.recorded.batches)
         ((row_id,),) = query(url, "select id from outbox")
         rig.publisher.release()
         eventually(lambda: one(url, "select count(*) from outbox") == 0)
@@ -142,7 +142,7 @@ def test_events_know_their_order_their_cause_and_are_confirmed_before_their_rows
 
 
 def settled_batches(rig: ConsumerRig, number: int) -> bool:
-    return len(rig.watch.batches) == number
+    return len(rig.recorded.batches) == number
 
 
 def test_rows_stay_while_their_confirm_is_on_the_way_whatever_is_committed_meanwhile(url: str) -> None:
@@ -157,7 +157,7 @@ def test_rows_stay_while_their_confirm_is_on_the_way_whatever_is_committed_meanw
         eventually(lambda: one(url, "select count(*) from outbox") == 0)
 
 
-def test_poison_that_only_the_commit_meets_leaves_alone_and_forgets_no_confirmed_row(url: str) -> None:
+def test_poison_that_fails_at_the_commit_is_isolated_and_leaves_no_confirmed_row(url: str) -> None:
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("""
             create function refuse() returns trigger language plpgsql as $$
@@ -182,7 +182,7 @@ def test_an_event_that_did_not_reach_a_queue_keeps_its_row(url: str, failure: Fa
     with ConsumerRig(url) as rig:
         rig.publisher.fate = fate
         rig.consumer.put(first, second)
-        eventually(lambda: rig.watch.batches)
+        eventually(lambda: rig.recorded.batches)
         eventually(lambda: one(url, "select count(*) from outbox") == 1)
         rig.loop.stop()
         rig.join()
@@ -190,30 +190,30 @@ def test_an_event_that_did_not_reach_a_queue_keeps_its_row(url: str, failure: Fa
     assert properties["correlation_id"] == first.properties.correlation_id
 
 
-def test_copies_that_cannot_be_dead_lettered_keep_the_batch_until_they_can(url: str) -> None:
+def test_copies_that_cannot_be_published_keep_the_batch_until_they_can(url: str) -> None:
     messages = [cancelled(), cancelled("later"), cancelled("never")]
     with ConsumerRig(url) as rig:
         rig.publisher.fate = lambda copy: Failure.RETURNED if copy.exchange == "retry" else None
         rig.consumer.put(*messages)
-        eventually(lambda: len(rig.watch.pauses) >= 3)
+        eventually(lambda: len(rig.recorded.pauses) >= 3)
         assert rig.consumer.acknowledged == []
         rig.publisher.fate = lambda copy: None
         eventually(lambda: rig.consumer.acknowledged == messages)
-    assert len(rig.publisher.to("dlx")) == 1, "what is dead_lettered is not dead_lettered again"
+    assert len(rig.publisher.to("dlx")) == 1, "a confirmed copy is not published again"
     assert len(rig.publisher.to("order_events")) == 1
     assert effects(url) == {order(messages[0]): 1}
     assert rig.total.done == 1
 
 
-def test_while_the_publisher_has_no_room_nothing_is_taken(url: str) -> None:
+def test_while_the_publish_window_is_full_no_batch_is_taken(url: str) -> None:
     with ConsumerRig(url) as rig:
         rig.publisher.room = 0
         progress = rig.loop.last_progress
         rig.consumer.put(cancelled())
         eventually(lambda: rig.loop.last_progress > progress + 0.05)
-        assert rig.watch.batches == []
+        assert rig.recorded.batches == []
         rig.publisher.room = 1000
-        eventually(lambda: rig.watch.batches)
+        eventually(lambda: rig.recorded.batches)
 
 
 def test_stopping_finishes_what_had_arrived_and_deletes_its_rows(url: str) -> None:
@@ -225,7 +225,7 @@ def test_stopping_finishes_what_had_arrived_and_deletes_its_rows(url: str) -> No
     assert one(url, "select count(*) from pg_stat_activity where application_name = 'rig'") == 0
 
 
-def test_several_consumers_at_once_share_a_queue_of_duplicates(url: str) -> None:
+def test_concurrent_consumers_share_a_queue_of_duplicates(url: str) -> None:
     messages = [cancelled() for _ in range(200)]
     rigs = [ConsumerRig(url, *random.Random(seed).sample(messages, 200), batch_size=17) for seed in range(3)]
     start = Barrier(3)

@@ -182,7 +182,7 @@ def wait_for_a_lock(database: str) -> None:
     eventually(lambda: one(database, waiting) == 1)
 
 
-def test_a_claim_takes_ids_in_order_so_that_two_do_not_lock_each_other_up(database: str, db: Database) -> None:
+def test_a_claim_takes_ids_in_order_so_that_two_claims_do_not_deadlock(database: str, db: Database) -> None:
     inbox, low, high = Inbox("work"), UUID(int=1), UUID(int=2)
     known: list[set[UUID]] = []
 
@@ -230,7 +230,7 @@ def test_the_same_message_in_two_queues_is_handled_in_both(db: Database) -> None
         assert Inbox("two").claim(SqlUnitOfWork(transaction), ids) == set(ids)
 
 
-def test_the_inbox_forgets_what_is_older_than_the_retention_a_bounded_number_at_once(
+def test_the_inbox_forgets_what_is_older_than_the_retention_a_bounded_number_at_a_time(
     database: str, db: Database
 ) -> None:
     run(

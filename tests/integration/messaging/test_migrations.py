@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Migrations on a real database: once each, all or nothing, and never on a database that they do not fit."""
+"""Migrations on a real database: each is applied once, completely or not at all, and only where it fits."""
 
 import signal
 import subprocess
@@ -49,7 +49,7 @@ def db(database: str) -> Iterator[Database]:
 
 
 def component(folder: Path, *scripts: str, name: str = "demo") -> Component:
-    """A component whose files hold these scripts."""
+    """A component with these scripts as its files."""
     place = folder / name
     place.mkdir(exist_ok=True)
     for file in place.iterdir():
@@ -104,11 +104,11 @@ def test_a_database_of_version_0_1_0_is_recognised_and_has_the_same_schema_as_a_
     assert query(database, SCHEMA) == forward
 
 
-def test_version_0_1_0_can_still_start_on_a_database_that_was_brought_forward(database: str, db: Database) -> None:
+def test_version_0_1_0_can_still_start_on_an_upgraded_database(database: str, db: Database) -> None:
     create_schema_0_1_0(database, "orders")
     migrate(db, database_schema("orders"))
     left = {name for (name,) in query(database, "select name from migrations")}
-    assert left == {"orderflow.messaging", "orderflow.services.orders"}  # it applies what is not in there
+    assert left == {"orderflow.messaging", "orderflow.services.orders"}  # it applies what is not in this table
 
 
 def test_services_of_version_0_1_0_that_shared_a_database_are_each_recognised(database: str, db: Database) -> None:
@@ -135,7 +135,7 @@ def test_a_second_migration_is_applied_to_a_database_that_has_the_first(db: Data
     assert migrate(db, [both]) == []
 
 
-def test_migrations_run_once_however_many_processes_start_at_once(database: str, tmp_path: Path) -> None:
+def test_migrations_run_once_however_many_processes_start_together(database: str, tmp_path: Path) -> None:
     parts = [component(tmp_path, FIRST, SECOND), component(tmp_path, "create table three ();", name="other")]
     start = Barrier(4)
 
@@ -230,7 +230,7 @@ migrate(Database(sys.argv[1]), [Component.read("demo", Path(sys.argv[2]))])
 
 
 def test_a_process_that_is_killed_in_the_middle_leaves_nothing(database: str, db: Database, tmp_path: Path) -> None:
-    slow = "create table two (); select pg_sleep(2);"  # the server notices the death only when the statement ends
+    slow = "create table two (); select pg_sleep(2);"  # the server notices the kill when it ends
     component(tmp_path, FIRST, slow)
     process = subprocess.Popen([sys.executable, "-c", KILLED, database, str(tmp_path / "demo")])
     try:

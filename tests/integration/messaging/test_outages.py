@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database goes away at the worst moments; nothing is lost, nothing happens twice."""
+"""The database fails at critical points; nothing is lost, and no effect happens twice."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -30,7 +30,7 @@ def proxy(url: str) -> Iterator[Proxy]:
 
 
 def terminate(url: str) -> int:
-    """Kill the consumer's backend as an administrator would; how many there were."""
+    """Terminate the consumer's backends as an administrator would; returns their number."""
     with psycopg.connect(url, autocommit=True) as connection:
         return connection.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
@@ -39,7 +39,7 @@ def terminate(url: str) -> int:
 
 
 class Gate:
-    """A handler that stands still in the middle of its transaction until it may go on."""
+    """A handler that waits inside its transaction until the test releases it."""
 
     def __init__(self) -> None:
         self.entered = Event()
@@ -59,7 +59,7 @@ def test_a_backend_killed_in_the_transaction_costs_a_pause_and_nothing_else(url:
         assert terminate(url) == 1
         gate.go_on.set()
         eventually(lambda: rig.consumer.acknowledged == messages)
-    assert isinstance(rig.watch.pauses[0], DatabaseUnavailable)
+    assert isinstance(rig.recorded.pauses[0], DatabaseUnavailable)
     assert effects(url) == {order(message): 1 for message in messages}
     assert (rig.total.done, rig.total.duplicates) == (50, 0)
     assert len(rig.publisher.published) == 50
@@ -68,7 +68,7 @@ def test_a_backend_killed_in_the_transaction_costs_a_pause_and_nothing_else(url:
 def test_an_idle_consumer_notices_that_its_backend_is_gone_and_opens_another(url: str) -> None:
     first, second = cancelled(), cancelled()
     with ConsumerRig(url, first) as rig:
-        eventually(lambda: one(url, "select count(*) from outbox") == 0 and rig.watch.batches)
+        eventually(lambda: one(url, "select count(*) from outbox") == 0 and rig.recorded.batches)
         terminate(url)
         rig.consumer.put(second)
         eventually(lambda: rig.consumer.acknowledged == [first, second])
@@ -79,7 +79,7 @@ def test_without_a_database_nothing_leaves_and_when_it_is_there_work_goes_on(url
     proxy.open = False
     message, never, malformed = cancelled(), cancelled("never"), cancelled(body=b"?")
     with ConsumerRig(proxy.url, message, never, malformed) as rig:
-        eventually(lambda: len(rig.watch.pauses) >= 3)
+        eventually(lambda: len(rig.recorded.pauses) >= 3)
         assert rig.consumer.acknowledged == []
         assert rig.publisher.published == []
         proxy.open = True
@@ -108,19 +108,19 @@ def test_what_was_committed_before_an_outage_is_not_taken_for_duplicates(url: st
 
 
 def test_a_batch_full_of_failing_messages_reports_progress_and_can_be_stopped(url: str) -> None:
-    looks = list[float]()
+    progress_seen = list[float]()
 
     def handler(messages: Sequence[Incoming], transaction: UnitOfWork) -> Sequence[Outcome]:
-        looks.append(rig.loop.last_progress)
+        progress_seen.append(rig.loop.last_progress)
         rig.loop.last_progress = float("-inf")
-        if len(looks) == 9:
+        if len(progress_seen) == 9:
             rig.loop.give_up()
         raise ZeroDivisionError
 
     with ConsumerRig(url, *[cancelled() for _ in range(8)], handler=handler) as rig:
         rig.join()
-    assert len(looks) == 9, "fifteen without the order to end"
-    assert float("-inf") not in looks
+    assert len(progress_seen) == 9, "there would be fifteen without give_up"
+    assert float("-inf") not in progress_seen
     assert rig.consumer.acknowledged == []
 
 
@@ -129,7 +129,7 @@ def test_a_commit_without_a_response_happened_once(url: str, proxy: Proxy) -> No
     messages = [cancelled() for _ in range(20)]
     with ConsumerRig(proxy.url, *messages) as rig:
         eventually(lambda: rig.consumer.acknowledged == messages)
-    assert isinstance(rig.watch.pauses[0], DatabaseUnavailable)
+    assert isinstance(rig.recorded.pauses[0], DatabaseUnavailable)
     assert effects(url) == {order(message): 1 for message in messages}
     assert rig.total.duplicates == 20, "the second attempt finds them all in the inbox"
     assert rig.publisher.published == [], "this process does not know of the events"
@@ -149,7 +149,7 @@ def test_a_backend_killed_while_it_commits_leaves_all_or_nothing(url: str) -> No
             waiting = "select count(*) from pg_stat_activity where application_name = 'rig' and wait_event = 'advisory'"
             eventually(lambda: one(url, waiting) == 1)
             terminate(url)
-            eventually(lambda: rig.watch.pauses)
+            eventually(lambda: rig.recorded.pauses)
             connection.execute("select pg_advisory_unlock(7)")
             eventually(lambda: rig.consumer.acknowledged == messages)
     assert effects(url) == {order(message): 1 for message in messages}
@@ -168,18 +168,18 @@ def test_aborted_transactions_are_done_again_without_a_pause_unless_it_never_end
     message = cancelled()
     with ConsumerRig(url, message, handler=unlucky) as rig:
         eventually(lambda: rig.consumer.acknowledged == [message])
-    assert [type(error) for error in rig.watch.pauses] == [TransactionAborted] * 2
+    assert [type(error) for error in rig.recorded.pauses] == [TransactionAborted] * 2
     assert effects(url) == {order(message): 1}
 
 
-@pytest.mark.parametrize("trouble", ["database", "dead_letters", "confirms"])
+@pytest.mark.parametrize("trouble", ["database", "dead letters", "confirms"])
 def test_giving_up_ends_a_consumer_that_cannot_finish_within_a_moment(url: str, proxy: Proxy, trouble: str) -> None:
     proxy.open = trouble != "database"
     with ConsumerRig(proxy.url, confirm_timeout_seconds=60) as rig:
         rig.publisher.holding = True
         rig.consumer.put(cancelled("good" if trouble == "confirms" else "never"))
         if trouble == "database":
-            eventually(lambda: rig.watch.pauses)
+            eventually(lambda: rig.recorded.pauses)
         else:
             eventually(lambda: rig.publisher.published)
         rig.loop.stop()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Order per key: with partitions, the events of one order are handled in the order of their publishing.
+"""Order per key: with partitions, the events of one order are handled in the order in which they were published.
 
-Even with two replicas, because each partition has one active consumer; and another one takes over when it stops.
+This holds with two replicas, because each partition has one active consumer. Another consumer takes over when it stops.
 """
 
 import random
@@ -88,7 +88,7 @@ class Replica:
             thread.start()
 
     def stop(self) -> None:
-        """As a process does it on SIGTERM."""
+        """Stop as a process does on SIGTERM."""
         for loop in self._loops:
             loop.stop()
         for thread in self._threads:

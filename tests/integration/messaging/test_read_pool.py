@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The queries of an API: bounded in time and number, and working again as soon as the database is."""
+"""The queries of an API: limited in time and number, and successful again as soon as the database is available."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def failing(pool: ReadPool) -> bool:
 
 
 def backends(database: str, query: str = "") -> int:
-    """How many connections of the pool the server has, of which the newest query contains this text."""
+    """The number of connections of the pool on the server whose latest query contains this text."""
     with psycopg.connect(database, autocommit=True) as connection:
         return connection.execute(
             "select from pg_stat_activity"
@@ -88,7 +88,7 @@ def test_a_query_cannot_write(pool: ReadPool) -> None:
         pool.submit(lambda transaction: transaction.execute("create table t ()")).result(10)
 
 
-def test_bad_data_is_no_failure_of_the_database(pool: ReadPool) -> None:
+def test_bad_data_is_not_a_failure_of_the_database(pool: ReadPool) -> None:
     with pytest.raises(BadData):
         pool.submit(lambda transaction: transaction.execute("select 'x'::int")).result(10)
     assert not failing(pool)
@@ -133,7 +133,7 @@ def test_a_pool_without_a_database_is_made_at_once() -> None:
 
 @contextmanager
 def ending(process: subprocess.Popen[str]) -> Iterator[None]:
-    """Leaves no process behind."""
+    """Kill the process at the end."""
     try:
         yield
     finally:
@@ -173,7 +173,7 @@ def test_queries_that_run_hold_up_no_process_that_ends(
         assert process.stdin is not None and process.stdout is not None
         assert process.stdout.readline() == "up\n"
         if not reachable:
-            proxy.answering.clear()  # a network that swallows everything
+            proxy.responding.clear()  # responses no longer arrive
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.stdout.readline() == "reading\n"

@@ -18,7 +18,7 @@ from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from tests.builders import an_event
-from tests.rigs.consumer import CODEC, Watch, one, prepare, query
+from tests.rigs.consumer import CODEC, RecordedBatches, one, prepare, query
 from tests.rigs.scripted_broker import ScriptedPublisher
 
 pytestmark = pytest.mark.integration
@@ -48,7 +48,7 @@ def relay(
 
 
 def leave(url: str, rows: int, *, lease_seconds: float = 0) -> list[str]:
-    """Rows as a process leaves them that died after its commit; their ids, oldest first."""
+    """Store outbox rows as a process does that is killed after its commit; their ids, oldest first."""
     publisher = ScriptedPublisher()
     publisher.holding = True
     unit_of_work = UnitOfWorkFactory(Database(url), Outbox(publisher, CODEC, lease_seconds=lease_seconds))
@@ -111,7 +111,7 @@ def test_without_room_a_writer_leaves_its_rows_to_the_relay(url: str) -> None:
     assert relay(url, publisher).relay_once() == 1
 
 
-def test_two_relays_at_once_send_each_row_once(url: str) -> None:
+def test_two_concurrent_relays_send_each_row_once(url: str) -> None:
     rows = leave(url, 3000)
     publishers = [ScriptedPublisher(), ScriptedPublisher()]
 
@@ -177,8 +177,8 @@ def test_a_backlog_larger_than_the_window_goes_out_without_waiting_for_the_inter
     publisher = ScriptedPublisher()
     publisher.room = 100
     leave(url, 1500)
-    watch = Watch()
-    loop = relay(url, publisher, instrumentation=watch)
+    recorded = RecordedBatches()
+    loop = relay(url, publisher, instrumentation=recorded)
     loop._interval = 3600
     thread = Thread(target=loop.run)
     thread.start()
@@ -186,7 +186,7 @@ def test_a_backlog_larger_than_the_window_goes_out_without_waiting_for_the_inter
     loop.stop()
     thread.join(10)
     assert not thread.is_alive()
-    assert (watch.relayed_rows, left(url)) == (1500, 0)
+    assert (recorded.relayed_rows, left(url)) == (1500, 0)
 
 
 def test_confirmed_rows_are_deleted_when_nothing_else_happens(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the broker passes on, whoever wrote it, is received, can be dead_lettered, and ends no connection."""
+"""Every message that the broker accepts can be received and dead-lettered, and ends no connection."""
 
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 def test_a_message_that_is_too_large_for_a_consumers_memory_is_refused_by_the_broker(stack: Stack) -> None:
     if not isinstance(stack.rabbitmq, RabbitMQServer):
-        pytest.skip("the broker was given by URL; its limits are not ours to set")
+        pytest.skip("the broker was given by URL; its limits cannot be set")
     with pika.BlockingConnection(pika.URLParameters(stack.rabbitmq.amqp_url)) as connection:
         channel = connection.channel()
         channel.confirm_delivery()

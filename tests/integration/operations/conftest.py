@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A vhost with the whole topology and its users, the way an installation has it."""
+"""A vhost with the complete topology and its users, as in an installation."""
 
 import secrets
 from collections.abc import Iterator

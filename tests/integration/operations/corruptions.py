@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A sound shop of sixty orders, and every single damage that the reconciler is to see in it."""
+"""Consistent data of sixty orders, and the corruptions that the reconciler must find in it."""
 
 # Order n of 60: half confirmed, a sixth each rejected, cancelled (and refunded), and open (one reserved, one accepted).
-SOUND = """
+CONSISTENT = """
 create view planned as select n, ('00000000-0000-7000-8000-' || lpad(to_hex(n * 4), 12, '0'))::uuid as order_id,
     case when n % 6 < 3 then 'confirmed' when n % 6 = 3 then 'rejected' when n % 6 = 4 then 'cancelled'
          when n % 12 = 5 then 'reserved' else 'accepted' end as status
@@ -39,10 +39,10 @@ from planned where status not in ('accepted', 'reserved');
 A_CONFIRMED = "(select order_id from planned where status = 'confirmed' order by n limit 1)"
 A_REJECTED = "(select order_id from planned where status = 'rejected' order by n limit 1)"
 A_CANCELLED = "(select order_id from planned where status = 'cancelled' order by n limit 1)"
-NOBODY = "'99999999-0000-7000-8000-000000000000'"
+UNKNOWN_ORDER = "'99999999-0000-7000-8000-000000000000'"
 
-# Damage, the promise that it breaks, and what it is told as.
-DAMAGE = {
+# Each corruption: its statement, and the check of the reconciler that must fail.
+CORRUPTIONS = {
     "a confirmed order was never charged": (f"delete from charges where order_id = {A_CONFIRMED}", "charge_mismatches"),
     "a confirmed order was charged too little": (
         f"update charges set amount = 1 where order_id = {A_CONFIRMED}",
@@ -52,10 +52,10 @@ DAMAGE = {
         f"update charges set state = 'captured' where order_id = {A_REJECTED}",
         "charge_mismatches",
     ),
-    "somebody without an order was charged": (
+    "an unknown order was charged": (
         (
-            f"update charges set order_id = {NOBODY} where order_id = {A_REJECTED};"
-            f"update charges set state = 'captured' where order_id = {NOBODY}"
+            f"update charges set order_id = {UNKNOWN_ORDER} where order_id = {A_REJECTED};"
+            f"update charges set state = 'captured' where order_id = {UNKNOWN_ORDER}"
         ),
         "charge_mismatches",
     ),
@@ -70,14 +70,14 @@ DAMAGE = {
         ),
         "duplicate_charges",
     ),
-    "an order was told two ends": (
+    "a customer was notified of two ends": (
         (
             "insert into notifications select subject, 'order_rejected', state, attempts, due_at, payload, trace,"
             " reason, created_at, updated_at from notifications where kind = 'order_confirmed' limit 1"
         ),
         "duplicate_notifications",
     ),
-    "an end was told twice": (
+    "a customer was notified of an end twice": (
         (
             "alter table notifications drop constraint notifications_pkey;"
             "insert into notifications select * from notifications limit 1"
@@ -102,7 +102,7 @@ DAMAGE = {
     ),
     "a reservation was lost": ("delete from reservations where state = 'reserved'", "drift"),
     "more was sold than was there": ("update stock_ledger set d_available = 40 where kind = 'put'", "oversold"),
-    "orders were confirmed for stock that nobody had": (
+    "orders were confirmed for a SKU without stock": (
         (
             f"""update orders set items = '[{{"sku": "ghost", "quantity": 7, "unit_price": 1}}]'"""
             f" where order_id = {A_CONFIRMED}"
@@ -142,8 +142,8 @@ DAMAGE = {
         ),
         "stock_mismatches",
     ),
-    "somebody without an order holds units": (
-        f"update reservations set order_id = {NOBODY} where order_id = {A_CONFIRMED}",
+    "an unknown order holds units": (
+        f"update reservations set order_id = {UNKNOWN_ORDER} where order_id = {A_CONFIRMED}",
         "stock_mismatches",
     ),
     "a refund never succeeds": (
@@ -156,7 +156,7 @@ DAMAGE = {
     ),
     "the orders API shows an old stock": ("update stock set stock_version = 2", "stale_availability"),
     "the orders API lacks a product": ("delete from availability", "stale_availability"),
-    "nobody was told how an order ended": (
+    "the customer was not notified of the end of an order": (
         f"delete from notifications where subject = {A_CONFIRMED}::text",
         "missing_notifications",
     ),

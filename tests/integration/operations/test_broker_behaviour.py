@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the core relies on the broker to do with our policies: come back after a delay, park crash loops, refuse."""
+"""What the core expects of the broker with our policies: delayed retries, delivery limits, full queues that refuse."""
 
 import time
 from typing import Any
@@ -9,6 +9,7 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from local.eventually import eventually
 from orderflow.broker_topology import definitions
 from orderflow.messaging.service import Queue, Service
 from orderflow.operations.management_api import Management
@@ -23,13 +24,16 @@ Got = tuple[Any, pika.BasicProperties, bytes]
 
 def get(channel: BlockingChannel, queue: str, seconds: float = 10) -> Got:
     """The next message of a queue; fails when none comes in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    found: list[Got] = []
+
+    def arrived() -> bool:
         method, properties, body = channel.basic_get(queue)
         if method is not None and properties is not None and body is not None:
-            return method, properties, body
-        channel.connection.process_data_events(0.02)
-    pytest.fail(f"nothing came to {queue} within {seconds} s")
+            found.append((method, properties, body))
+        return bool(found)
+
+    eventually(arrived, seconds, what=f"a message in {queue}", pause=0.02)
+    return found[0]
 
 
 def put(channel: BlockingChannel, exchange: str, key: str, **properties: Any) -> None:
@@ -52,7 +56,7 @@ def test_a_message_that_is_redelivered_too_often_is_dead_lettered_by_the_broker(
     shop: Installation, channels: Channels
 ) -> None:
     channel = channels.open(shop.url("payments"))
-    # It went through a retry queue before: the first death is that, the last one is what counts.
+    # It went through a retry queue first, so that is its first death; the last death gives the reason.
     put(channel, "retry", "payment_requests.retry.1s", message_id="m", correlation_id="o")
     deliveries = 0
     while deliveries < 21:
@@ -112,9 +116,12 @@ def test_the_events_of_one_order_go_to_one_partition(
         channel.basic_ack(method.delivery_tag)
 
     queues = {channel.basic_consume(name, note): name for name in ("work.1", "work.2", "work.3")}
-    deadline = time.monotonic() + 10
-    while len(seen) < 60 and time.monotonic() < deadline:
+
+    def all_seen() -> bool:
         channel.connection.process_data_events(0.1)
+        return len(seen) >= 60
+
+    eventually(all_seen, 10, what="an event of each order")
     assert len(seen) == 60
     assert all(len(places) == 1 for places in seen.values())
     assert {place for places in seen.values() for place in places} == set(queues.values())

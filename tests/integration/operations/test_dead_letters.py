@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dead letter queue on a real broker, with the user that may replay and no other right."""
+"""The dead letter queue on a real broker, as the user that may only replay."""
 
 import logging
 import signal
@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from local.eventually import eventually
 from orderflow.events import InventoryReserved
 from orderflow.messaging.broker import Delivery, Properties
 from orderflow.messaging.consume.batch_processor import BatchProcessor
@@ -29,7 +30,7 @@ from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import DONE, Incoming, Outcome, UnitOfWork
-from orderflow.operations.dead_letters.model import Selection
+from orderflow.operations.dead_letters.model import DeadLetter, Selection
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from orderflow.operations.management_api import Management
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
@@ -41,39 +42,39 @@ from tests.rigs.scripted_broker import ScriptedPublisher, deliver
 pytestmark = pytest.mark.integration
 
 
-def test_looking_any_number_of_times_neither_loses_nor_reorders(shop: Installation, channels: Channels) -> None:
-    dead_lettered = store_dead_letters(shop, channels, ["a", "b"] * 50)
+def test_browsing_repeatedly_neither_loses_nor_reorders(shop: Installation, channels: Channels) -> None:
+    stored = store_dead_letters(shop, channels, ["a", "b"] * 50)
     queue = DeadLetterQueue(shop.url("replay"))
     for _ in range(30):
-        assert ids_in(queue) == dead_lettered
+        assert ids_in(queue) == stored
     some = queue.browse(Selection(reason="b"), limit=3)
-    assert [letter.message_id for letter in some.letters] == [dead_lettered[1], dead_lettered[3], dead_lettered[5]]
+    assert [letter.message_id for letter in some.letters] == [stored[1], stored[3], stored[5]]
     assert some.total == 100
-    assert ids_in(queue) == dead_lettered
+    assert ids_in(queue) == stored
 
 
 def test_a_replay_sends_the_same_message_back_without_the_marks_of_its_failure(
     shop: Installation, channels: Channels, caplog: pytest.LogCaptureFixture
 ) -> None:
-    dead_lettered = store_dead_letters(shop, channels, ["bad_data", "other", "bad_data"])
+    stored = store_dead_letters(shop, channels, ["bad_data", "other", "bad_data"])
     queue = DeadLetterQueue(shop.url("replay"))
     with caplog.at_level(logging.INFO):
         settled = queue.replay(Selection(reason="bad_data"), limit=10, operator="ann", per_second=1000)
-    assert [letter.message_id for letter in settled.gone] == [dead_lettered[0], dead_lettered[2]]
+    assert [letter.message_id for letter in settled.gone] == [stored[0], stored[2]]
     back = taken(shop, channels)
-    assert [properties.message_id for properties, _ in back] == [dead_lettered[0], dead_lettered[2]]
+    assert [properties.message_id for properties, _ in back] == [stored[0], stored[2]]
     headers = back[0][0].headers
     assert headers["traceparent"] == TRACE
     assert headers["x-replayed-by"] == "ann"
     assert headers["x-original-routing-key"] == "inventory.reserved"
     assert not {"x-retry-count", "x-reason", "x-queue", "x-dead-lettered-at", "x-detail"} & headers.keys()
     assert back[0][0].delivery_mode == 2
-    assert ids_in(queue) == [dead_lettered[1]]
+    assert ids_in(queue) == [stored[1]]
     lines = [record for record in caplog.records if record.msg == "dead_letters.replayed"]
     audit = {key: lines[0].__dict__[key] for key in ("operator", "message_id", "reason", "trace_id", "queue")}
     assert audit == {
         "operator": "ann",
-        "message_id": dead_lettered[0],
+        "message_id": stored[0],
         "reason": "bad_data",
         "trace_id": "0af7651916cd43dd8448eb211c80319c",
         "queue": "payment_requests",
@@ -99,11 +100,11 @@ def test_a_replay_is_part_of_the_trace_of_the_order(shop: Installation, channels
 
 
 def test_a_dry_run_changes_nothing(shop: Installation, channels: Channels) -> None:
-    dead_lettered = store_dead_letters(shop, channels, ["a"] * 5)
+    stored = store_dead_letters(shop, channels, ["a"] * 5)
     queue = DeadLetterQueue(shop.url("replay"))
     assert len(queue.replay(ALL, limit=10, operator="ann", per_second=1000, dry_run=True).gone) == 5
     assert len(queue.discard(ALL, limit=10, operator="ann", dry_run=True).gone) == 5
-    assert ids_in(queue) == dead_lettered
+    assert ids_in(queue) == stored
     assert taken(shop, channels) == []
 
 
@@ -115,20 +116,20 @@ def test_replaying_keeps_to_its_rate(shop: Installation, channels: Channels) -> 
 
 
 def test_what_cannot_be_routed_stays(shop: Installation, channels: Channels) -> None:
-    dead_lettered = store_dead_letters(shop, channels, ["a", "b"])
+    stored = store_dead_letters(shop, channels, ["a", "b"])
     Management(shop.management_url).delete("queues", shop.vhost, "payment_requests")
     queue = DeadLetterQueue(shop.url("replay"))
     settled = queue.replay(ALL, limit=10, operator="ann", per_second=1000)
     assert [why for _, why in settled.kept] == ["its queue is not there"] * 2
     assert settled.gone == ()
-    assert ids_in(queue) == dead_lettered
+    assert ids_in(queue) == stored
 
 
 def test_a_connection_that_breaks_ends_the_replay_and_the_part_done_is_reported(
     shop: Installation, channels: Channels
 ) -> None:
-    class Cut(TracedChannel):
-        """Its wire is cut under the third copy."""
+    class BreakingChannel(TracedChannel):
+        """A channel whose connection breaks at the third copy."""
 
         sent = 0
 
@@ -139,22 +140,24 @@ def test_a_connection_that_breaks_ends_the_replay_and_the_part_done_is_reported(
                 wire._sock.shutdown(socket.SHUT_RDWR)
             super().publish(**message)
 
-    dead_lettered = store_dead_letters(shop, channels, ["a"] * 5)
-    queue = DeadLetterQueue(shop.url("replay"), traced=partial(Cut, provider=None))
+    stored = store_dead_letters(shop, channels, ["a"] * 5)
+    queue = DeadLetterQueue(shop.url("replay"), traced=partial(BreakingChannel, provider=None))
     cut = queue.replay(ALL, limit=4, operator="ann", per_second=1000)
-    assert [letter.message_id for letter in cut.gone] == dead_lettered[:2]
+    assert [letter.message_id for letter in cut.gone] == stored[:2]
     assert [(letter.message_id, why) for letter, why in cut.kept] == [
-        (dead_lettered[2], "the broker went away, run it again when it is back")
+        (stored[2], "the broker went away, run it again when it is back")
     ]
     assert cut.left == 2
     DeadLetterQueue(shop.url("replay")).replay(ALL, limit=10, operator="ann", per_second=1000)
-    assert {properties.message_id for properties, _ in taken(shop, channels)} == set(dead_lettered)
+    assert {properties.message_id for properties, _ in taken(shop, channels)} == set(stored)
 
 
-def test_what_fails_again_while_replaying_is_not_replayed_twice(shop: Installation, channels: Channels) -> None:
+def test_a_message_that_fails_again_during_a_replay_is_not_replayed_twice(
+    shop: Installation, channels: Channels
+) -> None:
     store_dead_letters(shop, channels, ["a"])
     channel = channels.open(shop.admin_url)
-    # Whatever comes back for payments goes to the dead letters at once.
+    # A replayed message of payments becomes a dead letter again immediately.
     channel.queue_unbind("payment_requests", "replay", "payment_requests")
     channel.queue_bind("dead_letter_queue", "replay", "payment_requests")
     settled = DeadLetterQueue(shop.url("replay")).replay(ALL, limit=100, operator="ann", per_second=1000)
@@ -172,12 +175,16 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
         pika.BasicProperties(message_id=delivery.properties.message_id, delivery_mode=2),
         mandatory=True,
     )
-    deliveries = 0
-    while deliveries < 21:
+    deliveries: list[int] = []
+
+    def delivered_too_often() -> bool:
         method, _, _ = channel.basic_get("payment_requests")
         if method is not None:
-            deliveries += 1
+            deliveries.append(method.delivery_tag)
             channel.basic_reject(method.delivery_tag, requeue=True)
+        return len(deliveries) == 21
+
+    eventually(delivered_too_often, 20, what="21 deliveries")
     queue = DeadLetterQueue(shop.url("replay"))
     (letter,) = waited(queue, 1)
     assert (letter.reason, letter.queue, letter.parked_by) == ("delivery_limit", "payment_requests", "broker")
@@ -191,18 +198,21 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
 
 def waited(queue: DeadLetterQueue, count: int) -> Any:
     """The dead letters once there are that many; the broker forwards its own in the background."""
-    for _ in range(200):
-        letters = queue.browse(ALL, limit=1000).letters
-        if len(letters) >= count:
-            return letters
-    pytest.fail(f"there were never {count} dead letters")
+    letters: list[DeadLetter] = []
+
+    def arrived() -> bool:
+        letters[:] = queue.browse(ALL, limit=1000).letters
+        return len(letters) >= count
+
+    eventually(arrived, 20, what=f"{count} dead letters", pause=0.05)
+    return letters
 
 
 KILLED_BEFORE_ACK = """
 import os, signal, sys
 from pika.adapters.blocking_connection import BlockingChannel
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
-from orderflow.operations.dead_letters.model import Selection
+from orderflow.operations.dead_letters.model import DeadLetter, Selection
 
 acks = 0
 acknowledge = BlockingChannel.basic_ack
@@ -220,7 +230,7 @@ DeadLetterQueue(sys.argv[1]).replay(Selection(), limit=100, operator="ann", per_
 
 
 class Counting:
-    """A handler that counts what it is given."""
+    """A handler that records the ids of its messages."""
 
     def __init__(self) -> None:
         self.handled: list[UUID] = []
@@ -233,17 +243,17 @@ class Counting:
 def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
     shop: Installation, channels: Channels, database: str
 ) -> None:
-    dead_lettered = store_dead_letters(shop, channels, ["a"] * 5)
+    stored = store_dead_letters(shop, channels, ["a"] * 5)
     killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_ACK, shop.url("replay")], timeout=60, check=False)
     assert killed.returncode == -signal.SIGKILL
     queue = DeadLetterQueue(shop.url("replay"))
     left = [letter.message_id for letter in waited(queue, 3)]
-    assert dead_lettered[2] in left  # confirmed in its queue, and still dead_lettered
+    assert stored[2] in left  # confirmed in its queue, and still a dead letter
     queue.replay(ALL, limit=100, operator="ann", per_second=1000)
 
     copies = taken(shop, channels)
     sent = [properties.message_id for properties, _ in copies]
-    assert sorted(sent) == sorted([*dead_lettered, dead_lettered[2]])
+    assert sorted(sent) == sorted([*stored, stored[2]])
     handler = Counting()
     migrate(Database(database), [messaging_schema()])
     outbox = Outbox(ScriptedPublisher(), a_codec("payments"), lease_seconds=10)
@@ -256,7 +266,7 @@ def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
     )
     for tag, (properties, body) in enumerate(copies):
         processor([received(tag, properties, body)], BatchObserver())
-    assert sorted(map(str, handler.handled)) == sorted(dead_lettered)
+    assert sorted(map(str, handler.handled)) == sorted(stored)
 
 
 def received(tag: int, properties: pika.BasicProperties, body: bytes) -> Delivery:

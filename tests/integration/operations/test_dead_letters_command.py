@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The dead letter commands on a real broker, with the user that may replay and no other right."""
+"""The dead letter commands on a real broker, as the user that may only replay."""
 
 import argparse
 import json
@@ -31,35 +31,35 @@ def run_command(shop: Installation, *words: str) -> tuple[int, str]:
 
 
 def test_list_and_inspect_show_reasons_and_traces_but_no_personal_data(shop: Installation, channels: Channels) -> None:
-    dead_lettered = store_dead_letters(shop, channels, ["bad_data", "other"])
+    stored = store_dead_letters(shop, channels, ["bad_data", "other"])
     code, text = run_command(shop, "list", "--reason", "bad_data")
     assert code == 0
-    assert dead_lettered[0] in text and dead_lettered[1] not in text
+    assert stored[0] in text and stored[1] not in text
     assert "1 shown of 2" in text
 
     code, text = run_command(shop, "list", "--json")
     listed = json.loads(text)
     assert [letter["reason"] for letter in listed["dead_letters"]] == ["bad_data", "other"]
 
-    code, plain = run_command(shop, "inspect", dead_lettered[0])
+    code, plain = run_command(shop, "inspect", stored[0])
     assert code == 0
-    code, as_json = run_command(shop, "inspect", "--json", dead_lettered[0])
+    code, as_json = run_command(shop, "inspect", "--json", stored[0])
     shown = json.loads(as_json)["dead_letters"][0]
     assert shown["body"]["user_id"] == shown["body"]["payment_token"] == "***"
     for text in (plain, as_json):
         assert "0af7651916cd43dd8448eb211c80319c" in text
         assert PRIVATE not in text
-    assert run_command(shop, "inspect", "nobody")[0] == 1
+    assert run_command(shop, "inspect", "unknown-id")[0] == 1
 
 
 def test_replay_and_discard_as_commands(shop: Installation, channels: Channels) -> None:
-    dead_lettered = store_dead_letters(shop, channels, ["a", "a", "b"])
-    assert run_command(shop, "replay", dead_lettered[0], "--rate", "1000")[0] == 0
+    stored = store_dead_letters(shop, channels, ["a", "a", "b"])
+    assert run_command(shop, "replay", stored[0], "--rate", "1000")[0] == 0
     code, text = run_command(shop, "discard", "--reason", "a", "--yes", "--json")
     assert code == 0
-    assert [letter["message_id"] for letter in json.loads(text)["discarded"]] == [dead_lettered[1]]
-    assert [properties.message_id for properties, _ in taken(shop, channels)] == [dead_lettered[0]]
-    assert ids_in(DeadLetterQueue(shop.url("replay"))) == [dead_lettered[2]]
+    assert [letter["message_id"] for letter in json.loads(text)["discarded"]] == [stored[1]]
+    assert [properties.message_id for properties, _ in taken(shop, channels)] == [stored[0]]
+    assert ids_in(DeadLetterQueue(shop.url("replay"))) == [stored[2]]
 
 
 def test_the_number_beyond_the_limit_is_printed(shop: Installation, channels: Channels) -> None:
@@ -92,7 +92,7 @@ def test_what_a_publisher_wrote_does_nothing_to_a_terminal(shop: Installation, c
     assert "\x1b" not in text
 
 
-def test_poison_of_every_kind_can_be_looked_at_and_sent_back(shop: Installation, channels: Channels) -> None:
+def test_poison_of_every_kind_can_be_inspected_and_replayed(shop: Installation, channels: Channels) -> None:
     poison = list(every_kind())
     channel = channels.open(shop.url("payments"))
     for one in poison:
@@ -106,7 +106,7 @@ def test_poison_of_every_kind_can_be_looked_at_and_sent_back(shop: Installation,
     assert len(taken(shop, channels)) == len(poison)
 
 
-def test_without_the_right_the_broker_says_no(shop: Installation, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_permission_the_broker_refuses(shop: Installation, capsys: pytest.CaptureFixture[str]) -> None:
     parser = argparse.ArgumentParser()
     command.arguments(parser)
     code = command.run(parser.parse_args(["list"]), Settings(amqp_url=shop.url("payments")))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every broker user can do what it must; the broker itself refuses everything else."""
+"""Every broker user can do what it needs; the broker refuses everything else."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ Operation = Callable[[BlockingChannel], object]
 
 
 def put(channel: BlockingChannel, exchange: str, key: str) -> None:
-    """Publish and wait for the answer: it is in a queue, or this raises."""
+    """Publish and wait for the confirm; raises when the message is not in a queue."""
     channel.basic_publish(exchange, key, b"{}", pika.BasicProperties(delivery_mode=2), mandatory=True)
 
 
@@ -49,7 +49,7 @@ def test_replay_reads_dead_letters_and_writes_to_work_queues(shop: Installation,
     channel.basic_ack(method.delivery_tag)
 
 
-def test_replay_cannot_reach_a_queue_that_is_no_work_queue(shop: Installation, channels: Channels) -> None:
+def test_replay_cannot_reach_a_queue_that_is_not_a_work_queue(shop: Installation, channels: Channels) -> None:
     for key in ("dead_letter_queue", "payment_requests.retry.1s", "nowhere"):
         with pytest.raises(UnroutableError):
             put(channels.open(shop.url("replay")), "replay", key)
@@ -98,14 +98,14 @@ FORBIDDEN: dict[str, tuple[str, Operation]] = {
 
 
 def test_an_operation_that_no_service_needs_is_refused_by_the_broker(shop: Installation, channels: Channels) -> None:
-    answers = {}
+    results = {}
     for name, (user, operation) in FORBIDDEN.items():
         try:
             operation(channels.open(shop.url(user)))
-            answers[name] = "allowed"
+            results[name] = "allowed"
         except ChannelClosedByBroker as refused:
-            answers[name] = refused.reply_text.split(" - ")[0]
-    assert answers == dict.fromkeys(FORBIDDEN, "ACCESS_REFUSED")
+            results[name] = refused.reply_text.split(" - ")[0]
+    assert results == dict.fromkeys(FORBIDDEN, "ACCESS_REFUSED")
 
 
 def test_its_own_queue_can_be_purged_by_a_service_because_reading_is_enough(

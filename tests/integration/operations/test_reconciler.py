@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reconciler on real tables: silent about a sound shop, and not about any single damage."""
+"""The reconciler on real tables: it reports nothing about consistent data, and finds every corruption."""
 
 import argparse
 import json
@@ -20,7 +20,7 @@ from orderflow.operations.reconciler.integrity import _NAMED, Integrity
 from orderflow.operations.reconciler.queries import integrity
 from orderflow.operations.reconciler.reconciler import Reconciler
 from orderflow.services import SERVICES
-from tests.integration.operations.corruptions import A_REJECTED, DAMAGE, NOBODY, SOUND
+from tests.integration.operations.corruptions import A_REJECTED, CONSISTENT, CORRUPTIONS, UNKNOWN_ORDER
 
 pytestmark = pytest.mark.integration
 
@@ -33,18 +33,18 @@ def shop(database: str) -> Iterator[dict[str, Database]]:
     for name in names:
         migrate(opened, database_schema(name))
     with opened.transaction() as transaction:
-        transaction.run_script(SOUND)
+        transaction.run_script(CONSISTENT)
     yield dict.fromkeys(names, opened)
     opened.close()
 
 
-def damage(url: str, statement: str) -> None:
+def corrupt(url: str, statement: str) -> None:
     with psycopg.connect(url) as connection:
         connection.execute(statement.encode())
 
 
 def wrong(found: Integrity) -> set[str]:
-    """The names of everything that a look found."""
+    """The names of the checks in which a run found something."""
     return {part for part in (*_NAMED, "stuck") if getattr(found, part)}
 
 
@@ -57,20 +57,20 @@ def test_consistent_databases_keep_every_promise(shop: dict[str, Database]) -> N
     assert found.stock.put == found.stock.on_hand == 500
 
 
-@pytest.mark.parametrize("name", DAMAGE)
-def test_a_single_damage_is_seen(name: str, shop: dict[str, Database], database: str) -> None:
-    statement, part = DAMAGE[name]
-    damage(database, statement)
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_a_single_corruption_is_found(name: str, shop: dict[str, Database], database: str) -> None:
+    statement, part = CORRUPTIONS[name]
+    corrupt(database, statement)
     found = integrity(shop)
     assert part in wrong(found)
     assert not all(check.kept for check in found.checks())
 
 
-def test_what_follows_an_end_may_take_its_time(shop: dict[str, Database], database: str) -> None:
-    damage(database, "update orders set final_at = now() - interval '5 min' where final_at is not null")
+def test_the_effects_of_an_end_may_follow_within_the_grace(shop: dict[str, Database], database: str) -> None:
+    corrupt(database, "update orders set final_at = now() - interval '5 min' where final_at is not null")
     names = ("a rejected order's charge was kept", "a cancelled order still holds its units", "a refund never succeeds")
-    for name in (*names, "a confirmed order was never sold", "nobody was told how an order ended"):
-        damage(database, DAMAGE[name][0])
+    for name in (*names, "a confirmed order was never sold", "the customer was not notified of the end of an order"):
+        corrupt(database, CORRUPTIONS[name][0])
     assert wrong(integrity(shop)) == set()
     found = integrity(shop, grace_seconds=60)
     assert wrong(found) == {"charge_mismatches", "stock_mismatches", "missing_notifications"}
@@ -78,21 +78,23 @@ def test_what_follows_an_end_may_take_its_time(shop: dict[str, Database], databa
 
 
 def test_an_update_in_flight_is_not_reported(shop: dict[str, Database], database: str) -> None:
-    instrumentation = Watching()
+    instrumentation = RecordedRuns()
     found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
     for version in (2, 3):
-        damage(database, f"update stock set stock_version = {version + 1}")
-        damage(database, f"update availability set stock_version = {version}")
+        corrupt(database, f"update stock set stock_version = {version + 1}")
+        corrupt(database, f"update availability set stock_version = {version}")
         found.run_once()
     found.run_once()
-    assert [told.stale_availability for told in instrumentation.told] == [0, 0, 1]
+    assert [run.stale_availability for run in instrumentation.runs] == [0, 0, 1]
 
 
 def test_orders_are_compared_page_by_page_without_gaps(
     shop: dict[str, Database], database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    damage(database, "delete from charges where order_id in (select order_id from planned where n in (1, 30, 60))")
-    damage(database, f"update charges set order_id = {NOBODY}, state = 'captured' where order_id = {A_REJECTED}")
+    corrupt(database, "delete from charges where order_id in (select order_id from planned where n in (1, 30, 60))")
+    corrupt(
+        database, f"update charges set order_id = {UNKNOWN_ORDER}, state = 'captured' where order_id = {A_REJECTED}"
+    )
     expected = integrity(shop).charge_mismatches
     assert len(expected) == 4
     for size in (1, 2, 7, 59, 60, 61):
@@ -100,71 +102,71 @@ def test_orders_are_compared_page_by_page_without_gaps(
         assert integrity(shop).charge_mismatches == expected
 
 
-class Watching(Instrumentation):
-    """Remembers what it was told."""
+class RecordedRuns(Instrumentation):
+    """Records the result of each run."""
 
     def __init__(self) -> None:
-        self.told: list[Reconciliation] = []
+        self.runs: list[Reconciliation] = []
         self.then: Callable[[], None] = lambda: None
 
     def reconciled(self, found: Reconciliation) -> None:
-        self.told.append(found)
+        self.runs.append(found)
         self.then()
 
 
 def test_what_only_one_run_found_is_not_reported(shop: dict[str, Database], database: str) -> None:
-    instrumentation = Watching()
+    instrumentation = RecordedRuns()
     found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
-    damage(database, "update charges set state = 'requested' where charge_id = 'c-1'")
+    corrupt(database, "update charges set state = 'requested' where charge_id = 'c-1'")
     found.run_once()
-    damage(database, "update charges set state = 'captured' where charge_id = 'c-1'")
-    damage(database, "update charges set state = 'requested' where charge_id = 'c-2'")
+    corrupt(database, "update charges set state = 'captured' where charge_id = 'c-1'")
+    corrupt(database, "update charges set state = 'requested' where charge_id = 'c-2'")
     found.run_once()
     found.run_once()
-    assert [told.charge_mismatches for told in instrumentation.told] == [0, 0, 1]
+    assert [run.charge_mismatches for run in instrumentation.runs] == [0, 0, 1]
 
 
-def test_units_are_reported_by_their_number(shop: dict[str, Database], database: str) -> None:
-    instrumentation = Watching()
+def test_drift_is_reported_as_a_number_of_units(shop: dict[str, Database], database: str) -> None:
+    instrumentation = RecordedRuns()
     found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
-    damage(database, "update stock set available = available + 3, on_hand = on_hand + 3")
-    damage(database, DAMAGE["an order is open long after its hold"][0])
+    corrupt(database, "update stock set available = available + 3, on_hand = on_hand + 3")
+    corrupt(database, CORRUPTIONS["an order is open long after its hold"][0])
     for _ in range(2):
         found.run_once()
-    assert instrumentation.told[-1].ledger_drift_units == 3
-    assert instrumentation.told[-1].stuck["reserved"].orders == 5
-    assert instrumentation.told[-1].stuck["reserved"].oldest_seconds == pytest.approx(7200, abs=60)
+    assert instrumentation.runs[-1].ledger_drift_units == 3
+    assert instrumentation.runs[-1].stuck["reserved"].orders == 5
+    assert instrumentation.runs[-1].stuck["reserved"].oldest_seconds == pytest.approx(7200, abs=60)
 
 
-class Late(Database):
-    """A database whose tables are made only after the second question; each question takes ten seconds."""
+class FailingDatabase(Database):
+    """A database that fails at its first two transactions; each transaction takes ten seconds."""
 
     def __init__(self, url: str, clock: ManualClock) -> None:
         super().__init__(url)
-        self.asked = list[float]()
+        self.begun = list[float]()
         self._clock = clock
 
     @contextmanager
     def transaction(self) -> Generator[SqlTransaction]:
-        self.asked.append(self._clock.monotonic())
+        self.begun.append(self._clock.monotonic())
         self._clock.advance(10)
-        if len(self.asked) < 3:
+        if len(self.begun) < 3:
             raise DatabaseUnavailable("no tables yet")
         with super().transaction() as open_transaction:
             yield open_transaction
 
 
-def test_it_looks_again_soon_after_a_look_that_failed_but_a_tenth_of_the_time_at_most(
+def test_a_failed_run_is_repeated_soon_but_runs_take_a_tenth_of_the_time_at_most(
     shop: dict[str, Database], database: str
 ) -> None:
-    clock, instrumentation = ManualClock(), Watching()
-    late = Late(database, clock)
-    found = Reconciler(shop | {"orders": late}, instrumentation=instrumentation, clock=clock)
+    clock, instrumentation = ManualClock(), RecordedRuns()
+    failing = FailingDatabase(database, clock)
+    found = Reconciler(shop | {"orders": failing}, instrumentation=instrumentation, clock=clock)
     loop = found.loop(interval_seconds=1000)
     instrumentation.then = loop.stop
     loop.run()
-    assert len(instrumentation.told) == 1
-    assert late.asked[:3] == pytest.approx([0, 100, 200])
+    assert len(instrumentation.runs) == 1
+    assert failing.begun[:3] == pytest.approx([0, 100, 200])
 
 
 def test_the_command_prints_each_promise(
@@ -174,13 +176,13 @@ def test_the_command_prints_each_promise(
     command.arguments(parser)
     environ = {f"ORDERFLOW_RECONCILER_{name.upper()}_URL": database for name in shop}
     assert command.main(parser.parse_args([]), environ) == 0
-    damage(database, DAMAGE["a reservation was lost"][0])
+    corrupt(database, CORRUPTIONS["a reservation was lost"][0])
     assert command.main(parser.parse_args(["--pause", "0"]), environ) == 1
     assert "stock is conserved" in capsys.readouterr().out
     assert command.main(parser.parse_args(["--json", "--pause", "0"]), environ) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["orders"]["total"] == 60
-    broken = [check for check in told["checks"] if not check["kept"]]
+    report = json.loads(capsys.readouterr().out)
+    assert report["orders"]["total"] == 60
+    broken = [check for check in report["checks"] if not check["kept"]]
     assert [check["promise"] for check in broken] == ["stock is conserved"]
     assert broken[0]["examples"] == ["a"]
     gone = environ | {"ORDERFLOW_RECONCILER_ORDERS_URL": "postgresql://nobody@127.0.0.1:9/none"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The document on a real broker: applied twice, compared, and put right."""
+"""The document on a real broker: applied twice, compared, and applied again after changes."""
 
 import argparse
 import json
@@ -52,7 +52,7 @@ def test_the_vhost_is_created_when_it_is_not_there(management_url: str, wanted: 
 
 
 def plant(management: Management, shop: Installation) -> None:
-    """Differences of every sort."""
+    """Create differences of every kind."""
     name, prefix = shop.vhost, shop.document.users[0].name.removesuffix("orders")
     management.delete("queues", name, "order_updates.retry.5s")
     management.delete("policies", name, "order_updates")
@@ -128,7 +128,7 @@ def parsed(action: str, shop_name: str, passwords: Path | None, prefix: str) -> 
     return parser.parse_args([action, *options, *(["--passwords", str(passwords)] if passwords else [])])
 
 
-def test_the_command_tells_by_its_exit_code(
+def test_the_exit_code_of_the_command_shows_its_result(
     shop: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prefix = shop.document.users[0].name.removesuffix("orders")
@@ -160,7 +160,7 @@ def test_what_the_command_prints_is_what_a_broker_imports(
 
 def test_a_broker_that_is_not_there_is_waited_for_and_then_given_up() -> None:
     with pytest.raises(BrokerUnavailable):
-        Management("http://nobody:x@127.0.0.1:9").wait(0)
+        Management("http://user:x@127.0.0.1:9").wait(0)
 
 
 def test_an_argument_that_an_import_skips_silently_is_still_found(shop: Installation) -> None:

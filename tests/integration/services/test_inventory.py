@@ -82,14 +82,14 @@ def cancelled(order_id: UUID) -> OrderCancelled:
 
 
 def handle(database: Database, *events: Event) -> list[list[Any]]:
-    """Apply events as one batch; the events that each led to, and last the news of the stock."""
+    """Apply events as one batch; the events that each caused, and last the events about the stock."""
     handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
     with database.transaction() as transaction:
         work = SqlUnitOfWork(transaction)
         outcomes = handler.handle([Incoming(uuid4(), event, 0) for event in events], work)
     assert all(isinstance(outcome, Done) for outcome in outcomes)
-    answers = [list(outcome.events) for outcome in outcomes if isinstance(outcome, Done)]
-    return [*answers, [outgoing.event for outgoing in work.outgoing]]
+    published = [list(outcome.events) for outcome in outcomes if isinstance(outcome, Done)]
+    return [*published, [outgoing.event for outgoing in work.outgoing]]
 
 
 def counts(database: Database, sku: str = "a") -> tuple[int, int, int]:
@@ -110,18 +110,16 @@ def counts(database: Database, sku: str = "a") -> tuple[int, int, int]:
 def test_an_order_is_reserved_then_sold(inventory: Database) -> None:
     put(inventory, a=10)
     order = uuid4()
-    answers = handle(inventory, created(order, ("a", 2), ("a", 1)))
-    assert isinstance(answers[0][0], InventoryReserved) and isinstance(answers[1][0], StockChanged)
-    assert [len(events) for events in answers] == [1, 1]
+    published = handle(inventory, created(order, ("a", 2), ("a", 1)))
+    assert isinstance(published[0][0], InventoryReserved) and isinstance(published[1][0], StockChanged)
+    assert [len(events) for events in published] == [1, 1]
     assert counts(inventory) == (7, 3, 0)
     handle(inventory, confirmed(order))
     assert counts(inventory) == (7, 0, 3)
 
 
 @pytest.mark.parametrize("ending", [rejected, cancelled])
-def test_an_order_that_does_not_come_to_be_gives_its_units_back(
-    inventory: Database, ending: Callable[[UUID], Event]
-) -> None:
+def test_a_rejected_or_cancelled_order_releases_its_units(inventory: Database, ending: Callable[[UUID], Event]) -> None:
     put(inventory, a=10)
     order = uuid4()
     handle(inventory, created(order, ("a", 4)))
@@ -158,9 +156,9 @@ def test_a_release_before_its_reservation_leaves_a_tombstone(inventory: Database
 
 def test_orders_of_one_batch_share_what_is_there(inventory: Database) -> None:
     put(inventory, a=10)
-    *answers, _ = handle(inventory, *(created(uuid4(), ("a", 4)) for _ in range(3)))
-    assert [isinstance(events[0], InventoryReserved) for events in answers] == [True, True, False]
-    assert isinstance(answers[2][0], InventoryRejected)
+    *published, _ = handle(inventory, *(created(uuid4(), ("a", 4)) for _ in range(3)))
+    assert [isinstance(events[0], InventoryReserved) for events in published] == [True, True, False]
+    assert isinstance(published[2][0], InventoryRejected)
     assert counts(inventory) == (2, 8, 0)
 
 
@@ -193,11 +191,11 @@ def test_units_of_a_deleted_sku_are_not_booked(inventory: Database) -> None:
 def test_a_decision_on_counts_that_are_not_true_is_refused(inventory: Database) -> None:
     put(inventory, a=1)
     with inventory.transaction() as transaction:
-        shelf, _ = store.load(SqlUnitOfWork(transaction), [], ["a"])
-    shelf.available["a"] = 9
-    shelf.reserve(uuid4(), (OrderLine(sku="a", quantity=2, unit_price=100),))
+        allocator, _ = store.load(SqlUnitOfWork(transaction), [], ["a"])
+    allocator.available["a"] = 9
+    allocator.reserve(uuid4(), (OrderLine(sku="a", quantity=2, unit_price=100),))
     with pytest.raises(BadData), inventory.transaction() as transaction:
-        store.save(SqlUnitOfWork(transaction), shelf)
+        store.save(SqlUnitOfWork(transaction), allocator)
     assert counts(inventory) == (1, 0, 0)
 
 
@@ -230,7 +228,7 @@ def test_two_consumers_never_sell_the_same_unit(inventory: Database, database: s
     assert counts(inventory) == (0, 100, 0)
 
 
-def test_two_consumers_with_events_of_one_order_do_not_pass_each_other(inventory: Database, database: str) -> None:
+def test_two_consumers_with_events_of_one_order_wait_for_each_other(inventory: Database, database: str) -> None:
     put(inventory, a=10)
     order = uuid4()
     handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
@@ -247,7 +245,7 @@ def test_two_consumers_with_events_of_one_order_do_not_pass_each_other(inventory
         handler.handle([Incoming(uuid4(), created(order, ("a", 3)), 0)], SqlUnitOfWork(transaction))
         thread = threading.Thread(target=cancel)
         thread.start()
-        thread.join(0.3)  # it waits for us by now, or will find our commit
+        thread.join(0.3)  # by now it waits for our lock; if not, it finds our commit
     thread.join()
     if failed:
         handle(concurrent, cancelled(order))
@@ -266,7 +264,7 @@ def test_what_is_being_sold_is_not_released_as_well(inventory: Database, databas
     with inventory.transaction() as transaction:
         handler.handle([Incoming(uuid4(), confirmed(order), 0)], SqlUnitOfWork(transaction))
         thread.start()
-        thread.join(0.3)  # it waits for us by now, or will find our commit
+        thread.join(0.3)  # by now it waits for our lock; if not, it finds our commit
     thread.join()
     concurrent.close()
     assert counts(inventory) == (4, 3, 3)
@@ -279,7 +277,7 @@ def test_shuffled_and_tripled_events_end_in_the_same_stock(inventory: Database, 
     orders = [uuid4() for _ in range(60)]
     endings: list[Callable[[UUID], Event]] = [confirmed, rejected, cancelled]
     events: list[Event] = [created(order, ("a", 1 + number % 3), ("b", 1)) for number, order in enumerate(orders)]
-    # A confirmation follows a reservation by its nature; the others may overtake it.
+    # A confirmation always follows its reservation; the other ends may overtake it.
     events += [endings[number % 3](order) for number, order in enumerate(orders) if number % 3]
     events = events * 3
     chance.shuffle(events)

@@ -44,14 +44,14 @@ def hook() -> Iterator[Webhook]:
 
 
 class Mailbox(MessageHandler):
-    """Keeps the mails that it takes, and refuses as often as it is told."""
+    """Keeps the mails that it accepts, and refuses the first ``refusals``."""
 
     def __init__(self) -> None:
         super().__init__()
         self.mails: list[tuple[Message, list[str]]] = []
         self.refusals = 0
         self.gathering = 0
-        """Mails that must be under way at once before any is taken."""
+        """How many mails must be in progress concurrently before any is accepted."""
         self._under_way = 0
         self._gathered = asyncio.Event()
 
@@ -96,14 +96,14 @@ def test_every_kind_is_posted_once_with_its_key_and_its_trace(url: str, hook: We
     with Notifications(url, WebhookSender(hook.url)) as notifications:
         notifications.receive(*(an_event(kind) for kind in kinds))
         eventually(lambda: notifications.states("notifications") == {"sent": 5})
-    told = {body["kind"]: (headers, body) for headers, body in hook.posts}
-    assert len(hook.posts) == len(told) == 5
-    headers, body = told["order_confirmed"]
+    posted = {body["kind"]: (headers, body) for headers, body in hook.posts}
+    assert len(hook.posts) == len(posted) == 5
+    headers, body = posted["order_confirmed"]
     assert headers["Idempotency-Key"] == f"{body['subject']}:order_confirmed"
     assert headers["traceparent"] == TRACE["traceparent"]
     assert body["details"]["user_id"] == "customer-1"
     assert body["subject"] in body["text"]
-    assert notifications.watch.outcomes == {(kind, "sent"): 1 for kind in told}
+    assert notifications.recorded.outcomes == {(kind, "sent"): 1 for kind in posted}
 
 
 def test_a_notification_is_sent_once_whatever_message_requests_it(url: str, hook: Webhook) -> None:
@@ -124,7 +124,7 @@ def test_a_receiver_that_fails_is_tried_again_with_the_same_key(url: str, hook: 
         eventually(lambda: notifications.states("notifications") == {"sent": 1})
     assert len(hook.keys) == 3
     assert len(set(hook.keys)) == 1
-    assert notifications.watch.outcomes == {("order_confirmed", "retried"): 2, ("order_confirmed", "sent"): 1}
+    assert notifications.recorded.outcomes == {("order_confirmed", "retried"): 2, ("order_confirmed", "sent"): 1}
 
 
 def test_a_notification_that_is_never_accepted_fails_and_is_counted(
@@ -136,14 +136,14 @@ def test_a_notification_that_is_never_accepted_fails_and_is_counted(
         eventually(lambda: notifications.states("notifications") == {"failed": 1})
     assert len(hook.posts) == 2
     assert query(url, "select reason, due_at, attempts from notifications") == [("status_500", None, 2)]
-    assert notifications.watch.outcomes["order_confirmed", "failed"] == 1
+    assert notifications.recorded.outcomes["order_confirmed", "failed"] == 1
     assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == ["notification.failed"]
 
 
 def test_a_receiver_that_cannot_be_reached_is_tried_again(url: str) -> None:
     with Notifications(url, WebhookSender(f"http://127.0.0.1:{free_port()}/")) as notifications:
         notifications.receive(an_event(OrderConfirmed))
-        eventually(lambda: notifications.watch.outcomes["order_confirmed", "retried"])
+        eventually(lambda: notifications.recorded.outcomes["order_confirmed", "retried"])
     assert query(url, "select state, reason from notifications") == [("pending", "unreachable")]
 
 
@@ -169,7 +169,7 @@ def test_a_mail_reaches_the_customer_and_keeps_its_id_when_it_is_sent_again(
     assert mail["Subject"] == "Your order is confirmed"
     assert mail["Message-ID"] == f"<{event.order_id}.order_confirmed@orderflow>"
     assert "42.00 EUR" in str(mail.get_payload())
-    assert notifications.watch.outcomes["order_confirmed", "retried"] == 1
+    assert notifications.recorded.outcomes["order_confirmed", "retried"] == 1
     assert query(url, "select reason from notifications") == [(None,)]
 
 
@@ -218,7 +218,7 @@ def test_the_log_names_the_order_and_not_the_customer(url: str, caplog: pytest.L
 def test_a_result_that_is_recorded_twice_counts_once_and_never_undoes_a_send(url: str) -> None:
     notifications = Notifications(url, LogSender())
     notifications.receive(an_event(OrderConfirmed))
-    effects = NotificationEffect(LogSender(), instrumentation=notifications.watch)
+    effects = NotificationEffect(LogSender(), instrumentation=notifications.recorded)
     with notifications.work.transaction() as work:
         (task,) = effects.claim(work, limit=10, lease=timedelta(seconds=30))
     for result in (None, None, SendFailed("late")):
@@ -226,7 +226,7 @@ def test_a_result_that_is_recorded_twice_counts_once_and_never_undoes_a_send(url
             effects.record(work, [(task, result)])
     notifications.close()
     assert notifications.states("notifications") == {"sent": 1}
-    assert notifications.watch.outcomes == {("order_confirmed", "sent"): 1}
+    assert notifications.recorded.outcomes == {("order_confirmed", "sent"): 1}
 
 
 def test_a_batch_of_250_costs_few_statements(url: str) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both APIs do what their OpenAPI documents say: schemathesis calls them with what is allowed and what is not."""
+"""Both APIs match their OpenAPI documents: schemathesis sends them valid and invalid requests."""
 
 import os
 import re
@@ -39,7 +39,7 @@ def can_order(system: System) -> bool:
 
 
 def findings(url: str, key: str, folder: Path) -> str:
-    """What schemathesis reports; every check and phase, the same requests each time."""
+    """The report of schemathesis, with every check and phase and the same requests each time."""
     argv = [sys.executable, "-m", "schemathesis.cli", "run", f"{url}/docs/openapi.json"]
     argv += ["--checks", "all", "--generation-deterministic", "--max-examples", "60", "--no-color"]
     argv += ["--header", f"Authorization: Bearer {key}"]

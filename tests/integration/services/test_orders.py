@@ -39,8 +39,8 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TRACE = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
 
 
-class Told(Instrumentation):
-    """Notes the ends of orders."""
+class RecordedEnds(Instrumentation):
+    """Records the ends of orders."""
 
     def __init__(self) -> None:
         self.ends: list[tuple[str, Mapping[str, str]]] = []
@@ -72,7 +72,7 @@ def accept_many(database: Database, count: int, *, hold_seconds: float = 60) -> 
 
 
 def expire(database: Database) -> tuple[bool, list[Event]]:
-    """(may there be more, what was told)"""
+    """Whether there may be more expired holds, and the published events."""
     with database.transaction() as transaction:
         work = SqlUnitOfWork(transaction)
         more = expire_holds(work, instrumentation=Instrumentation())
@@ -129,16 +129,16 @@ def ends(outcomes: list[Outcome]) -> list[type]:
 
 
 def test_a_paid_order_is_confirmed_and_published_once(orders: Database) -> None:
-    told = Told()
+    recorded = RecordedEnds()
     order = accept(orders)
     assert ends(handle(orders, reserved(order))) == []
-    assert ends(handle(orders, captured(order), captured(order), declined(order), instrumentation=told)) == [
+    assert ends(handle(orders, captured(order), captured(order), declined(order), instrumentation=recorded)) == [
         OrderConfirmed
     ]
-    assert ends(handle(orders, captured(order), instrumentation=told)) == []
+    assert ends(handle(orders, captured(order), instrumentation=recorded)) == []
     assert status(orders, order) == ("confirmed", None)
     assert steps(orders, order) == ["accepted", "reserved", "confirmed"]
-    assert told.ends == [("confirmed", TRACE)]
+    assert recorded.ends == [("confirmed", TRACE)]
 
 
 def test_a_capture_may_overtake_the_reservation(orders: Database) -> None:
@@ -163,25 +163,25 @@ def test_an_order_that_does_not_exist_is_refused_and_its_neighbours_are_not(orde
 
 
 def test_an_expired_hold_cancels_what_is_open_and_nothing_else(orders: Database) -> None:
-    told = Told()
+    recorded = RecordedEnds()
     late, done, patient = accept(orders, hold_seconds=-1), accept(orders, hold_seconds=-1), accept(orders)
     handle(orders, captured(done))
     with orders.transaction() as transaction:
         work = SqlUnitOfWork(transaction)
-        assert expire_holds(work, instrumentation=told) is False
+        assert expire_holds(work, instrumentation=recorded) is False
     work.committed()
     (outgoing,) = work.outgoing
     assert isinstance(outgoing.event, OrderCancelled) and outgoing.event.order_id == late
     assert (outgoing.event.correlation_id, outgoing.trace) == (str(late), TRACE)
     assert [status(orders, order)[0] for order in (late, done, patient)] == ["cancelled", "confirmed", "accepted"]
-    assert told.ends == [("cancelled", TRACE)]
+    assert recorded.ends == [("cancelled", TRACE)]
     assert ends(handle(orders, captured(late))) == []
 
 
 def test_holds_expire_in_portions(orders: Database) -> None:
     accept_many(orders, LIMIT + 1, hold_seconds=-1)
     portions = [expire(orders) for _ in range(3)]
-    assert [(more, len(told)) for more, told in portions] == [(True, LIMIT), (False, 1), (False, 0)]
+    assert [(more, len(published)) for more, published in portions] == [(True, LIMIT), (False, 1), (False, 0)]
 
 
 def test_an_order_that_is_being_paid_does_not_expire(orders: Database, database: str) -> None:
@@ -189,24 +189,24 @@ def test_an_order_that_is_being_paid_does_not_expire(orders: Database, database:
     concurrent = Database(database)
     with orders.transaction() as transaction:
         OrderUpdates(Instrumentation()).handle([Incoming(uuid4(), captured(order), 0)], SqlUnitOfWork(transaction))
-        _, told = expire(concurrent)
+        _, published = expire(concurrent)
     concurrent.close()
-    assert [event.order_id for event in told if isinstance(event, OrderCancelled)] == [other]
+    assert [event.order_id for event in published if isinstance(event, OrderCancelled)] == [other]
     assert (status(orders, order)[0], status(orders, other)[0]) == ("confirmed", "cancelled")
 
 
 def test_a_capture_waits_for_the_expiry_and_changes_nothing(orders: Database, database: str) -> None:
     order = accept(orders, hold_seconds=-1)
-    concurrent, told = Database(database), list[type]()
-    thread = threading.Thread(target=lambda: told.extend(ends(handle(concurrent, captured(order)))))
+    concurrent, published = Database(database), list[type]()
+    thread = threading.Thread(target=lambda: published.extend(ends(handle(concurrent, captured(order)))))
     with orders.transaction() as transaction:
         expire_holds(SqlUnitOfWork(transaction), instrumentation=Instrumentation())
         thread.start()
-        thread.join(0.3)  # it waits for us by now, or will find our commit
-        assert told == []
+        thread.join(0.3)  # by now it waits for our lock; if not, it finds our commit
+        assert published == []
     thread.join()
     concurrent.close()
-    assert told == []
+    assert published == []
     assert status(orders, order) == ("cancelled", "hold_expired")
 
 
@@ -217,12 +217,12 @@ def test_shuffled_and_tripled_events_end_in_the_same_orders(orders: Database, se
     fates = [(reserved, captured), (refused,), (reserved, declined)]
     events = [fate(order) for number, order in enumerate(accepted) for fate in fates[number % 3]] * 3
     chance.shuffle(events)
-    told: list[type] = []
+    published: list[type] = []
     for start in range(0, len(events), 25):
-        told += ends(handle(orders, *events[start : start + 25]))
+        published += ends(handle(orders, *events[start : start + 25]))
     expected = [("confirmed", None), ("rejected", "out_of_stock"), ("rejected", "payment_declined")]
     assert [status(orders, order) for order in accepted] == expected * 20
-    assert (told.count(OrderConfirmed), told.count(OrderRejected), len(told)) == (20, 40, 60)
+    assert (published.count(OrderConfirmed), published.count(OrderRejected), len(published)) == (20, 40, 60)
     assert all(steps(orders, order)[-1] == status(orders, order)[0] for order in accepted)
 
 

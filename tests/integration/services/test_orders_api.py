@@ -77,7 +77,7 @@ def test_a_key_belongs_to_its_client(api: OrdersApiRig) -> None:
     assert api.post(name="once", key=OTHER).json()["order_id"] != first
 
 
-def test_fifty_requests_at_once_with_one_key_make_one_order(api: OrdersApiRig) -> None:
+def test_fifty_concurrent_requests_with_one_key_make_one_order(api: OrdersApiRig) -> None:
     with ThreadPoolExecutor(50) as pool:
         responses = list(pool.map(lambda _: api.post(name="storm"), range(50)))
     assert {response.status_code for response in responses} <= {202, 409}
@@ -102,7 +102,7 @@ def test_two_api_processes_with_one_key_make_one_order(api: OrdersApiRig, prepar
 @pytest.mark.parametrize(
     ("items", "status", "kind"),
     [
-        ([{"sku": "nobody", "quantity": 1}], 422, "unknown-sku"),
+        ([{"sku": "unknown", "quantity": 1}], 422, "unknown-sku"),
         ([{"sku": "gone", "quantity": 1}], 409, "sold-out"),
         ([{"sku": "a", "quantity": 30}, {"sku": "a", "quantity": 30}], 409, "sold-out"),
         ([{"sku": "a", "quantity": 1}, {"sku": "dollar", "quantity": 1}], 422, "mixed-currencies"),
@@ -223,7 +223,7 @@ def test_without_a_database_nothing_is_accepted(prepared: str) -> None:
         assert api.post(name="later").status_code == 202
 
 
-def test_too_many_requests_at_once_are_asked_to_wait(prepared: str) -> None:
+def test_too_many_concurrent_requests_are_asked_to_wait(prepared: str) -> None:
     with opened(prepared, most_waiting=1) as api, ThreadPoolExecutor(40) as pool:
         responses = list(pool.map(lambda _: api.post(), range(40)))
         api.database.close()

@@ -28,7 +28,7 @@ from tests.rigs.scripted_broker import ScriptedPublisher
 
 pytestmark = pytest.mark.integration
 
-KEY, ENTRY = make_key("shelf", frozenset({"stock:write", "stock:read"}))
+KEY, ENTRY = make_key("warehouse", frozenset({"stock:write", "stock:read"}))
 READER, READER_ENTRY = make_key("auditor", frozenset({"stock:read"}))
 STOCK = {"on_hand": 10, "unit_price": 1999, "currency": "EUR"}
 

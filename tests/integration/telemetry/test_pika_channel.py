@@ -41,17 +41,17 @@ def traces() -> Iterator[Traces]:
 
 @pytest.fixture
 def channel(vhost: str) -> Iterator[BlockingChannel]:
-    """A confirming channel with one queue, ``dead_lettered``."""
+    """A channel with confirms and one queue, ``dead_letters``."""
     connection = pika.BlockingConnection(pika.URLParameters(vhost))
     opened = connection.channel()
     opened.confirm_delivery()
-    opened.queue_declare("dead_lettered")
+    opened.queue_declare("dead_letters")
     yield opened
     connection.close()
 
 
-def publish(traced: TracedChannel, *, key: str = "dead_lettered", **headers: object) -> pika.BasicProperties:
-    """Publish one message with these headers; its properties, as the caller still has them."""
+def publish(traced: TracedChannel, *, key: str = "dead_letters", **headers: object) -> pika.BasicProperties:
+    """Publish one message with these headers; the properties object of the caller."""
     properties = pika.BasicProperties(
         message_id="m-1",
         correlation_id="order-1",
@@ -65,7 +65,7 @@ def publish(traced: TracedChannel, *, key: str = "dead_lettered", **headers: obj
 
 
 def received(channel: BlockingChannel) -> pika.BasicProperties:
-    method, properties, _ = channel.basic_get("dead_lettered", auto_ack=True)
+    method, properties, _ = channel.basic_get("dead_letters", auto_ack=True)
     assert method is not None and properties is not None
     return properties
 
@@ -142,7 +142,7 @@ def test_other_channels_and_the_hot_path_are_never_traced_by_it(
     assert not hasattr(Channel.basic_publish, "_original_function")
     assert not hasattr(BlockingChannel.basic_publish, "_original_function")
     other = channel.connection.channel()
-    other.basic_publish("", "dead_lettered", b"{}")
+    other.basic_publish("", "dead_letters", b"{}")
     recorder = Recorder(MetricRegistry(CollectorRegistry()), SystemClock())
     instrumentation = fan_out(Instrumentation, (traces.tracing, recorder))
     broker = RabbitMQBroker(
@@ -163,11 +163,11 @@ def test_other_channels_and_the_hot_path_are_never_traced_by_it(
 
 def _publication(traceparent: str) -> Publication:
     properties = Properties(message_id=str(uuid4()), headers={"traceparent": traceparent})
-    return Publication(uuid4(), "", "dead_lettered", properties, b"{}")
+    return Publication(uuid4(), "", "dead_letters", properties, b"{}")
 
 
 def _contexts(channel: BlockingChannel) -> Sequence[str | None]:
     found = []
-    while (properties := channel.basic_get("dead_lettered", auto_ack=True)[1]) is not None:
+    while (properties := channel.basic_get("dead_letters", auto_ack=True)[1]) is not None:
         found.append((properties.headers or {}).get("traceparent"))
     return found

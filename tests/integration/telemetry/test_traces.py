@@ -29,8 +29,8 @@ EVERYTHING = {"OTEL_TRACES_SAMPLER": "always_on", "ORDERFLOW_LAME_DUCK_SECONDS":
 def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """A system whose inventory fails once for an order of 7 units, and cannot handle one of 9 until it is replayed."""
     folder = tmp_path_factory.mktemp("traces")
-    stumbling = [sys.executable, "-m", "tests.rigs.failing_inventory", str(folder / "replay"), "serve", "inventory"]
-    commands = {"inventory": stumbling}
+    failing = [sys.executable, "-m", "tests.rigs.failing_inventory", str(folder / "replay"), "serve", "inventory"]
+    commands = {"inventory": failing}
     with System.started(stack, folder, environ=EVERYTHING, name="traces", commands=commands) as started:
         put_stock(started, {"a": 1000})
         yield started
@@ -47,20 +47,20 @@ def order(system: System, quantity: int) -> str:
             "Idempotency-Key": str(uuid4()),
         },
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        order_id: str = json.load(answer)["order_id"]
+    with urllib.request.urlopen(request, timeout=10) as response:
+        order_id: str = json.load(response)["order_id"]
         return order_id
 
 
 def confirmed(system: System, order_id: str) -> bool:
-    _, answer = http_json("GET", f"{system.orders_api}/v1/orders/{order_id}", key=system.orders_key)
-    return bool(answer["status"] == "confirmed")
+    _, response = http_json("GET", f"{system.orders_api}/v1/orders/{order_id}", key=system.orders_key)
+    return bool(response["status"] == "confirmed")
 
 
 def trace(system: System, order_id: str, *, inventory: int) -> list[Span]:
-    """All spans of an order's trace, once every process has exported its own: no parent is missing any more.
+    """All spans of an order's trace, once every process has exported its spans and no parent is missing.
 
-    ``inventory`` is how often inventory has a message of the order; it sells when the customer is told already.
+    ``inventory`` is the number of messages of the order that inventory handles; it may sell after the notification.
     """
     found: list[Span] = []
 
@@ -105,7 +105,7 @@ def test_an_order_is_one_connected_trace(system: System) -> None:
 def test_a_retry_stays_in_the_trace(system: System) -> None:
     order_id = order(system, 7)
     eventually(lambda: confirmed(system, order_id), seconds=20, what="the order is confirmed after a retry")
-    spans = trace(system, order_id, inventory=3)  # stumbled, reserved, then sold
+    spans = trace(system, order_id, inventory=3)  # failed, reserved, then sold
     assert_connected(spans)
     counts = [span["attributes"].get("orderflow.retry.count", 0) for span in processed(spans, "inventory_updates")]
     assert sorted(map(int, counts)) == [0, 0, 1]
@@ -114,25 +114,25 @@ def test_a_retry_stays_in_the_trace(system: System) -> None:
 def test_a_replay_stays_in_the_trace(system: System) -> None:
     order_id = order(system, 9)
 
-    def dead_lettered() -> list[dict[str, Any]]:
+    def dead_letters() -> list[dict[str, Any]]:
         listed = json.loads(system.run_tool("dead-letters", "list", "--order-id", order_id, "--json"))
         letters: list[dict[str, Any]] = listed["dead_letters"]
         return letters
 
-    eventually(lambda: bool(dead_lettered()), seconds=20, what="the message is dead_lettered", pause=0.5)
-    (letter,) = dead_lettered()
-    assert (letter["reason"], letter["queue"]) == ("stumbled", "inventory_updates")
+    eventually(lambda: bool(dead_letters()), seconds=20, what="the message is dead-lettered", pause=0.5)
+    (letter,) = dead_letters()
+    assert (letter["reason"], letter["queue"]) == ("injected", "inventory_updates")
     Path(system.directory / "replay").touch()
     system.run_tool("dead-letters", "replay", letter["message_id"])
     eventually(lambda: confirmed(system, order_id), seconds=20, what="the order is confirmed after a replay")
-    spans = trace(system, order_id, inventory=3)  # dead_lettered, reserved after the replay, then sold
+    spans = trace(system, order_id, inventory=3)  # dead-lettered, reserved after the replay, then sold
     assert_connected(spans)
     assert [span["service"] for span in spans if span["service"] == "dead-letters"] == ["dead-letters"]
-    assert dead_lettered() == []
+    assert dead_letters() == []
 
 
 def marked(system: System, trace_id: str) -> bool:
-    """True when a stored trace says that an exemplar names it, so that sampling keeps it."""
+    """Whether a trace is stored and marked as the trace of an exemplar, so that sampling keeps it."""
     status, spans = http_json("GET", f"{system.trace_store}/traces/{trace_id}")
     return status == 200 and any(span["attributes"].get("exemplar") for span in spans)
 
@@ -144,8 +144,8 @@ def test_exemplars_name_stored_traces(system: System) -> None:
         f"http://127.0.0.1:{system.process_ports['orders'].telemetry}/metrics",
         headers={"Accept": "application/openmetrics-text; version=1.0.0"},
     )
-    with urllib.request.urlopen(request, timeout=5) as answer:
-        lines = answer.read().decode().splitlines()
+    with urllib.request.urlopen(request, timeout=5) as response:
+        lines = response.read().decode().splitlines()
     assert lines[-1] == "# EOF"
     exemplars = [line.split('trace_id="')[1].split('"')[0] for line in lines if 'trace_id="' in line]
     assert exemplars

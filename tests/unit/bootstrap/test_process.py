@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process: starts its loops, stops them in stages, and fails loudly."""
+"""A process starts its loops, stops them in order, and reports failures."""
 
 import signal
 import subprocess
@@ -13,7 +13,7 @@ from orderflow.messaging.clock import ManualClock, SystemClock
 
 
 class FakeLoop:
-    """Runs until stopped; notes when it ended."""
+    """Runs until it is stopped, and records its end."""
 
     def __init__(self, name: str, ended: list[str], *, stubborn: bool = False) -> None:
         self.name = name
@@ -114,7 +114,7 @@ raise SystemExit(process.run())
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_a_process_and_a_second_one_hurries_it(number: signal.Signals) -> None:
-    # A shell that starts something in the background has it ignore SIGINT; an order to stop counts all the same.
+    # A shell starts background programs with SIGINT ignored; the process must handle it all the same.
     with subprocess.Popen([sys.executable, "-c", SIGNALLED], stdout=subprocess.PIPE, text=True) as running:
         assert running.stdout is not None
         assert running.stdout.readline() == "up\n"

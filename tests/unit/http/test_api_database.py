@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes and reads of an API: they respond in time, and a write goes on when its client leaves."""
+"""Writes and reads of an API: they respond in time, and a write continues when its client disconnects."""
 
 import asyncio
 from collections.abc import Callable
@@ -34,8 +34,8 @@ class Submitted:
         return self.future
 
 
-class Full:
-    """A writer that takes nothing more."""
+class FullWriter:
+    """A writer that accepts no request."""
 
     def submit(self, _request: Any, /) -> Future[Any]:
         raise Overloaded("full")
@@ -86,7 +86,7 @@ def test_a_database_that_does_not_respond_is_a_503(call: Callable[[ApiDatabase[A
 
 def test_too_many_waiting_writes_are_a_429() -> None:
     async def main() -> None:
-        await ApiDatabase(Full(), Submitted()).write("request")
+        await ApiDatabase(FullWriter(), Submitted()).write("request")
 
     with pytest.raises(Problem) as raised:
         asyncio.run(main())
@@ -133,7 +133,7 @@ STOCK = ("PUT", "/v1/stock/a", b'{"on_hand": 1, "unit_price": 1, "currency": "EU
     ("app", "request_line", "result"),
     [(orders, ORDER, Placed(b"{}")), (stock, STOCK, Stock("a", 1, 1, 0, 0, 1, "EUR", 1))],
 )
-def test_a_write_goes_on_when_its_client_leaves(
+def test_a_write_continues_when_its_client_disconnects(
     app: Callable[[Submitted], Litestar], request_line: tuple[str, str, bytes], result: Any
 ) -> None:
     method, path, body = request_line

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every API does around its handlers: keys, media types, limits, and a problem document for each error."""
+"""What both APIs share: keys, media types, limits, and a problem document for each error."""
 
 import asyncio
 import logging
@@ -116,7 +116,7 @@ def test_a_number_without_a_fraction_is_an_integer(client: TestClient[Any], numb
 
 
 @pytest.mark.parametrize("number", [b"1.5", b"1e999", b"-1e-1", b'"1.0"', b"true", b"[1.0]"])
-def test_another_number_is_no_integer(client: TestClient[Any], number: bytes) -> None:
+def test_another_number_is_not_an_integer(client: TestClient[Any], number: bytes) -> None:
     assert problem(send(client, b'{"quantity": ' + number + b"}")) == (422, "invalid")
 
 

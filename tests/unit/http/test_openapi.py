@@ -118,7 +118,7 @@ def test_what_a_decoder_refuses_its_schema_refuses() -> None:
 
 
 class References(HTMLParser):
-    """Collects what a page refers to, and the tags that could load something."""
+    """Collects the references and the tags of a page."""
 
     def __init__(self) -> None:
         super().__init__()

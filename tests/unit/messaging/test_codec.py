@@ -133,13 +133,13 @@ MALFORMED = {
     "content type": (deliver(content_type="application/xml"), "unknown_content_type"),
     "content encoding": (deliver(content_encoding="br"), "unknown_content_encoding"),
     "blank message id": (deliver(message_id=" "), "invalid_message_id"),
-    "message id is no uuid": (deliver(message_id="order-7"), "invalid_message_id"),
-    "retry count is a text": (deliver(headers={"x-retry-count": "two"}), "invalid_header"),
+    "message id is not a uuid": (deliver(message_id="order-7"), "invalid_message_id"),
+    "retry count is text": (deliver(headers={"x-retry-count": "two"}), "invalid_header"),
     "retry count is negative": (deliver(headers={"x-retry-count": -1}), "invalid_header"),
     "no bytes": (deliver(body=b""), "empty_body"),
-    "no json": (deliver(body=b"hello"), "not_json"),
+    "not json": (deliver(body=b"hello"), "not_json"),
     "cut off": (deliver(body=GOOD[:-5]), "not_json"),
-    "no utf-8": (deliver(body=GOOD.replace(b"customer-1", b"\xff\xfe")), "invalid_body"),
+    "not utf-8": (deliver(body=GOOD.replace(b"customer-1", b"\xff\xfe")), "invalid_body"),
     "deep": (deliver(body=b"[" * 50_000), "not_an_event"),
     "a list": (deliver(body=b"[1]"), "not_an_event"),
     "no type": (deliver(body=b"{}"), "not_an_event"),
@@ -153,8 +153,8 @@ MALFORMED = {
     "negative": (deliver(body=GOOD.replace(b"1999", b"-1")), "invalid_body"),
     "no time zone": (deliver(body=GOOD.replace(b'12:00:00Z"', b'12:00:00"')), "invalid_body"),
     "too large": (deliver(body=GOOD + b" " * CODEC.limit_bytes), "too_large"),
-    "no gzip": (deliver(body=GOOD, content_encoding="gzip"), "corrupt_compression"),
-    "no zstd": (deliver(body=GOOD, content_encoding="zstd"), "corrupt_compression"),
+    "not gzip": (deliver(body=GOOD, content_encoding="gzip"), "corrupt_compression"),
+    "not zstd": (deliver(body=GOOD, content_encoding="zstd"), "corrupt_compression"),
     "gzip cut off": (deliver(body=gzip.compress(GOOD)[:-9], content_encoding="gzip"), "corrupt_compression"),
     "zstd cut off": (deliver(body=zstandard.compress(GOOD)[:-9], content_encoding="zstd"), "corrupt_compression"),
     "zstd of nothing": (deliver(body=ZSTD_UNSIZED.compress(b""), content_encoding="zstd"), "corrupt_compression"),
@@ -226,7 +226,7 @@ def test_what_unpacks_to_more_than_the_limit_is_too_large() -> None:
     announced=st.sampled_from([None, "gzip", "zstd"]),
     damage=st.tuples(st.integers(0, 400), st.integers(0, 255)) | st.none(),
 )
-def test_no_body_whatsoever_raises_anything_but_malformed(
+def test_no_body_raises_another_error_than_malformed_message(
     body: bytes, packed: str | None, announced: str | None, damage: tuple[int, int] | None
 ) -> None:
     if packed:

@@ -18,7 +18,7 @@ from orderflow.messaging.service import Transaction, UnitOfWork
 
 
 class Transactions:
-    """Counts commits, and fails as often as it is told."""
+    """Counts commits; each item of ``failures`` fails one."""
 
     def __init__(self) -> None:
         self.commits = 0
@@ -42,8 +42,8 @@ class Transactions:
         self.closed = True
 
 
-class Letters:
-    """Tasks are words: ``hang`` waits for ever, ``crash`` raises, ``poison`` cannot be recorded, others are echoed."""
+class WordEffect:
+    """An effect whose tasks are words: ``hang`` never returns, ``crash`` raises, ``poison`` cannot be recorded."""
 
     def __init__(self, *words: str) -> None:
         self.due = deque(words)
@@ -93,12 +93,12 @@ class Letters:
 class Running:
     """The effects in their thread; leaving the context stops them and checks that they ended."""
 
-    def __init__(self, letters: Letters, **options: Any) -> None:
-        self.letters = letters
+    def __init__(self, effect: WordEffect, **options: Any) -> None:
+        self.effect = effect
         self.work = Transactions()
         values: dict[str, Any] = {"concurrency": 10, "lease_seconds": 60, "interval_seconds": 0.01, **options}
-        self.effecting = EffectRunner[str, str](
-            "letters", letters, cast("UnitOfWorkFactory", self.work), clock=SystemClock(), **values
+        self.runner = EffectRunner[str, str](
+            "words", effect, cast("UnitOfWorkFactory", self.work), clock=SystemClock(), **values
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
@@ -108,7 +108,7 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.effecting.stop()
+        self.runner.stop()
         self.join()
 
     def join(self) -> None:
@@ -117,105 +117,105 @@ class Running:
 
     def _run(self) -> None:
         try:
-            self.effecting.run()
+            self.runner.run()
         except BaseException as error:
             self.error = error
 
 
 def test_what_is_due_is_performed_and_recorded_together() -> None:
-    letters = Letters(*"abc")
-    with Running(letters, linger_seconds=0.2) as running:
-        eventually(lambda: len(letters.recorded) == 3)
-    assert sorted(letters.recorded) == [("a", "A"), ("b", "B"), ("c", "C")]
-    assert letters.groups == [3]
-    assert (letters.connected, running.work.closed, running.error) == (0, True, None)
+    effect = WordEffect(*"abc")
+    with Running(effect, linger_seconds=0.2) as running:
+        eventually(lambda: len(effect.recorded) == 3)
+    assert sorted(effect.recorded) == [("a", "A"), ("b", "B"), ("c", "C")]
+    assert effect.groups == [3]
+    assert (effect.connected, running.work.closed, running.error) == (0, True, None)
 
 
-def test_waking_begins_calls_without_waiting_for_the_next_look() -> None:
-    letters = Letters()
-    with Running(letters, interval_seconds=60) as running:
-        letters.due.append("a")
-        running.effecting.wake()
-        eventually(lambda: letters.recorded == [("a", "A")])
+def test_waking_begins_calls_without_waiting_for_the_next_claim() -> None:
+    effect = WordEffect()
+    with Running(effect, interval_seconds=60) as running:
+        effect.due.append("a")
+        running.runner.wake()
+        eventually(lambda: effect.recorded == [("a", "A")])
 
 
 def test_no_more_calls_are_open_than_allowed_and_none_is_claimed_beyond() -> None:
-    letters = Letters(*(str(number) for number in range(100)))
-    letters.hold.set()
-    with Running(letters, concurrency=7):
-        eventually(lambda: letters.open == 7)
-        assert len(letters.due) == 93
-        letters.hold.clear()
-        eventually(lambda: len(letters.recorded) == 100)
-    assert letters.most_open == 7
-    assert max(letters.limits) == 7
+    effect = WordEffect(*(str(number) for number in range(100)))
+    effect.hold.set()
+    with Running(effect, concurrency=7):
+        eventually(lambda: effect.open == 7)
+        assert len(effect.due) == 93
+        effect.hold.clear()
+        eventually(lambda: len(effect.recorded) == 100)
+    assert effect.most_open == 7
+    assert max(effect.limits) == 7
 
 
 def test_results_survive_a_database_that_is_away() -> None:
-    letters = Letters("a")
-    letters.hold.set()
-    with Running(letters) as running:
-        eventually(lambda: letters.open)
+    effect = WordEffect("a")
+    effect.hold.set()
+    with Running(effect) as running:
+        eventually(lambda: effect.open)
         running.work.failures = [DatabaseUnavailable("away"), DatabaseUnavailable("away")]
-        letters.hold.clear()
-        eventually(lambda: letters.recorded and not running.work.failures)
+        effect.hold.clear()
+        eventually(lambda: effect.recorded and not running.work.failures)
         eventually(lambda: running.work.commits > 2)
-    assert set(letters.recorded) == {("a", "A")}
+    assert set(effect.recorded) == {("a", "A")}
 
 
 def test_a_call_that_crashes_is_left_to_its_lease_and_frees_its_place() -> None:
-    letters = Letters("crash", "crash", "a")
-    with Running(letters, concurrency=1):
-        eventually(lambda: letters.recorded == [("a", "A")])
+    effect = WordEffect("crash", "crash", "a")
+    with Running(effect, concurrency=1):
+        eventually(lambda: effect.recorded == [("a", "A")])
 
 
 def test_a_result_that_cannot_be_recorded_does_not_take_the_others_with_it() -> None:
-    letters = Letters("a", "b", "poison", "c")
-    with Running(letters, linger_seconds=0.1):
-        eventually(lambda: len(letters.recorded) == 3)
-    assert Counter(task for task, _ in letters.recorded) == Counter("abc")
+    effect = WordEffect("a", "b", "poison", "c")
+    with Running(effect, linger_seconds=0.1):
+        eventually(lambda: len(effect.recorded) == 3)
+    assert Counter(task for task, _ in effect.recorded) == Counter("abc")
 
 
 def test_stopping_finishes_the_calls_in_flight_and_claims_nothing_more() -> None:
-    letters = Letters("a")
-    letters.hold.set()
-    with Running(letters, interval_seconds=60) as running:
-        running.effecting.wake()
-        eventually(lambda: letters.open)
-        running.effecting.stop()
-        letters.due.append("late")
-        letters.hold.clear()
-    assert letters.recorded == [("a", "A")]
-    assert list(letters.due) == ["late"]
+    effect = WordEffect("a")
+    effect.hold.set()
+    with Running(effect, interval_seconds=60) as running:
+        running.runner.wake()
+        eventually(lambda: effect.open)
+        running.runner.stop()
+        effect.due.append("late")
+        effect.hold.clear()
+    assert effect.recorded == [("a", "A")]
+    assert list(effect.due) == ["late"]
 
 
 def test_stopping_waits_for_a_call_only_so_long() -> None:
-    letters = Letters("hang", "a")
-    with Running(letters, drain_seconds=0.05):
-        eventually(lambda: letters.recorded == [("a", "A")])
-    assert (letters.open, letters.connected) == (0, 0)
+    effect = WordEffect("hang", "a")
+    with Running(effect, drain_seconds=0.05):
+        eventually(lambda: effect.recorded == [("a", "A")])
+    assert (effect.open, effect.connected) == (0, 0)
 
 
 def test_giving_up_does_not_wait_at_all() -> None:
-    letters = Letters("hang")
-    with Running(letters, drain_seconds=60) as running:
-        eventually(lambda: letters.open)
-        running.effecting.give_up()
+    effect = WordEffect("hang")
+    with Running(effect, drain_seconds=60) as running:
+        eventually(lambda: effect.open)
+        running.runner.give_up()
         running.join()
-    assert letters.open == 0
+    assert effect.open == 0
 
 
-def test_a_claim_that_is_broken_ends_the_loop_with_its_error() -> None:
-    letters = Letters()
-    letters.claim_error = ZeroDivisionError()
-    with Running(letters) as running:
+def test_a_claim_that_raises_ends_the_loop_with_its_error() -> None:
+    effect = WordEffect()
+    effect.claim_error = ZeroDivisionError()
+    with Running(effect) as running:
         running.join()
     assert isinstance(running.error, ZeroDivisionError)
     assert running.work.closed
 
 
-def test_resources_that_cannot_be_had_end_the_loop_with_their_error() -> None:
-    class Broken(Letters):
+def test_resources_that_cannot_be_opened_end_the_loop_with_their_error() -> None:
+    class Broken(WordEffect):
         @asynccontextmanager
         async def _connection(self) -> AsyncGenerator[None]:
             raise OSError("no")
@@ -230,7 +230,7 @@ def test_resources_that_cannot_be_had_end_the_loop_with_their_error() -> None:
 
 
 def test_progress_is_seen_while_there_is_nothing_to_do() -> None:
-    letters = Letters()
-    with Running(letters) as running:
-        seen = running.effecting.last_progress
-        eventually(lambda: running.effecting.last_progress > seen)
+    effect = WordEffect()
+    with Running(effect) as running:
+        seen = running.runner.last_progress
+        eventually(lambda: running.runner.last_progress > seen)

@@ -14,8 +14,8 @@ from orderflow.messaging.group_commit import GroupCommit, Overloaded
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 
 
-class Ledger:
-    """A unit of work whose table is a list: what is added in a transaction is there after it, or not at all."""
+class ListTable:
+    """A unit of work factory whose table is a list; a transaction adds all of its rows, or none."""
 
     def __init__(self) -> None:
         self.rows: list[str] = []
@@ -46,7 +46,7 @@ Apply = Callable[[Sequence[str], SqlUnitOfWork], Sequence[str]]
 
 
 def record(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
-    """Add every request to the ledger; the word ``bad`` is refused, ``bug`` is an error of the program."""
+    """Add every request to the table; ``bad`` is refused as bad data, ``bug`` raises another error."""
     if "bad" in requests:
         raise BadData("refused")
     if "bug" in requests:
@@ -56,10 +56,10 @@ def record(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
 
 
 def writer(
-    ledger: Ledger, apply: Apply = record, *, group_size: int = 100, most_waiting: int = 2000
+    table: ListTable, apply: Apply = record, *, group_size: int = 100, most_waiting: int = 2000
 ) -> GroupCommit[str, str]:
     return GroupCommit(
-        cast("UnitOfWorkFactory", ledger), apply, clock=SystemClock(), group_size=group_size, most_waiting=most_waiting
+        cast("UnitOfWorkFactory", table), apply, clock=SystemClock(), group_size=group_size, most_waiting=most_waiting
     )
 
 
@@ -72,83 +72,83 @@ def submitted_then_run(group_commit: GroupCommit[str, str], *requests: str) -> l
 
 
 def test_requests_that_wait_share_transactions() -> None:
-    ledger = Ledger()
-    results = submitted_then_run(writer(ledger, group_size=100), *map(str, range(250)))
+    table = ListTable()
+    results = submitted_then_run(writer(table, group_size=100), *map(str, range(250)))
     assert results == [f"{number} done" for number in range(250)]
-    assert ledger.commits == [100, 100, 50]
-    assert ledger.closed
+    assert table.commits == [100, 100, 50]
+    assert table.closed
 
 
 def test_a_request_that_the_database_refuses_fails_alone() -> None:
-    ledger = Ledger()
-    a, bad, b, c = submitted_then_run(writer(ledger), "a", "bad", "b", "c")
+    table = ListTable()
+    a, bad, b, c = submitted_then_run(writer(table), "a", "bad", "b", "c")
     assert (a, b, c) == ("a done", "b done", "c done")
     assert isinstance(bad, BadData)
-    assert ledger.rows == ["a", "b", "c"]
+    assert table.rows == ["a", "b", "c"]
 
 
 def test_a_bug_met_by_one_request_fails_that_request_alone() -> None:
-    ledger = Ledger()
-    a, bug, bad, b = submitted_then_run(writer(ledger), "a", "bug", "bad", "b")
+    table = ListTable()
+    a, bug, bad, b = submitted_then_run(writer(table), "a", "bug", "bad", "b")
     assert (a, b) == ("a done", "b done")
     assert isinstance(bug, ZeroDivisionError)
     assert isinstance(bad, BadData)
-    assert ledger.rows == ["a", "b"]
+    assert table.rows == ["a", "b"]
 
 
 def test_without_a_database_every_request_of_the_group_fails_and_the_next_group_is_tried() -> None:
-    ledger = Ledger()
-    ledger.fail_commit = [DatabaseUnavailable("gone")]
-    a, b, c = submitted_then_run(writer(ledger, group_size=2), "a", "b", "c")
+    table = ListTable()
+    table.fail_commit = [DatabaseUnavailable("gone")]
+    a, b, c = submitted_then_run(writer(table, group_size=2), "a", "b", "c")
     assert isinstance(a, DatabaseUnavailable)
     assert isinstance(b, DatabaseUnavailable)
     assert c == "c done"
 
 
 def test_results_committed_before_an_outage_stay_valid() -> None:
-    ledger = Ledger()
+    table = ListTable()
 
     def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
         if requests == ["c", "d"]:
             raise DatabaseUnavailable("gone")
         return record(requests, work)
 
-    a, bad, c, d = submitted_then_run(writer(ledger, apply), "a", "bad", "c", "d")
+    a, bad, c, d = submitted_then_run(writer(table, apply), "a", "bad", "c", "d")
     assert a == "a done"
     assert isinstance(bad, BadData)
     assert isinstance(c, DatabaseUnavailable)
     assert isinstance(d, DatabaseUnavailable)
-    assert ledger.rows == ["a"]
+    assert table.rows == ["a"]
 
 
 def test_an_aborted_transaction_is_done_again_at_once() -> None:
-    ledger = Ledger()
-    ledger.fail_commit = [TransactionAborted("deadlock")] * 4
-    assert submitted_then_run(writer(ledger), "a", "b") == ["a done", "b done"]
-    assert ledger.rows == ["a", "b"]
+    table = ListTable()
+    table.fail_commit = [TransactionAborted("deadlock")] * 4
+    assert submitted_then_run(writer(table), "a", "b") == ["a done", "b done"]
+    assert table.rows == ["a", "b"]
 
 
-def test_after_five_aborts_in_a_row_the_requests_hear_it() -> None:
-    ledger = Ledger()
-    ledger.fail_commit = [TransactionAborted("deadlock")] * 5
-    (result,) = submitted_then_run(writer(ledger), "a")
+def test_after_five_aborts_in_a_row_the_requests_fail() -> None:
+    table = ListTable()
+    table.fail_commit = [TransactionAborted("deadlock")] * 5
+    (result,) = submitted_then_run(writer(table), "a")
     assert isinstance(result, TransactionAborted)
-    assert ledger.rows == []
+    assert table.rows == []
 
 
 def test_results_that_do_not_match_the_requests_roll_back() -> None:
-    ledger = Ledger()
+    table = ListTable()
 
     def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
         return [*record(requests, work), "one too many"]
 
-    results = submitted_then_run(writer(ledger, apply), "a", "b")
+    results = submitted_then_run(writer(table, apply), "a", "b")
     assert [type(result) for result in results] == [RuntimeError, RuntimeError]
-    assert ledger.rows == []
+    assert table.rows == []
 
 
 def test_when_too_many_wait_the_next_is_refused() -> None:
-    group_commit = writer(Ledger(), most_waiting=2)
+    group_commit = writer(ListTable(), most_waiting=2)
     first = [group_commit.submit("a"), group_commit.submit("b")]
     with pytest.raises(Overloaded):
         group_commit.submit("c")
@@ -158,32 +158,32 @@ def test_when_too_many_wait_the_next_is_refused() -> None:
 
 
 def test_a_request_that_was_cancelled_while_it_waited_is_not_applied() -> None:
-    ledger = Ledger()
-    group_commit = writer(ledger)
+    table = ListTable()
+    group_commit = writer(table)
     cancelled, kept = group_commit.submit("a"), group_commit.submit("b")
     assert cancelled.cancel()
     group_commit.stop()
     group_commit.run()
-    assert (kept.result(0), ledger.rows) == ("b done", ["b"])
+    assert (kept.result(0), table.rows) == ("b done", ["b"])
 
 
 def test_after_the_end_nothing_can_be_submitted() -> None:
-    group_commit = writer(Ledger())
+    group_commit = writer(ListTable())
     group_commit.stop()
     group_commit.run()
     with pytest.raises(Overloaded):
         group_commit.submit("late")
 
 
-def test_while_one_group_commits_the_next_one_gathers() -> None:
-    ledger, entered, go_on = Ledger(), Event(), Event()
+def test_requests_that_arrive_during_a_commit_form_the_next_group() -> None:
+    table, entered, go_on = ListTable(), Event(), Event()
 
     def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
         entered.set()
         assert go_on.wait(10)
         return record(requests, work)
 
-    group_commit = writer(ledger, apply)
+    group_commit = writer(table, apply)
     thread = Thread(target=group_commit.run)
     thread.start()
     futures: list[Future[str]] = [group_commit.submit("first")]
@@ -194,4 +194,4 @@ def test_while_one_group_commits_the_next_one_gathers() -> None:
     group_commit.stop()
     thread.join(10)
     assert not thread.is_alive()
-    assert ledger.commits == [1, 20]
+    assert table.commits == [1, 20]

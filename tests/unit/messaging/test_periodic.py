@@ -10,12 +10,12 @@ from orderflow.messaging.periodic import Periodic
 
 
 def run(*results: object, interval: float = 30) -> tuple[list[float], bool]:
-    """One call per result (True, None, or an error to raise): when they came, and whether it closed."""
-    clock, instrumentation, closed = ManualClock(), list[float](), list[bool]()
+    """One call for each result (True, None, or an error to raise); returns the times, and whether it closed."""
+    clock, calls, closed = ManualClock(), list[float](), list[bool]()
     waiting = list(results)
 
     def action() -> bool | None:
-        instrumentation.append(clock.monotonic())
+        calls.append(clock.monotonic())
         result = waiting.pop(0)
         if not waiting:
             periodic.stop()
@@ -26,8 +26,8 @@ def run(*results: object, interval: float = 30) -> tuple[list[float], bool]:
     close: Callable[[], None] = lambda: closed.append(True)  # noqa: E731
     periodic = Periodic("task", interval, action, clock=clock, close=close)
     periodic.run()
-    assert periodic.last_progress == instrumentation[-1]
-    return instrumentation, bool(closed)
+    assert periodic.last_progress == calls[-1]
+    return calls, bool(closed)
 
 
 def test_the_action_comes_again_after_every_interval() -> None:
@@ -38,16 +38,16 @@ def test_an_action_that_has_more_to_do_is_called_at_once() -> None:
     assert run(True, True, None, None) == ([0, 0, 0, 30], True)
 
 
-def test_when_the_surroundings_fail_it_tries_again_sooner_than_the_interval() -> None:
-    instrumentation, closed = run(DatabaseUnavailable("gone"), DatabaseUnavailable("gone"), None)
-    assert 0 < instrumentation[1] < instrumentation[2] < 1
+def test_when_the_infrastructure_fails_it_tries_again_sooner_than_the_interval() -> None:
+    calls, closed = run(DatabaseUnavailable("gone"), DatabaseUnavailable("gone"), None)
+    assert 0 < calls[1] < calls[2] < 1
     assert closed
 
 
 @pytest.mark.parametrize(
     ("takes", "error", "rests"), [(2, None, 30), (10, None, 90), (2, DatabaseUnavailable("gone"), 18)]
 )
-def test_what_takes_long_is_followed_by_a_rest_in_proportion(takes: int, error: Exception | None, rests: int) -> None:
+def test_a_long_action_is_followed_by_a_rest_in_proportion(takes: int, error: Exception | None, rests: int) -> None:
     clock, begun = ManualClock(), list[float]()
 
     def action() -> None:
@@ -68,8 +68,8 @@ def test_any_other_error_ends_it() -> None:
         run(ZeroDivisionError("bug"))
 
 
-class Watched(ManualClock):
-    """Notes after each wait how long the task has not been seen moving by then."""
+class IdleRecordingClock(ManualClock):
+    """Records after each wait the time since the last progress of the task."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -86,7 +86,7 @@ class Watched(ManualClock):
 
 
 def test_a_long_rest_is_not_taken_for_a_stall() -> None:
-    clock, calls = Watched(), list[float]()
+    clock, calls = IdleRecordingClock(), list[float]()
 
     def action() -> None:
         calls.append(clock.monotonic())
@@ -100,7 +100,7 @@ def test_a_long_rest_is_not_taken_for_a_stall() -> None:
 
 
 def test_a_stop_ends_the_rest() -> None:
-    clock, calls = Watched(), list[float]()
+    clock, calls = IdleRecordingClock(), list[float]()
     clock.task = Periodic("prune", 3600, lambda: calls.append(clock.monotonic()), clock=clock)
     clock.stop_at = 10
     clock.task.run()

@@ -15,9 +15,9 @@ def test_ids_carry_the_time_so_they_sort_by_it() -> None:
     before = time.time_ns() // 1_000_000
     ids = [uuid7() for _ in range(2000)]
     after = time.time_ns() // 1_000_000
-    instrumentation = [made.int >> 80 for made in ids]
-    assert instrumentation == sorted(instrumentation)
-    assert before <= instrumentation[0] <= instrumentation[-1] <= after
+    milliseconds = [made.int >> 80 for made in ids]
+    assert milliseconds == sorted(milliseconds)
+    assert before <= milliseconds[0] <= milliseconds[-1] <= after
 
 
 def test_ids_of_the_same_millisecond_differ() -> None:

@@ -32,7 +32,7 @@ def loops() -> Loops:
     return Loops()
 
 
-def test_a_process_that_moves_lives_on(loops: Loops) -> None:
+def test_a_process_that_makes_progress_is_not_ended(loops: Loops) -> None:
     loops.idle = {"relay": 59.9, "consume q": 0.0}
     for _ in range(100):
         loops.look_after(5)

@@ -15,7 +15,7 @@ PASSWORD = "p%40ss"
 
 
 class Broker(HTTPServer):
-    """Responds to every request with one status, and keeps what it received."""
+    """Responds to every request with one status, and records the requests."""
 
     status = 200
     received: list[tuple[str, str, str, bytes]]
@@ -33,7 +33,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(b"{}")
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Do not log."""
 
 
 for method in ("GET", "POST", "PUT", "DELETE"):
@@ -78,7 +78,7 @@ def test_a_refusal_is_distinguished_from_a_broker_that_failed(broker: Broker) ->
         api(broker).get("overview")
 
 
-def test_what_is_absent_already_is_no_error_when_it_is_deleted(broker: Broker) -> None:
+def test_deleting_what_is_absent_is_not_an_error(broker: Broker) -> None:
     broker.status = 404
     api(broker).delete("queues", "/", "q")
     with pytest.raises(ManagementRefused):

@@ -16,7 +16,7 @@ BODY = {"amount": 1999, "currency": "EUR", "payment_token": "ok", "reference": "
 
 
 class Client:
-    """Calls a simulator over ASGI; the response is None when the caller left without one."""
+    """Calls a simulator over ASGI; the response is None when there was none."""
 
     def __init__(self) -> None:
         self.provider = SimulatedProvider(Ledger())

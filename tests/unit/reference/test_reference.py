@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Generated documents: valid by the official schemas, the same every time, and known when they are stale."""
+"""Generated documents: valid by the official schemas, and detected when they are not current."""
 
 import argparse
 import json
@@ -38,13 +38,13 @@ def test_the_asyncapi_document_is_valid_by_the_official_schema() -> None:
     assert [error.message for error in jsonschema.Draft7Validator(OFFICIAL).iter_errors(ASYNCAPI)] == []
 
 
-def test_the_official_schema_would_object_to_a_mistake() -> None:
+def test_the_official_schema_rejects_a_mistake() -> None:
     wrong = json.loads(DOCUMENTS["asyncapi.json"])
     next(iter(wrong["operations"].values()))["action"] = "shout"
     assert not jsonschema.Draft7Validator(OFFICIAL).is_valid(wrong)
 
 
-def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
+def test_every_reference_of_the_asyncapi_document_has_a_target() -> None:
     for found in set(references(ASYNCAPI)):
         place = ASYNCAPI
         for part in found.removeprefix("#/").split("/"):

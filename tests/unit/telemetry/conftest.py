@@ -34,7 +34,7 @@ def value(registry: CollectorRegistry) -> Callable[..., float | None]:
 
 @pytest.fixture
 def make_traces() -> Iterator[Callable[..., Traces]]:
-    """Makes tracings whose edge sampler follows the given environment."""
+    """Creates tracing whose edge sampler follows the given environment."""
     made: list[Pipeline] = []
 
     def make(*, batches: bool = True, **environ: str) -> Traces:
@@ -53,6 +53,6 @@ def traces(make_traces: Callable[..., Traces]) -> Traces:
 
 
 @pytest.fixture(autouse=True)
-def stopping_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Servers look more often whether they were stopped."""
+def stopping_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers check more often whether they were stopped."""
     monkeypatch.setattr(server, "_STOP_SECONDS", 0.002)

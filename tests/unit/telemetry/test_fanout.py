@@ -24,7 +24,7 @@ def test_a_fault_of_the_tracer_leaves_no_batch_open(
     clock = ManualClock()
     recorder = Recorder(instruments, clock)
     recorder.watch(["work"])
-    watching = fan_out(Instrumentation, (Tracing(None, server={}, batches=True), recorder))
-    watching.batch_received("work", [deliver()]).handled(BatchResult(done=1))
+    instrumentation = fan_out(Instrumentation, (Tracing(None, server={}, batches=True), recorder))
+    instrumentation.batch_received("work", [deliver()]).handled(BatchResult(done=1))
     clock.advance(100)
     assert value("orderflow_oldest_unprocessed_age_seconds", queue="work") == 0

@@ -30,8 +30,8 @@ def server(registry: CollectorRegistry) -> Iterator[TelemetryServer]:
 def get(server: TelemetryServer, path: str, **headers: str) -> tuple[int, str, bytes]:
     request = urllib.request.Request(f"http://127.0.0.1:{server.port}{path}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return answer.status, answer.headers["Content-Type"], answer.read()
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return response.status, response.headers["Content-Type"], response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.headers["Content-Type"], error.read()
 
@@ -75,7 +75,7 @@ def test_large_responses_are_compressed_for_clients_that_accept_it(
     assert b"orderflow_order_completion_seconds" in gzip.decompress(body)
 
 
-def test_readiness_tells_the_reasons_why_not(server: TelemetryServer) -> None:
+def test_readiness_names_the_reasons_against_it(server: TelemetryServer) -> None:
     status, _, body = get(server, "/readyz")
     assert (status, json.loads(body)) == (503, {"ready": False, "reasons": ["starting"]})
     server.not_ready = lambda: ["broker", "database"]
@@ -84,7 +84,7 @@ def test_readiness_tells_the_reasons_why_not(server: TelemetryServer) -> None:
     assert get(server, "/readyz")[0] == 200
 
 
-def test_health_is_whether_the_loops_move(server: TelemetryServer) -> None:
+def test_health_follows_the_progress_of_the_loops(server: TelemetryServer) -> None:
     assert get(server, "/healthz")[0] == 200
     server.stalled = lambda: {"relay": 61.0}
     status, _, body = get(server, "/healthz")
@@ -111,8 +111,8 @@ def test_one_connection_serves_many_scrapes_and_head_has_no_body(server: Telemet
     connection = HTTPConnection("127.0.0.1", server.port, timeout=5)
     for method in ("GET", "HEAD", "GET"):
         connection.request(method, "/healthz")
-        answer = connection.getresponse()
-        assert (answer.status, bool(answer.read())) == (200, method == "GET")
+        response = connection.getresponse()
+        assert (response.status, bool(response.read())) == (200, method == "GET")
     connection.close()
 
 

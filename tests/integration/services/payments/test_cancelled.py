@@ -17,7 +17,7 @@ def test_a_charge_that_the_provider_executes_long_after_the_order_was_given_up_i
     event = reserved("never")
     with Payments(url, simulator.url, timeout_seconds=0.2, settled_after_seconds=0) as payments:
         payments.receive(event)
-        eventually(lambda: payments.watch.calls["charge", "unclear"] >= 1)
+        eventually(lambda: payments.recorded.calls["charge", "unclear"] >= 1)
         payments.receive(cancelled(event.order_id))
         eventually(lambda: payments.states("charges") == {"cancelled": 1})
         simulator.execute(event)
@@ -84,7 +84,7 @@ def test_a_capture_during_the_cancellation_leads_to_a_refund(url: str, simulator
         eventually(lambda: query(url, "select 1 from charges where called_at is not null"))
         payments.receive(cancelled(event.order_id))
         eventually(lambda: payments.publisher.published, 15)
-    assert payments.watch.calls == {("charge", "captured"): 1, ("refund", "refunded"): 1}
+    assert payments.recorded.calls == {("charge", "captured"): 1, ("refund", "refunded"): 1}
     assert payments.published() == {("PaymentRefunded", event.order_id): 1}
 
 

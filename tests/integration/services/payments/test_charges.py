@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the provider answers to a charge, and what is told of it."""
+"""The responses of the provider to a charge, and the events that follow."""
 
 from datetime import timedelta
 
@@ -32,7 +32,7 @@ def test_a_reserved_order_is_charged_and_the_capture_belongs_to_the_message_that
     assert simulator.charged(event.order_id) == 1
 
 
-@pytest.mark.parametrize("token", ["decline", "a token that nobody knows"])
+@pytest.mark.parametrize("token", ["decline", "an unknown token"])
 def test_a_declined_charge_is_published_once(url: str, simulator: Simulator, token: str) -> None:
     event = reserved(token)
     with Payments(url, simulator.url) as payments:
@@ -49,7 +49,7 @@ def test_a_provider_that_fails_once_is_asked_again_and_charges_once(url: str, si
     with Payments(url, simulator.url) as payments:
         payments.receive(event)
         eventually(lambda: payments.states("charges") == {"captured": 1})
-    assert payments.watch.calls == {("charge", "failed"): 1, ("charge", "captured"): 1}
+    assert payments.recorded.calls == {("charge", "failed"): 1, ("charge", "captured"): 1}
     assert simulator.charged(event.order_id) == 1
 
 
@@ -60,7 +60,7 @@ def test_an_executed_charge_without_a_response_is_found_by_a_look_up(url: str, s
         eventually(lambda: payments.states("charges") == {"unknown": 1})
         eventually(lambda: payments.publisher.published)
     assert payments.published() == {("PaymentCaptured", event.order_id): 1}
-    assert payments.watch.calls == {("charge", "unclear"): 1, ("look_up", "captured"): 1}
+    assert payments.recorded.calls == {("charge", "unclear"): 1, ("look_up", "captured"): 1}
     assert simulator.charged(event.order_id) == 1
 
 
@@ -75,17 +75,17 @@ def test_a_slow_charge_is_waited_for_by_asking_and_by_charging_with_the_same_key
     assert simulator.charged(event.order_id) == 1
 
 
-def test_silence_is_never_a_decline_and_ends_with_the_order(url: str, simulator: Simulator) -> None:
+def test_a_missing_response_is_never_a_decline_and_ends_with_the_order(url: str, simulator: Simulator) -> None:
     event = reserved("never")
     with Payments(url, simulator.url, timeout_seconds=0.2, settled_after_seconds=1) as payments:
         payments.receive(event)
-        eventually(lambda: payments.watch.calls["charge", "unclear"] >= 2)
+        eventually(lambda: payments.recorded.calls["charge", "unclear"] >= 2)
         payments.receive(cancelled(event.order_id))
         payments.count_unknown()
         eventually(lambda: payments.states("charges") == {"cancelled": 1})
         payments.count_unknown()
     assert payments.events() == []
-    assert payments.watch.unknown == [1, 0]
+    assert payments.recorded.unknown == [1, 0]
     assert simulator.charged(event.order_id) == 0
     ((minutes, token, reason),) = query(
         url, "select extract(epoch from due_at - now()) / 60, payment_token, reason from charges"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes, providers and connections end at the worst moments; each order is charged at most once."""
+"""Processes, providers and connections fail at critical points; each order is charged at most once."""
 
 from collections import Counter
 from datetime import timedelta
@@ -56,7 +56,7 @@ def test_two_processes_share_the_calls_and_none_is_made_twice(url: str, simulato
         one.receive(*events[:250])
         two.receive(*events[250:])
         eventually(lambda: one.states("charges") == {"captured": 500}, 20)
-    assert one.watch.calls + two.watch.calls == {("charge", "captured"): 500}
+    assert one.recorded.calls + two.recorded.calls == {("charge", "captured"): 500}
     assert one.published() + two.published() == Counter(("PaymentCaptured", event.order_id) for event in events)
 
 
@@ -71,9 +71,9 @@ def test_a_lost_database_connection_costs_nothing(url: str, simulator: Simulator
             break_it()
         eventually(lambda: payments.states("charges") == {"captured": 200}, 30)
     rows = query(url, "select properties->>'correlation_id' from outbox")
-    told = Counter(key for _, key in payments.published().elements())
-    told.update(UUID(order) for (order,) in rows if UUID(order) not in told)
-    assert told == Counter(event.order_id for event in events)
+    published = Counter(key for _, key in payments.published().elements())
+    published.update(UUID(order) for (order,) in rows if UUID(order) not in published)
+    assert published == Counter(event.order_id for event in events)
     assert all(charged == 1 for charged in (simulator.ledger()[0][event.order_id] for event in events))
 
 
@@ -83,9 +83,9 @@ def test_a_result_that_is_recorded_twice_is_published_once(url: str, simulator: 
     payments.receive(event)
     with payments.work.transaction() as work:
         calls = payments.effects.claim(work, limit=10, lease=timedelta(seconds=30))
-    for answers in ([Captured("ch_1"), Captured("ch_1")], [Captured("ch_1")], [Unclear("timeout")]):
+    for results in ([Captured("ch_1"), Captured("ch_1")], [Captured("ch_1")], [Unclear("timeout")]):
         with payments.work.transaction() as work:
-            payments.effects.record(work, [(calls[0], answer) for answer in answers])
+            payments.effects.record(work, [(calls[0], result) for result in results])
     payments.close()
     assert payments.published() == {("PaymentCaptured", event.order_id): 1}
     assert payments.states("charges") == {"captured": 1}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every way in which a sale can go wrong turns its own row red, and no other."""
+"""Each failure of a sale breaks its own promise, and no other."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -59,18 +59,18 @@ POISON = "malformed messages are dead letters with their reason"
         (replace(GOOD, checks=[CHECK | {"kept": False}]), "nothing is oversold"),
     ],
 )
-def test_what_goes_wrong_is_seen(found: Evidence, promise: str) -> None:
+def test_a_failure_breaks_its_own_promise(found: Evidence, promise: str) -> None:
     assert broken(found) == {promise}
 
 
 @pytest.mark.parametrize("status", [lambda _: "rejected", lambda order: "cancelled" if order != "a" else "confirmed"])
-def test_a_sale_that_confirms_next_to_nothing_is_seen(status: Callable[[str], str]) -> None:
+def test_a_sale_with_few_confirmed_orders_breaks_its_promise(status: Callable[[str], str]) -> None:
     orders = {order: (status(order), amount) for order, (_, amount) in ORDERS.items()}
     charged = {order: [amount] for order, (found, amount) in orders.items() if found == "confirmed"}
     assert broken(replace(GOOD, orders=orders, charged=charged)) == {"most orders are confirmed"}
 
 
-def test_a_sale_that_refuses_every_order_is_seen() -> None:
+def test_a_sale_that_refuses_every_order_breaks_its_promise() -> None:
     nothing = replace(GOOD, load=LoadRecord(sent=1000), orders={}, charged={})
     assert broken(nothing) == {"most orders are confirmed"}
 

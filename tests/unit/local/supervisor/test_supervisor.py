@@ -111,7 +111,7 @@ def test_a_process_that_does_not_stop_in_its_grace_is_killed(
 
 @pytest.fixture(params=["foreground", "background"])
 def ground(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Whether we can be interrupted: a shell starts what it puts into the background with SIGINT ignored."""
+    """In the foreground or not: a shell starts background programs with SIGINT ignored."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN) if request.param == "background" else None
     yield
     if before is not None:
@@ -119,7 +119,7 @@ def ground(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ground")
-def test_a_process_can_end_in_good_order_with_the_signal_of_its_choice(supervisor: Supervisor, tmp_path: Path) -> None:
+def test_a_process_can_shut_down_on_its_own_stop_signal(supervisor: Supervisor, tmp_path: Path) -> None:
     script = f"trap 'echo bye; exit 3' INT; touch {tmp_path}/up; while :; do sleep 0.01; done"
     supervisor.start(shell(script, tmp_path, ready=(tmp_path / "up").exists, stop_signal=signal.SIGINT))
     supervisor.stop("program")
@@ -206,16 +206,16 @@ def test_a_report_that_fails_does_no_harm(tmp_path: Path) -> None:
 
 
 def test_a_refused_connection_counts_as_not_ready(supervisor: Supervisor, tmp_path: Path) -> None:
-    answers = iter([ConnectionRefusedError("not yet"), TimeoutError("not yet"), True])
+    results = iter([ConnectionRefusedError("not yet"), TimeoutError("not yet"), True])
 
     def ready() -> bool:
-        answer = next(answers)
-        if isinstance(answer, OSError):
-            raise answer
+        result = next(results)
+        if isinstance(result, OSError):
+            raise result
         return True
 
     supervisor.start(shell("sleep 60", tmp_path, ready=ready))
-    assert list(answers) == []
+    assert list(results) == []
 
 
 def test_the_environment_and_folder_are_those_given(supervisor: Supervisor, tmp_path: Path) -> None:
@@ -270,6 +270,6 @@ def test_only_an_unrequested_end_is_reported_as_a_failure(supervisor: Supervisor
     supervisor.stop("stopped")
     supervisor.kill("killed")
     os.kill(supervisor.pid("shot"), signal.SIGKILL)
-    eventually(lambda: supervisor.unasked_exits().keys() == {"ended", "shot"})
-    told = supervisor.unasked_exits()
-    assert (set(told["ended"]), told["shot"]) == ({0}, [-signal.SIGKILL])
+    eventually(lambda: supervisor.unrequested_exits().keys() == {"ended", "shot"})
+    found = supervisor.unrequested_exits()
+    assert (set(found["ended"]), found["shot"]) == ({0}, [-signal.SIGKILL])

@@ -32,7 +32,7 @@ def server() -> Iterator[TraceStore]:
 def an_export(
     *spans: tuple[str, str, str], trace_id: str = TRACE, service: str = "orders"
 ) -> ExportTraceServiceRequest:
-    """Spans as (name, own id, parent's id), each an order's."""
+    """An export of spans, given as (name, id, parent's id), each with an order id."""
     request = ExportTraceServiceRequest()
     resource_spans = request.resource_spans.add()
     resource_spans.resource.attributes.add(key="service.name").value.string_value = service
@@ -50,16 +50,16 @@ def post(server: TraceStore, body: bytes, *, encoding: str = "", path: str = "/v
     headers = {"Content-Type": "application/x-protobuf"} | ({"Content-Encoding": encoding} if encoding else {})
     request = urllib.request.Request(server.url + path, data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:
-            return int(answer.status)
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return int(response.status)
     except urllib.error.HTTPError as error:
         with error:
             return int(error.code)
 
 
 def get(server: TraceStore, path: str) -> Any:
-    with urllib.request.urlopen(server.url + path, timeout=5) as answer:
-        return json.load(answer)
+    with urllib.request.urlopen(server.url + path, timeout=5) as response:
+        return json.load(response)
 
 
 def test_a_trace_is_found_by_its_id_with_all_that_its_spans_said(server: TraceStore) -> None:
@@ -121,7 +121,7 @@ def test_only_the_newest_spans_are_kept(server: TraceStore) -> None:
     assert get(server, "/traces") == [f"{number:032x}" for number in (8, 7, 6, 5, 4)]
 
 
-def test_what_is_no_export_is_refused(server: TraceStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_export_is_refused(server: TraceStore, monkeypatch: pytest.MonkeyPatch) -> None:
     assert post(server, b"\xff\xff\xff") == 400
     assert post(server, b"not gzip", encoding="gzip") == 400
     assert post(server, b"", path="/v1/metrics") == 404

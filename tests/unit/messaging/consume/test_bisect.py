@@ -11,7 +11,7 @@ from orderflow.messaging.errors import BadData, DatabaseUnavailable
 
 
 class Table:
-    """All or nothing, as a transaction is; refuses some items."""
+    """A table that applies all items of an attempt or none, and refuses some items."""
 
     def __init__(self, failing: frozenset[int]) -> None:
         self.failing = failing
@@ -41,7 +41,7 @@ def test_every_good_item_is_done_once_and_in_order_whatever_fails(case: tuple[in
     assert table.attempts <= most
 
 
-def test_one_on_failure_among_many_costs_few_attempts() -> None:
+def test_one_failing_item_among_many_costs_few_attempts() -> None:
     table = Table(frozenset({77}))
     bisect(range(250), table.attempt, table.on_failure)
     assert table.attempts <= 17

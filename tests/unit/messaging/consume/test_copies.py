@@ -33,20 +33,20 @@ def test_headers_that_fit_are_kept_as_they_are() -> None:
     assert copy(deliver(headers=headers), exchange="e", routing_key="k", added={}).properties.headers == headers
 
 
-@pytest.mark.parametrize("told", ["", "a.b", "x" * 255])
-def test_the_first_copy_tells_the_routing_key(told: str) -> None:
-    assert original_routing_key(deliver(headers={"x-original-routing-key": told})) == told
+@pytest.mark.parametrize("header", ["", "a.b", "x" * 255])
+def test_the_header_of_the_first_copy_gives_the_routing_key(header: str) -> None:
+    assert original_routing_key(deliver(headers={"x-original-routing-key": header})) == header
 
 
-@pytest.mark.parametrize("told", ["x" * 256, "é" * 128, 7])
-def test_what_is_no_routing_key_is_not_believed(told: str | int) -> None:
-    delivery = deliver(headers={"x-original-routing-key": told})
+@pytest.mark.parametrize("header", ["x" * 256, "é" * 128, 7])
+def test_an_invalid_routing_key_header_is_ignored(header: str | int) -> None:
+    delivery = deliver(headers={"x-original-routing-key": header})
     assert original_routing_key(delivery) == delivery.routing_key
 
 
 @pytest.mark.parametrize("name", ["message_id", "correlation_id", "type", "app_id", "content_type", "content_encoding"])
 @pytest.mark.parametrize(("sent", "read"), [("é", "é"), (b"\xffab", "?ab"), (b"\xff" * 255, "?" * 255), (None, None)])
-def test_properties_that_are_no_text_become_text_that_is_no_longer(
+def test_properties_that_are_not_text_become_text_of_at_most_the_same_length(
     name: str, sent: str | bytes | None, read: str | None
 ) -> None:
     properties = from_pika(pika.BasicProperties(**{name: sent}, headers={b"\xff": "x", "y": 1, "z": b"\xff"}))

@@ -56,7 +56,7 @@ def test_nothing_is_sent_again_while_its_confirm_may_still_come() -> None:
     assert publisher.published == sent
 
 
-def test_who_gives_up_does_not_wait() -> None:
+def test_giving_up_ends_the_wait() -> None:
     publisher, given_up = ScriptedPublisher(), Event()
     publisher.holding = True
     given_up.set()

@@ -6,7 +6,7 @@ from tests.builders import NOW
 from tests.rigs.scripted_broker import deliver
 
 
-def test_a_dead_letter_tells_where_when_and_why_it_failed() -> None:
+def test_a_dead_letter_has_the_queue_time_and_reason_of_its_failure() -> None:
     delivery = deliver(message_id=uuid4(), headers={"traceparent": "00-a-b-01", "x-retry-count": 8})
     dead = dead_letter(delivery, queue="order_updates", reason="bad_data", detail="refused", now=NOW)
     assert (dead.exchange, dead.routing_key, dead.body) == ("dlx", "order_updates", delivery.body)

@@ -42,7 +42,7 @@ def test_a_first_failure_that_cannot_be_read_is_now(text: str | int) -> None:
 
 
 @given(st.text() | st.integers(), st.text() | st.integers(-(2**62), 2**62), st.datetimes(timezones=st.timezones()))
-def test_no_header_of_a_stranger_upsets_the_policy(first: str | int, count: str | int, moment: datetime) -> None:
+def test_no_header_makes_the_policy_fail(first: str | int, count: str | int, moment: datetime) -> None:
     for text in (first, moment.isoformat()):
         headers = {"x-first-failure-at": text, "x-retry-count": count}
         assert a_retry_policy().delay(Properties(headers=headers), NOW) in {None, *DELAYS_SECONDS}

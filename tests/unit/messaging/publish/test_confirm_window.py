@@ -11,11 +11,11 @@ from orderflow.messaging.broker import Failure, Properties, Publication, Receipt
 from orderflow.messaging.instrumentation import PublishObserver
 from orderflow.messaging.publish.confirm_window import HARD_CAP, ConfirmWindow
 
-NOBODY, GROUP, LOST = PublishObserver(), PublishObserver(), PublishObserver()
+NO_OBSERVER, GROUP, LOST = PublishObserver(), PublishObserver(), PublishObserver()
 
 
-class Told:
-    """What the window told about its groups."""
+class SettledGroups:
+    """The groups that the window reported as settled."""
 
     def __init__(self) -> None:
         self.groups: list[tuple[object, int, dict[Failure, int]]] = []
@@ -37,8 +37,8 @@ def hand_over(window: ConfirmWindow, publications: list[Publication]) -> Receipt
 
 
 def write(window: ConfirmWindow, observer: PublishObserver | None = None) -> range:
-    """Write all that is due."""
-    return window.written(len(window.due()), observer or NOBODY, 0.0)
+    """Write everything that is due."""
+    return window.written(len(window.due()), observer or NO_OBSERVER, 0.0)
 
 
 def returned(window: ConfirmWindow, each: Publication) -> bool:
@@ -46,7 +46,7 @@ def returned(window: ConfirmWindow, each: Publication) -> bool:
 
 
 def test_no_more_is_due_than_the_window_holds() -> None:
-    window = ConfirmWindow(3, Told())
+    window = ConfirmWindow(3, SettledGroups())
     group = [publication() for _ in range(5)]
     hand_over(window, group)
     assert window.due() == group[:3]
@@ -58,28 +58,28 @@ def test_no_more_is_due_than_the_window_holds() -> None:
 
 
 def test_no_window_is_larger_than_the_hard_cap() -> None:
-    window = ConfirmWindow(10 * HARD_CAP, Told())
+    window = ConfirmWindow(10 * HARD_CAP, SettledGroups())
     hand_over(window, [publication() for _ in range(HARD_CAP + 1)])
     assert len(window.due()) == HARD_CAP
 
 
 def test_a_multiple_confirm_settles_all_up_to_its_tag_and_a_single_one_only_its_own() -> None:
-    told = Told()
-    window = ConfirmWindow(10, told)
+    settled = SettledGroups()
+    window = ConfirmWindow(10, settled)
     group = [publication() for _ in range(5)]
     receipt = hand_over(window, group)
     write(window, GROUP)
     window.settle(4, multiple=False, acked=True)
     assert window.unconfirmed == 4
     window.settle(3, multiple=True, acked=True)
-    assert window.unconfirmed == 1 and not receipt.settled and told.groups == []
+    assert window.unconfirmed == 1 and not receipt.settled and settled.groups == []
     window.settle(5, multiple=True, acked=False)
     assert receipt.settled and receipt.failures == {group[4].key: Failure.NACKED}
-    assert told.groups == [(GROUP, 4, {Failure.NACKED: 1})]
+    assert settled.groups == [(GROUP, 4, {Failure.NACKED: 1})]
 
 
 def test_a_confirm_of_an_unknown_tag_changes_nothing() -> None:
-    window = ConfirmWindow(10, Told())
+    window = ConfirmWindow(10, SettledGroups())
     receipt = hand_over(window, [publication()])
     write(window)
     window.settle(7, multiple=False, acked=True)
@@ -90,7 +90,7 @@ def test_a_confirm_of_an_unknown_tag_changes_nothing() -> None:
 
 
 def test_a_returned_message_fails_although_it_is_confirmed() -> None:
-    window = ConfirmWindow(10, Told())
+    window = ConfirmWindow(10, SettledGroups())
     group = [publication("a"), publication("b"), publication("c")]
     receipt = hand_over(window, group)
     write(window)
@@ -101,8 +101,8 @@ def test_a_returned_message_fails_although_it_is_confirmed() -> None:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_return_hits_the_message_that_is_alike_in_all_not_only_in_its_id(which: int) -> None:
-    window = ConfirmWindow(10, Told())
+def test_a_return_fails_the_message_that_equals_it_in_everything_not_only_in_its_id(which: int) -> None:
+    window = ConfirmWindow(10, SettledGroups())
     group = [publication("same", body=b"first"), publication("same", body=b"second")]
     receipt = hand_over(window, group)
     write(window)
@@ -111,8 +111,8 @@ def test_a_return_hits_the_message_that_is_alike_in_all_not_only_in_its_id(which
     assert receipt.failures == {group[which].key: Failure.RETURNED}
 
 
-def test_two_returns_of_messages_alike_hit_both() -> None:
-    window = ConfirmWindow(10, Told())
+def test_two_returns_of_equal_messages_fail_both() -> None:
+    window = ConfirmWindow(10, SettledGroups())
     one = publication("same")
     other = Publication(uuid4(), one.exchange, one.routing_key, one.properties, one.body)
     receipt = hand_over(window, [one, other])
@@ -122,8 +122,8 @@ def test_two_returns_of_messages_alike_hit_both() -> None:
     assert receipt.failures == dict.fromkeys((one.key, other.key), Failure.RETURNED)
 
 
-def test_a_return_that_the_broker_has_changed_on_its_way_still_hits() -> None:
-    window = ConfirmWindow(10, Told())
+def test_a_return_that_the_broker_has_changed_still_fails_its_message() -> None:
+    window = ConfirmWindow(10, SettledGroups())
     one, other = publication("a"), publication("b")
     receipt = hand_over(window, [one, other])
     write(window)
@@ -134,7 +134,7 @@ def test_a_return_that_the_broker_has_changed_on_its_way_still_hits() -> None:
 
 
 def test_an_unknown_return_is_reported_and_publications_with_its_route_are_not_confirmed() -> None:
-    window = ConfirmWindow(10, Told())
+    window = ConfirmWindow(10, SettledGroups())
     one, other = publication("a"), msgspec.structs.replace(publication("b"), routing_key="elsewhere")
     receipt = hand_over(window, [one, other])
     write(window)
@@ -144,13 +144,13 @@ def test_an_unknown_return_is_reported_and_publications_with_its_route_are_not_c
 
 
 def test_losing_fails_what_is_on_the_wire_and_what_waits_and_tags_begin_again() -> None:
-    told = Told()
-    window = ConfirmWindow(2, told)
+    settled = SettledGroups()
+    window = ConfirmWindow(2, settled)
     receipt = hand_over(window, [publication() for _ in range(5)])
     write(window, LOST)
     assert window.lose() == 5
     assert set(receipt.failures.values()) == {Failure.LOST} and len(receipt.failures) == 5 and receipt.settled
-    assert told.groups == [(LOST, 0, {Failure.LOST: 2})]
+    assert settled.groups == [(LOST, 0, {Failure.LOST: 2})]
     assert (window.unconfirmed, window.waiting) == (0, 0)
     hand_over(window, [publication()])
     assert write(window) == range(1, 2)
@@ -169,8 +169,8 @@ Steps = st.lists(
 
 @given(Steps, st.integers(1, 8))
 def test_each_publication_is_settled_once_and_reported_once(steps: list[tuple[str, int]], size: int) -> None:
-    told = Told()
-    window = ConfirmWindow(size, told)
+    settled = SettledGroups()
+    window = ConfirmWindow(size, settled)
     receipts: list[Receipt] = []
     written = 0
     for step, number in steps:
@@ -186,6 +186,6 @@ def test_each_publication_is_settled_once_and_reported_once(steps: list[tuple[st
         assert sum(receipt._open for receipt in receipts) == window.unconfirmed + window.waiting
     window.lose()
     assert all(receipt.settled and receipt._open == 0 for receipt in receipts)
-    assert sum(confirmed + sum(failures.values()) for _, confirmed, failures in told.groups) == written
+    assert sum(confirmed + sum(failures.values()) for _, confirmed, failures in settled.groups) == written
     failed = sum(len(receipt.failures) for receipt in receipts)
     assert failed + sum(len(receipt.confirmed) for receipt in receipts) == sum(len(each.keys) for each in receipts)

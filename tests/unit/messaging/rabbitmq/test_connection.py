@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a connection comes back, and what becomes of a process whose I/O thread fails."""
+"""Reconnection, and the failure of the I/O thread."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from orderflow.messaging.rabbitmq.connection import ReconnectingConnection
 
 
 class Loop:
-    """Notes the pauses that it is asked for."""
+    """Records the delays that are requested."""
 
     def __init__(self) -> None:
         self.pauses: list[float] = []
@@ -26,7 +26,7 @@ class Loop:
 
 
 class Time:
-    """A clock in the place of the module ``time``."""
+    """A replacement for the module ``time``."""
 
     now = 0.0
 
@@ -35,7 +35,7 @@ class Time:
 
 
 def pauses(monkeypatch: pytest.MonkeyPatch, *lives: float) -> list[float]:
-    """The pauses after connections that lived so many seconds."""
+    """The delays after connections that lasted this many seconds."""
     time, loop = Time(), Loop()
     monkeypatch.setattr(connection_module, "time", time)
     subject = ReconnectingConnection("consume", URLParameters("amqp://127.0.0.1"), loop, MessagingInstrumentation())  # type: ignore[arg-type]
@@ -57,7 +57,7 @@ def test_a_connection_that_lasted_comes_back_quickly(monkeypatch: pytest.MonkeyP
     assert pauses(monkeypatch, *[0.5] * 12, 60)[-1] <= 0.2
 
 
-def test_when_the_io_thread_fails_the_watchdog_sees_it_at_its_next_look() -> None:
+def test_when_the_io_thread_fails_the_watchdog_sees_it_at_its_next_check() -> None:
     broker = RabbitMQBroker(
         "amqp://127.0.0.1:1",
         window=1,

@@ -7,8 +7,8 @@ from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
 from tests.rigs.scripted_broker import deliver
 
 
-class Taking:
-    """A take in a thread of its own."""
+class TakingThread:
+    """Calls ``take`` in a thread of its own."""
 
     def __init__(self, buffer: DeliveryBuffer, *, limit: int, linger_seconds: float = 0) -> None:
         self.batch: Batch | None = None
@@ -55,14 +55,14 @@ def test_a_batch_is_bounded_by_number_and_by_bytes() -> None:
 
 def test_the_first_delivery_wakes_the_worker() -> None:
     buffer = filled(0)
-    taking = Taking(buffer, limit=10)
+    taking = TakingThread(buffer, limit=10)
     buffer.append(deliver(tag=1))
     assert taking.tags() == [1]
 
 
 def test_a_full_batch_ends_the_linger() -> None:
     buffer = filled(1)
-    taking = Taking(buffer, limit=3, linger_seconds=30)
+    taking = TakingThread(buffer, limit=3, linger_seconds=30)
     buffer.append(deliver(tag=2))
     buffer.append(deliver(tag=3))
     assert taking.tags() == [1, 2, 3]
@@ -70,7 +70,7 @@ def test_a_full_batch_ends_the_linger() -> None:
 
 def test_waking_ends_a_wait_without_deliveries() -> None:
     buffer = filled(0)
-    taking = Taking(buffer, limit=1)
+    taking = TakingThread(buffer, limit=1)
     eventually(lambda: not buffer._some.is_set())
     buffer.wake()
     assert taking.tags() is None
@@ -87,7 +87,7 @@ def test_a_new_epoch_drops_what_the_old_one_left() -> None:
 
 def test_an_epoch_that_ends_during_the_linger_does_not_end_the_wait() -> None:
     buffer = filled(1)
-    taking = Taking(buffer, limit=2, linger_seconds=0.05)
+    taking = TakingThread(buffer, limit=2, linger_seconds=0.05)
     buffer.renew()
     buffer.append(deliver(tag=7))
     assert taking.tags() in ([7], [1])

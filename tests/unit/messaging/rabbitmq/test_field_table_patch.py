@@ -20,7 +20,7 @@ def reading() -> Iterator[None]:
 
 
 def table(*values: bytes) -> bytes:
-    """A table with names a, b, …, and a text after each value: it shows whether the reader found the end."""
+    """A table with names a, b, … and a text after each value, which shows whether the reader found the end."""
     text = b"S" + struct.pack(">I", 2) + b"ok"
     names = (bytes([1, ord("a") + number]) for number in range(2 * len(values)))
     content = b"".join(next(names) + part for value in values for part in (value, text))
@@ -77,12 +77,12 @@ def test_a_fraction_stays_one(number: float, kind: str) -> None:
 
 def test_what_pika_reads_it_still_reads() -> None:
     pieces: list[bytes] = []
-    told = {
+    table_of_values = {
         "text": "x",
         "number": -5,
         "large": 2**40,
         "list": [{"time": datetime(2026, 1, 2, tzinfo=UTC)}],
         "yes": True,
     }
-    data.encode_table(pieces, told)
-    assert data.decode_table(b"".join(pieces), 0)[0] == told
+    data.encode_table(pieces, table_of_values)
+    assert data.decode_table(b"".join(pieces), 0)[0] == table_of_values

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command refuses what was hardly meant, and understands lengths of time."""
+"""The command refuses likely mistakes, and parses durations."""
 
 import argparse
 from datetime import timedelta
@@ -26,7 +26,7 @@ def parse(*words: str) -> argparse.Namespace:
         (("discard", "--reason", "bad_data"), "--yes"),
     ],
 )
-def test_a_sweeping_command_has_to_be_meant(
+def test_a_command_for_many_dead_letters_needs_an_explicit_option(
     words: tuple[str, ...], says: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(parse(*words), Settings()) == FAILED
@@ -36,14 +36,14 @@ def test_a_sweeping_command_has_to_be_meant(
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90.0), ("90s", 90.0), ("15m", 900.0), ("2h", 7200.0), ("1.5d", 129600.0)]
 )
-def test_lengths_of_time(text: str, seconds: float) -> None:
+def test_durations_are_parsed(text: str, seconds: float) -> None:
     assert parse("list", "--older-than", text).older_than == seconds
 
 
 @pytest.mark.parametrize(
     "words", [("list", "--older-than", "soon"), ("replay", "--rate", "0"), ("list", "--limit", "0")]
 )
-def test_nonsense_is_refused(words: tuple[str, ...]) -> None:
+def test_an_invalid_argument_is_refused(words: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as stopped:
         parse(*words)
     assert stopped.value.code == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading a dead letter, choosing among them, sending them back, and showing nothing personal."""
+"""Dead letters: reading, selection, replay headers, and masking of personal data."""
 
 import gzip
 from datetime import UTC, datetime, timedelta
@@ -9,7 +9,7 @@ import pytest
 
 from orderflow.events import OrderCreated
 from orderflow.messaging.broker import Properties
-from orderflow.messaging.consume.settlement import dead_letter as parked_copy
+from orderflow.messaging.consume.settlement import dead_letter as service_copy
 from orderflow.messaging.event import encode
 from orderflow.operations.dead_letters.model import DeadLetter, Selection, dead_letter, masked_body, replay_headers
 from tests.builders import NOW, an_event
@@ -19,14 +19,14 @@ TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def by_service(**headers: str | int) -> DeadLetter:
-    """One as the core parks it."""
+    """A dead letter as the core publishes it."""
     delivery = deliver(an_event(OrderCreated), message_id="m-1", headers={"traceparent": TRACE, **headers})
-    copy = parked_copy(delivery, queue="inventory_updates", reason="bad_data", detail="too long", now=NOW)
+    copy = service_copy(delivery, queue="inventory_updates", reason="bad_data", detail="too long", now=NOW)
     return dead_letter(copy.routing_key, copy.properties, copy.properties.headers, copy.body)
 
 
 def by_broker(body: bytes = b"{}", **properties: Any) -> DeadLetter:
-    """One as the broker parks it after a hop through a retry queue, which left its marks in the copy."""
+    """A dead letter of the broker, after a retry queue that added its own headers."""
     headers: dict[str, Any] = {
         "x-death": [
             {"queue": "q", "reason": "delivery_limit", "count": 1, "time": NOW, "routing-keys": ["q"]},
@@ -95,7 +95,7 @@ def test_a_replayed_dead_letter_carries_none_of_the_brokers_headers() -> None:
         (Selection(reason="other"), False),
         (Selection(queue="inventory_updates", event_type="ORDER_CREATED"), True),
         (Selection(queue="order_updates"), False),
-        (Selection(order_id="somebody else's"), False),
+        (Selection(order_id="another-order"), False),
         (Selection(message_ids=("m-1", "m-9")), True),
         (Selection(message_ids=("m-9",)), False),
         (Selection(older_than_seconds=59), True),
@@ -106,7 +106,7 @@ def test_a_selection_restricts_by_each_of_its_parts(selection: Selection, meant:
     assert selection(by_service(), NOW + timedelta(seconds=60)) is meant
 
 
-def test_one_of_unknown_age_is_not_older_than_anything() -> None:
+def test_a_dead_letter_of_unknown_age_is_never_selected_by_age() -> None:
     unknown = dead_letter("q", Properties(), {}, b"")
     assert not Selection(older_than_seconds=0)(unknown, datetime(2030, 1, 1, tzinfo=UTC))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A broker's export against the document: only this vhost counts, and passwords are compared by their hash."""
+"""A broker's export compared with the document: only its vhost counts, and passwords are compared by hash."""
 
 import base64
 import hashlib
@@ -17,7 +17,7 @@ WANTED = definitions(SERVICES, vhost="shop", passwords=PASSWORDS)
 
 
 def exported(document: Definitions, algorithm: str = "sha256") -> Definitions:
-    """What a broker tells once it has a document: hashes in place of passwords."""
+    """The export of a broker that has the document: hashes instead of passwords."""
 
     def hashed(user: User) -> User:
         digest = hashlib.new(algorithm, b"salt" + (user.password or "").encode()).digest()
@@ -65,13 +65,13 @@ def test_without_passwords_users_are_compared_by_their_tags() -> None:
     assert str(found) == 'changed user orders: tags is ["administrator"], should be []'
 
 
-def test_a_stranger_with_a_permission_is_extra_and_an_administrator_is_not() -> None:
-    strangers = [Permission(user=name, vhost="shop", read=".*") for name in ("eve", "root")]
+def test_an_unknown_user_with_a_permission_is_extra_and_an_administrator_is_not() -> None:
+    unknown_users = [Permission(user=name, vhost="shop", read=".*") for name in ("eve", "root")]
     export = exported(WANTED)
     export = replace(
         export,
         users=[*export.users, User(name="eve", tags=[]), User(name="root", tags=["administrator"])],
-        permissions=[*export.permissions, *strangers],
+        permissions=[*export.permissions, *unknown_users],
     )
     (found,) = compare(WANTED, export)
     assert str(found) == "extra permission eve"

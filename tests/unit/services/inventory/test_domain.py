@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The allocator: all lines or none, each effect once, and nothing sold that is not there, in any order of events."""
+"""The allocator in any order of events: all lines or none, each effect once, and nothing oversold."""
 
 from collections import Counter
 from uuid import UUID
@@ -38,26 +38,26 @@ def test_a_shortage_has_one_reason(wants: tuple[tuple[str, int], ...], reason: s
 
 
 def test_a_rejected_order_takes_nothing_and_gives_nothing_back() -> None:
-    full = allocator()
-    full.reserve(ORDERS[0], lines(("a", 1), ("b", 4)))
-    assert not full.release(ORDERS[0]) and not full.sell(ORDERS[0])
-    assert (full.available, full.movements) == (ON_HAND, [])
+    stock = allocator()
+    stock.reserve(ORDERS[0], lines(("a", 1), ("b", 4)))
+    assert not stock.release(ORDERS[0]) and not stock.sell(ORDERS[0])
+    assert (stock.available, stock.movements) == (ON_HAND, [])
 
 
 def test_a_tombstone_refuses_the_reservation_that_comes_later() -> None:
-    full = allocator()
-    assert not full.release(ORDERS[0])
-    assert full.reserve(ORDERS[0], lines(("a", 1))) is None
-    assert full.reservations[ORDERS[0]].state is State.RELEASED
-    assert full.movements == []
+    stock = allocator()
+    assert not stock.release(ORDERS[0])
+    assert stock.reserve(ORDERS[0], lines(("a", 1))) is None
+    assert stock.reservations[ORDERS[0]].state is State.RELEASED
+    assert stock.movements == []
 
 
 def test_only_what_is_reserved_can_be_sold() -> None:
-    full = allocator()
-    assert not full.sell(ORDERS[0])
-    full.reserve(ORDERS[0], lines(("a", 1)))
-    assert full.sell(ORDERS[0]) and full.sell(ORDERS[0]) and not full.release(ORDERS[0])
-    assert [movement.kind for movement in full.movements] == ["reserve", "sell"]
+    stock = allocator()
+    assert not stock.sell(ORDERS[0])
+    stock.reserve(ORDERS[0], lines(("a", 1)))
+    assert stock.sell(ORDERS[0]) and stock.sell(ORDERS[0]) and not stock.release(ORDERS[0])
+    assert [movement.kind for movement in stock.movements] == ["reserve", "sell"]
 
 
 WANTS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 4)), min_size=1, max_size=3)
@@ -68,23 +68,23 @@ EVENTS = st.lists(st.tuples(st.sampled_from(["reserve", "sell", "release"]), st.
 def test_whatever_comes_the_sums_agree_and_nothing_is_moved_twice(
     events: list[tuple[str, UUID, list[tuple[str, int]]]],
 ) -> None:
-    full = allocator()
+    stock = allocator()
     for kind, order, wants in events:
         if kind == "reserve":
-            full.reserve(order, lines(*wants))
+            stock.reserve(order, lines(*wants))
         elif kind == "sell":
-            full.sell(order)
+            stock.sell(order)
         else:
-            full.release(order)
-        assert all(units >= 0 for units in full.available.values())
+            stock.release(order)
+        assert all(units >= 0 for units in stock.available.values())
     moved: dict[str, Counter[str]] = {sku: Counter(available=units) for sku, units in ON_HAND.items()}
-    for movement in full.movements:
+    for movement in stock.movements:
         moved[movement.sku].update(available=movement.available, reserved=movement.reserved, sold=movement.sold)
     for sku, sums in moved.items():
-        assert sums["available"] == full.available[sku]
+        assert sums["available"] == stock.available[sku]
         assert sums.total() == ON_HAND[sku] and min(sums.values()) >= 0
         for column, state in (("reserved", State.RESERVED), ("sold", State.SOLD)):
-            held = [item.units.get(sku, 0) for item in full.reservations.values() if item.state is state]
+            held = [item.units.get(sku, 0) for item in stock.reservations.values() if item.state is state]
             assert sums[column] == sum(held)
-    effects = Counter((movement.order_id, movement.sku, movement.kind) for movement in full.movements)
+    effects = Counter((movement.order_id, movement.sku, movement.kind) for movement in stock.movements)
     assert all(times == 1 for times in effects.values())

@@ -30,33 +30,33 @@ ORDER = UUID(int=7)
     ],
 )
 def test_a_notification_about_an_order_has_the_order_as_its_subject(kind: type[Event], name: str) -> None:
-    told = notification(an_event(kind, order_id=ORDER), {})
-    assert (told.subject, told.kind, told.key) == (str(ORDER), name, f"{ORDER}:{name}")
-    words = text(told)
+    made = notification(an_event(kind, order_id=ORDER), {})
+    assert (made.subject, made.kind, made.key) == (str(ORDER), name, f"{ORDER}:{name}")
+    words = text(made)
     assert str(ORDER) in words.body
     assert "{" not in words.title + words.body
 
 
 def test_low_stock_is_notified_once_for_each_stock_version() -> None:
     event = an_event(StockLow, sku="sku-9", available=3, on_hand=5, stock_version=41)
-    told = notification(event, {"traceparent": "t"})
-    assert (told.subject, told.kind, told.trace) == ("sku-9@41", "stock_low", {"traceparent": "t"})
-    assert text(told).title == "sku-9 runs out"
-    assert "3 units" in text(told).body
+    made = notification(event, {"traceparent": "t"})
+    assert (made.subject, made.kind, made.trace) == ("sku-9@41", "stock_low", {"traceparent": "t"})
+    assert text(made).title == "sku-9 runs out"
+    assert "3 units" in text(made).body
 
 
-def test_amounts_are_written_in_the_customers_way() -> None:
-    told = notification(an_event(OrderConfirmed, total_amount=120_005, currency="EUR"), {})
-    assert "1200.05 EUR" in text(told).body
+def test_amounts_are_written_in_units_of_the_currency() -> None:
+    made = notification(an_event(OrderConfirmed, total_amount=120_005, currency="EUR"), {})
+    assert "1200.05 EUR" in text(made).body
 
 
-def test_every_event_of_the_queue_is_something_to_tell_and_every_kind_has_its_event() -> None:
+def test_every_event_of_the_queue_has_a_kind_and_every_kind_has_an_event() -> None:
     (queue,) = NOTIFICATIONS.queues
     kinds = {notification(an_event(event), {}).kind for event in queue.events}
     assert kinds == set(KINDS) == set(NOTIFICATION_KINDS)
 
 
-def test_an_event_that_is_nothing_to_tell_is_a_mistake_of_the_program() -> None:
+def test_an_event_without_a_notification_is_a_programming_error() -> None:
     with pytest.raises(TypeError, match="OrderCreated"):
         notification(an_event(OrderCreated), {})
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The orders API without a database: refused orders are counted by reason, whatever part refused them."""
+"""The orders API without a database: refused orders are counted by reason."""
 
 from concurrent.futures import Future
 from typing import Any
@@ -21,7 +21,7 @@ ORDER = b'{"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_toke
 
 
 class Refusals(Instrumentation):
-    """Keeps the reasons of refused orders."""
+    """Records the reasons of refused orders."""
 
     def __init__(self) -> None:
         self.reasons: list[str] = []
@@ -67,7 +67,7 @@ def post(
     return status, refusals.reasons
 
 
-def test_an_accepted_order_and_other_requests_are_no_refusals() -> None:
+def test_an_accepted_order_and_other_requests_are_not_refusals() -> None:
     assert post(Placed(b"{}")) == (202, [])
 
 
@@ -96,5 +96,5 @@ def test_a_refused_order_is_counted_by_its_reason(arguments: dict[str, Any], sta
     assert reason in REFUSALS
 
 
-def test_a_bug_is_no_refusal() -> None:
+def test_a_bug_is_not_a_refusal() -> None:
     assert post(RuntimeError("bug")) == (500, [])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order's state machine: whatever comes in whatever order, one end, and never backwards."""
+"""The order's state machine: with any events in any order it moves only forward, to one final state."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -53,6 +53,6 @@ def test_every_status_has_a_transition_for_every_event(status: Status) -> None:
     assert (ends == {None}) == status.final
 
 
-def test_an_event_that_is_not_ours_is_a_mistake() -> None:
+def test_an_event_that_orders_does_not_declare_is_a_programming_error() -> None:
     with pytest.raises(TypeError, match="OrderCreated"):
         transition(Status.ACCEPTED, OrderCreated(**ABOUT, items=ITEMS, payment_token="ok"))

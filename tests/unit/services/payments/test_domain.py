@@ -18,7 +18,7 @@ def after(state: State, result: ProviderResult, *, seconds_since_call: float = 0
 
 
 @pytest.mark.parametrize("state", [State.REQUESTED, State.UNKNOWN])
-def test_the_providers_word_settles_a_charge(state: State) -> None:
+def test_the_providers_result_settles_a_charge(state: State) -> None:
     assert after(state, CAPTURED) == (State.CAPTURED, True)
     assert after(state, DECLINED) == (State.DECLINED, True)
 
@@ -55,8 +55,8 @@ def test_a_cancelled_charge_is_given_up_only_when_no_call_can_be_under_way() -> 
 def test_a_cancelled_charge_is_asked_for_again_after_an_hour_and_after_a_day() -> None:
     given_up = decide(Charge(state=State.CANCELLING, seconds_since_call=60), NOT_KNOWN)
     assert given_up == Step(state=State.CANCELLED, due_seconds=3600)
-    nobody_home = decide(Charge(state=State.CANCELLED), UNCLEAR)
-    assert nobody_home == given_up
+    unreachable = decide(Charge(state=State.CANCELLED), UNCLEAR)
+    assert unreachable == given_up
     first = decide(Charge(state=State.CANCELLED), NOT_KNOWN)
     assert first == Step(state=State.CANCELLED, due_seconds=82_800, attempts=1)
     assert decide(Charge(state=State.CANCELLED, attempts=1), NOT_KNOWN) == Step(state=State.CANCELLED, attempts=2)

@@ -13,7 +13,7 @@ from tests.builders import NOW, an_event
 
 
 class Statements:
-    """A transaction that remembers its statements and commits when told."""
+    """A transaction that records the parameters of its statements and its after-commit actions."""
 
     now = NOW
 
@@ -73,6 +73,6 @@ def test_an_empty_batch_does_nothing() -> None:
     assert (transaction.parameters, transaction.actions) == ([], [])
 
 
-def test_an_event_that_payments_does_not_declare_is_a_mistake_of_the_program() -> None:
+def test_an_event_that_payments_does_not_declare_is_a_programming_error() -> None:
     with pytest.raises(TypeError, match="OrderConfirmed"):
         handled(an_event(OrderConfirmed))

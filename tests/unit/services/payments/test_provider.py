@@ -23,7 +23,7 @@ PAYMENT = Payment(order_id=UUID(int=7), amount=1, currency="EUR", payment_token=
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "answer"),
+    ("status", "body", "result"),
     [
         (200, CAPTURED, Captured("ch_1")),
         (201, CAPTURED, Captured("ch_1")),
@@ -36,14 +36,14 @@ PAYMENT = Payment(order_id=UUID(int=7), amount=1, currency="EUR", payment_token=
         (422, b"", Failed("status_422")),
     ],
 )
-def test_a_charge_is_settled_by_nothing_but_the_providers_own_words(
-    status: int, body: bytes, answer: ProviderResult
+def test_a_charge_is_settled_only_by_a_readable_result_of_the_provider(
+    status: int, body: bytes, result: ProviderResult
 ) -> None:
-    assert _charged(status, body) == answer
+    assert _charged(status, body) == result
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "answer"),
+    ("status", "body", "result"),
     [
         (200, CAPTURED, Captured("ch_1")),
         (200, DECLINED, Declined()),
@@ -52,13 +52,13 @@ def test_a_charge_is_settled_by_nothing_but_the_providers_own_words(
         (429, b'{"status":"not_known"}', Unclear("status_429")),
     ],
 )
-def test_a_look_up_tells_what_became_of_a_charge(status: int, body: bytes, answer: ProviderResult) -> None:
-    assert _looked_up(status, body) == answer
+def test_a_look_up_returns_the_result_of_a_charge(status: int, body: bytes, result: ProviderResult) -> None:
+    assert _looked_up(status, body) == result
 
 
 UNREADABLE = {
     "another page": b"<html>no such page</html>",
-    "no utf-8": b'{"status":"captured","charge_id":"\xff"}',
+    "not utf-8": b'{"status":"captured","charge_id":"\xff"}',
     "thousands deep": b'{"more":' + b"[" * 100_000,
     "a charge id that no database stores": b'{"status":"captured","charge_id":"\\u0000"}',
     "an endless charge id": b'{"status":"captured","charge_id":"' + b"9" * 256 + b'"}',
@@ -67,13 +67,13 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("body", UNREADABLE.values(), ids=UNREADABLE.keys())
 def test_an_unreadable_response_leaves_a_charge_unknown(body: bytes) -> None:
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\nconnection: close\r\n\r\n%b" % (len(body), body))
         writer.close()
 
     async def ask() -> ProviderResult:
-        async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        async with await asyncio.start_server(respond, "127.0.0.1", 0) as server:
             url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
             gateway = HttpPaymentProvider(
                 url,

@@ -36,7 +36,7 @@ def test_it_counts_as_the_client_librarys_histogram_does(values: list[float]) ->
     assert all(abs(found[key] - expected[key]) < 1e-6 for key in expected)
 
 
-def test_a_value_can_be_counted_many_times_at_once() -> None:
+def test_a_value_can_be_counted_many_times_in_one_call() -> None:
     distribution = BatchHistogram(METRIC)
     distribution.labels().observe(0.2, 250)
     found = samples(distribution.collect())

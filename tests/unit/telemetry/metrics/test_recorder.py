@@ -84,7 +84,7 @@ def test_the_oldest_unprocessed_age_grows_until_the_batch_is_handled(
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", 7, "2026-13-01T00:00:00+00:00"])
-def test_a_header_that_is_no_time_gives_way_to_the_timestamp(text: object) -> None:
+def test_the_timestamp_replaces_a_header_that_is_not_a_time(text: object) -> None:
     assert occurred_at(deliver(headers={"x-occurred-at": text}, timestamp=1000), 5.0) == 1000.0
     assert occurred_at(deliver(headers={"x-occurred-at": text}, timestamp=None), 5.0) == 5.0
 

@@ -27,7 +27,7 @@ def shop(instruments: MetricRegistry, traces: Traces) -> ServiceRecorder:
     return ServiceRecorder(instruments, traces.tracing)
 
 
-def test_every_moment_is_recorded() -> None:
+def test_every_report_of_the_instrumentation_is_recorded() -> None:
     reports = {name for name, member in vars(Instrumentation).items() if inspect.isfunction(member)}
     assert reports and reports <= vars(ServiceRecorder).keys()
 
@@ -45,7 +45,7 @@ def test_requests_are_counted_by_route_and_never_by_path(shop: ServiceRecorder, 
     assert value("orderflow_http_request_duration_seconds_count", route="/v1/orders", method="POST") == 1
 
 
-def test_made_up_methods_cannot_make_series_without_end(shop: ServiceRecorder, registry: CollectorRegistry) -> None:
+def test_unknown_methods_cannot_make_unlimited_series(shop: ServiceRecorder, registry: CollectorRegistry) -> None:
     for number in range(100):
         request(shop, f"M{number}", "", number + 100)
     assert exposed(registry).count('status="') < 300
@@ -75,7 +75,7 @@ def test_an_open_span_of_the_order_is_marked_instead(shop: ServiceRecorder, trac
     assert traces.named("finish order") == []
 
 
-def test_one_example_per_bucket_and_moment_is_enough(shop: ServiceRecorder, traces: Traces) -> None:
+def test_a_bucket_gets_one_exemplar_at_a_time(shop: ServiceRecorder, traces: Traces) -> None:
     for _ in range(50):
         shop.order_final("confirmed", 0.3, SAMPLED)
     shop.order_final("confirmed", 20.0, SAMPLED)
@@ -107,7 +107,7 @@ def test_what_the_reconciler_found_is_shown_whole(shop: ServiceRecorder, value: 
     assert value("orderflow_reconciler_orders_stuck", state="reserved") == 0
 
 
-def test_the_other_moments_are_counted(shop: ServiceRecorder, value: Value) -> None:
+def test_the_other_reports_are_counted(shop: ServiceRecorder, value: Value) -> None:
     shop.replayed()
     shop.refused("sold_out")
     shop.stock_moved("reserve", 5)

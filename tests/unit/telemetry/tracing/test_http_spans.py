@@ -60,7 +60,7 @@ def test_a_request_joins_the_trace_of_its_caller(traces: Traces) -> None:
     assert body["trace"]["tracestate"] == "a=1"
 
 
-def test_a_callers_decision_against_a_record_is_respected_and_passed_on(traces: Traces) -> None:
+def test_a_callers_decision_not_to_sample_is_respected_and_passed_on(traces: Traces) -> None:
     body = request(traced(traces), traceparent=UNSAMPLED).json()
     assert len(traces.finished) == 0
     trace_id, flags = body["trace"]["traceparent"].split("-")[1::2]

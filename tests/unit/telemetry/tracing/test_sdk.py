@@ -54,7 +54,7 @@ def test_the_sampler_of_requests_is_the_standard_one(
 ) -> None:
     monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off" if off else sampler)
     monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.01")
-    pipeline = Pipeline(SimpleSpanProcessor(Stuck()), resource=Resource.get_empty(), environ={})
+    pipeline = Pipeline(SimpleSpanProcessor(BlockedExporter()), resource=Resource.get_empty(), environ={})
     assert pipeline.samples_requests is (samples and not off)
 
 
@@ -62,22 +62,22 @@ def test_the_sampler_of_requests_is_the_standard_one(
 def test_a_span_has_a_link_for_each_message_of_a_batch(monkeypatch: pytest.MonkeyPatch, given: str, links: int) -> None:
     monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", given)
     environ = {"OTEL_SPAN_LINK_COUNT_LIMIT": given}
-    pipeline = Pipeline(SimpleSpanProcessor(Stuck()), resource=Resource.get_empty(), environ=environ)
+    pipeline = Pipeline(SimpleSpanProcessor(BlockedExporter()), resource=Resource.get_empty(), environ=environ)
     context = SpanContext(1, 1, is_remote=True)
     span = pipeline.inner.start_span("batch", links=[Link(context) for _ in range(300)])
     assert isinstance(span, ReadableSpan) and len(span.links) == links
 
 
 class Receiver(HTTPServer):
-    """An OTLP receiver that keeps what it got."""
+    """An OTLP receiver that records spans and services."""
 
     def __init__(self) -> None:
         self.spans: list[str] = []
         self.services: set[str] = set()
-        super().__init__(("127.0.0.1", 0), _Take)
+        super().__init__(("127.0.0.1", 0), _ExportHandler)
 
 
-class _Take(BaseHTTPRequestHandler):
+class _ExportHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Receiver)
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -92,7 +92,7 @@ class _Take(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing."""
+        """Do not log."""
 
 
 @pytest.fixture
@@ -119,8 +119,8 @@ def test_spans_arrive_over_otlp_and_are_counted(
     assert value("orderflow_spans_exported_total") == 2
 
 
-class Stuck(SpanExporter):
-    """An exporter that waits until it is let go, and then fails."""
+class BlockedExporter(SpanExporter):
+    """An exporter that blocks until it is released, and then fails."""
 
     def __init__(self) -> None:
         self.begun, self.free = threading.Event(), threading.Event()
@@ -132,7 +132,7 @@ class Stuck(SpanExporter):
 
 
 def test_a_receiver_that_is_too_slow_costs_spans_and_nothing_else(instruments: MetricRegistry, value: Value) -> None:
-    exporter = Stuck()
+    exporter = BlockedExporter()
     processor = BoundedProcessor(exporter, max_queue_size=10, registry=instruments)
     lines = Pipeline(processor, resource=Resource.get_empty(), environ={})
     for _ in range(10):
