@@ -63,8 +63,13 @@ class Sale:
     planted: list[str] = field(default_factory=list)
     """The reason with which each planted poison message must be dead-lettered."""
     peak_open: int = 0
-    end: Callable[[], None] = field(default=lambda: None)
-    """Ends a running sale early; may be called from any thread."""
+    _ended: bool = False
+    _stop_orders: Callable[[], object] = field(default=lambda: None)
+
+    def end(self) -> None:
+        """End the sale early, also one that has not begun; may be called from any thread."""
+        self._ended = True
+        self._stop_orders()
 
     def run(self, show: Callable[[SaleProgress], None] = lambda _: None) -> None:
         """Place every order of the plan; ``show`` is called about once a second.
@@ -77,10 +82,9 @@ class Sale:
         async def order() -> None:
             loop = asyncio.get_running_loop()
 
-            def end() -> None:
-                loop.call_soon_threadsafe(generator.stop.set)
-
-            self.end = end
+            self._stop_orders = lambda: loop.call_soon_threadsafe(generator.stop.set)
+            if self._ended:
+                generator.stop.set()
             await generator.run()
 
         with ThreadPoolExecutor(1, thread_name_prefix="observe the sale") as pool:

@@ -17,8 +17,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.faults]
 POISON = 200
 
 
-def nothing(_: Trial) -> None:
-    """No fault."""
+def no_fault(trial: Trial) -> None:
+    """Orders, and nothing else."""
+    trial.wait_for_orders(350)
 
 
 def kill_the_provider(trial: Trial) -> None:
@@ -27,6 +28,7 @@ def kill_the_provider(trial: Trial) -> None:
         trial.wait_for_orders(60)
         trial.system.supervisor.wait_ready("payment-simulator")
         trial.system.supervisor.kill("payment-simulator")
+    trial.wait_for_orders(120)
 
 
 def plant_poison(trial: Trial) -> None:
@@ -41,11 +43,12 @@ def plant_poison(trial: Trial) -> None:
                 )
                 trial.poison[poison.reason] += 1
                 planted += 1
+    trial.wait_for_accepted(2000)
 
 
 def test_every_message_three_times_and_shuffled_breaks_no_promise(shop: Trial) -> None:
     with Disorder(shop.system.admin_url, seed=shop.seed) as disorder:
-        shop.sell(nothing, rate=40, seconds=10, tokens={"ok": 0.8, "decline": 0.2})
+        shop.sell(no_fault, rate=40, tokens={"ok": 0.8, "decline": 0.2})
         assert shop.judge() == []
     assert disorder.delivered > COPIES * 4 * len(shop.sale.record.accepted)
 
@@ -53,7 +56,7 @@ def test_every_message_three_times_and_shuffled_breaks_no_promise(shop: Trial) -
 def test_malformed_messages_are_dead_lettered_with_their_reason_and_the_rest_goes_on(shop: Trial) -> None:
     kinds = {poison.kind for poison in every_kind()}
     assert len(kinds) >= 15
-    shop.sell(plant_poison, rate=180, seconds=15)
+    shop.sell(plant_poison, rate=180)
     assert len(shop.sale.record.accepted) >= 2000
     assert shop.poison.total() == POISON
     assert shop.judge() == []
@@ -61,7 +64,7 @@ def test_malformed_messages_are_dead_lettered_with_their_reason_and_the_rest_goe
 
 def test_a_charge_without_a_response_is_neither_assumed_nor_repeated(shop: Trial) -> None:
     tokens = {"ok": 0.5, "timeout_executed": 0.3, "error_once": 0.1, "slow": 0.1}
-    shop.sell(nothing, rate=40, seconds=8, tokens=tokens)
+    shop.sell(no_fault, rate=40, tokens=tokens)
     assert shop.judge() == []
     charged = [token for token in shop.sale.record.accepted.values() if token == "timeout_executed"]
     assert len(charged) > 50
@@ -73,7 +76,7 @@ def test_orders_without_a_response_of_the_provider_end_cancelled_and_uncharged(
 ) -> None:
     tokens = {"ok": 0.5, "never": 0.15, "timeout_executed": 0.15, "slow": 0.2}
     with trial(breakable, tmp_path, seed=47, environ={"ORDERFLOW_HOLD_SECONDS": "6"}) as running:
-        running.sell(kill_the_provider, rate=30, seconds=10, tokens=tokens)
+        running.sell(kill_the_provider, rate=30, tokens=tokens)
         # A charge without a result is looked up for a minute before it counts as never executed.
         assert running.judge(seconds=180) == []
         assert "never" in running.sale.record.accepted.values()

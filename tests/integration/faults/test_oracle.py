@@ -42,10 +42,9 @@ class Case:
     skus: Sequence[str] = tuple(STOCK)
 
 
-def orders_accepted(running: Trial, count: int = 40) -> None:
+def orders_accepted(running: Trial) -> None:
     """Wait until every process has had some orders."""
-    accepted = running.sale.record.accepted
-    eventually(lambda: len(accepted) >= count, seconds=SECONDS, what=f"{count} orders are accepted")
+    running.wait_for_accepted(40)
 
 
 def deaths(running: Trial) -> None:
@@ -128,7 +127,7 @@ def run(stack: Stack, directory: Path, bug: str, case: Case) -> list[str]:
     with trial(stack, directory, seed=31, commands={case.process: command}) as running:
         for _ in range(1, case.replicas):
             running.system.replicate(case.process)
-        running.sell(case.provocation, rate=40, seconds=2 * SECONDS, no_longer=True, tokens=case.tokens, skus=case.skus)
+        running.sell(case.provocation, rate=40, tokens=case.tokens, skus=case.skus)
         return running.judge(still_seconds=STILL_SECONDS)
 
 

@@ -23,11 +23,12 @@ def kill_everything_in_turn(trial: Trial) -> None:
         trial.system.supervisor.wait_ready(target)
         trial.system.supervisor.kill(target)
     trial.system.supervisor.wait_ready(*PROCESSES, "payment-simulator")
+    trial.wait_for_accepted(1000)
 
 
 def test_killing_each_process_again_and_again_breaks_no_promise(shop: Trial) -> None:
-    shop.sell(kill_everything_in_turn, rate=50, seconds=35, tokens=TOKENS)
+    shop.sell(kill_everything_in_turn, rate=50, tokens=TOKENS)
     kills = sum(code == -9 for name in PROCESSES for code in shop.system.supervisor.exits(name))
     assert kills >= 20
     assert shop.judge() == []
-    assert len(shop.sale.record.accepted) > 1000
+    assert len(shop.sale.record.accepted) >= 1000

@@ -31,6 +31,9 @@ QUICK = {
     "ORDERFLOW_PAYMENT_TIMEOUT_SECONDS": "1",
     "OTEL_TRACES_SAMPLER": "always_off",
 }
+_WAIT_SECONDS = 120.0
+_LONGEST_SALE_SECONDS = 600.0
+"""Bound of a sale whose fault never returns; every wait within a fault ends sooner."""
 
 
 class Trial:
@@ -44,22 +47,10 @@ class Trial:
         self.recorder = event_recorder.EventRecorder(system.admin_url)
         self.sale: Sale
 
-    def sell(
-        self,
-        fault: Callable[["Trial"], None],
-        *,
-        rate: float = 80,
-        seconds: float = 10,
-        no_longer: bool = False,
-        **plan: Any,
-    ) -> None:
-        """Place orders while ``fault`` runs; returns when both have ended.
-
-        With ``no_longer`` the orders end as soon as the fault has returned; ``seconds`` is then the longest sale.
-        """
+    def sell(self, fault: Callable[["Trial"], None], *, rate: float = 80, **plan: Any) -> None:
+        """Place orders until ``fault`` has returned, however long it takes; returns when every order has a response."""
         options: dict[str, Any] = {"skus": list(STOCK), "duplicate_share": 0.1, "seed": self.seed, **plan}
-        whole = Plan(rate=rate, seconds=seconds, **options)
-        self.sale = Sale(self.system, whole)
+        self.sale = Sale(self.system, Plan(rate=rate, seconds=_LONGEST_SALE_SECONDS, **options))
         failed: list[BaseException] = []
 
         def run() -> None:
@@ -67,8 +58,7 @@ class Trial:
                 fault(self)
             except BaseException as error:
                 failed.append(error)
-            if failed or no_longer:
-                self.sale.end()
+            self.sale.end()
 
         thread = threading.Thread(target=run, name="fault")
         thread.start()
@@ -80,7 +70,12 @@ class Trial:
     def wait_for_orders(self, count: int) -> None:
         """Wait until this many more orders were sent, so that a fault begins or ends under load."""
         wanted = self.sale.record.sent + count
-        eventually(lambda: self.sale.record.sent >= wanted, seconds=60, what=f"{count} more orders sent")
+        eventually(lambda: self.sale.record.sent >= wanted, seconds=_WAIT_SECONDS, what=f"{count} more orders sent")
+
+    def wait_for_accepted(self, count: int) -> None:
+        """Wait until so many orders were accepted in all."""
+        accepted = self.sale.record.accepted
+        eventually(lambda: len(accepted) >= count, seconds=_WAIT_SECONDS, what=f"{count} orders are accepted")
 
     def judge(self, *, seconds: float = 240, still_seconds: float = math.inf) -> list[str]:
         """Wait until the system has settled (see ``settle``); what did not settle, and every broken promise."""
