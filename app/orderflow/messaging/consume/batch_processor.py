@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One batch through its handler: decode, drop duplicates, apply in one transaction, collect what must be copied."""
+"""Applies one batch: decode, drop duplicates, handle in one transaction, collect the retries and the rejects."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -127,7 +127,7 @@ class BatchProcessor:
     ) -> tuple[list[tuple[int, str]], list[tuple[int, str, str]]]:
         """Publish the events of handled messages; the retries and the rejects, by position.
 
-        Raises TypeError for a value that is no outcome, while the transaction can be rolled back.
+        Raises TypeError for a value that is not an outcome; the transaction is then rolled back.
         """
         retries: list[tuple[int, str]] = []
         rejects: list[tuple[int, str, str]] = []
@@ -140,7 +140,7 @@ class BatchProcessor:
             elif isinstance(outcome, Reject):
                 rejects.append((position, outcome.reason, "refused by the handler"))
             else:
-                raise TypeError(f"{self.handler!r} gave {outcome!r}, which is no outcome")
+                raise TypeError(f"{self.handler!r} returned {outcome!r}, which is not an outcome")
         return retries, rejects
 
     def _handled(self, items: Sequence[Item], work: SqlUnitOfWork) -> Sequence[Outcome]:
@@ -148,5 +148,5 @@ class BatchProcessor:
             return []
         outcomes = self.handler.handle([incoming for _, incoming in items], work)
         if len(outcomes) != len(items):
-            raise RuntimeError(f"{self.handler!r} gave {len(outcomes)} outcomes for {len(items)} messages")
+            raise RuntimeError(f"{self.handler!r} returned {len(outcomes)} outcomes for {len(items)} messages")
         return outcomes
