@@ -74,7 +74,7 @@ INTERNAL_ERROR = ProblemType("internal-error", 500, "The server failed. Its log 
 DATABASE_UNAVAILABLE = ProblemType(
     "database-unavailable", 503, "The database did not respond in time. Send the request again.", retry_after=1
 )
-_OF_STATUS = {
+_BY_STATUS = {
     kind.status: kind
     for kind in (BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, TOO_LARGE, INTERNAL_ERROR)
 }
@@ -113,9 +113,9 @@ def problem_of(error: Exception) -> Problem:
         return Problem(INVALID, "a value cannot be stored")
     if isinstance(error, InternalServerException) and error.detail == _DISCONNECTED:
         return Problem(CLIENT_GONE)
-    if isinstance(error, HTTPException) and error.status_code in _OF_STATUS:
+    if isinstance(error, HTTPException) and error.status_code in _BY_STATUS:
         detail = error.detail if error.status_code == BAD_REQUEST.status else ""
-        return Problem(_OF_STATUS[error.status_code], detail, headers=error.headers)
+        return Problem(_BY_STATUS[error.status_code], detail, headers=error.headers)
     return Problem(INTERNAL_ERROR)
 
 

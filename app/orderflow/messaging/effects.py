@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _TAKE_SECONDS = 0.05
-_ENOUGH = 100
+_LINGER_BELOW = 100
 
 
 class Effect(Protocol[Task, Result]):
@@ -98,7 +98,7 @@ class EffectRunner(Generic[Task, Result]):
         self._given_up = threading.Event()
         self._unrecorded: list[tuple[Task, Result]] = []
         self._backoff = Backoff(maximum=5)
-        self._moved = clock.monotonic()
+        self._last_turn = clock.monotonic()
         self._calls = CallPool[Task, Result](
             effects.perform, effects.resources, wake=self._wake, clock=clock, name=name
         )
@@ -106,7 +106,7 @@ class EffectRunner(Generic[Task, Result]):
     @property
     def last_progress(self) -> float:
         """Monotonic time of the last progress of both threads: the earlier of the two."""
-        return min(self._moved, self._calls.last_tick)
+        return min(self._last_turn, self._calls.last_tick)
 
     def wake(self) -> None:
         """A task became due: claim now. Never blocks; call it after the commit."""
@@ -140,8 +140,8 @@ class EffectRunner(Generic[Task, Result]):
 
     def _turn(self, *, claiming: bool) -> None:
         """Record what has ended and claim what is due, in one transaction; begin the calls after its commit."""
-        self._moved = self._clock.monotonic()
-        self._gather()
+        self._last_turn = self._clock.monotonic()
+        self._collect()
         room = self._concurrency - self._calls.in_flight if claiming else 0
         if not (room or self._unrecorded):
             return
@@ -155,10 +155,10 @@ class EffectRunner(Generic[Task, Result]):
         self._backoff.reset()
         self._calls.submit(tasks)
 
-    def _gather(self) -> None:
+    def _collect(self) -> None:
         self._wake.clear()
         self._unrecorded += self._calls.take()
-        if 0 < len(self._unrecorded) < _ENOUGH and self._calls.in_flight:
+        if 0 < len(self._unrecorded) < _LINGER_BELOW and self._calls.in_flight:
             self._clock.wait(self._given_up, self._linger)
             self._unrecorded += self._calls.take()
 

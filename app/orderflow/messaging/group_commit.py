@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
-_ABORTS = 5
+_MAX_ABORTS = 5
 
 
 class Overloaded(Exception):
@@ -118,7 +118,7 @@ class GroupCommit(Generic[Request, Result]):
             item[1].set_exception(error)
             del undecided[:1]
 
-        for _ in range(_ABORTS):
+        for _ in range(_MAX_ABORTS):
             try:
                 bisect(list(undecided), attempt, on_failure)
             except TransactionAborted:
@@ -126,7 +126,7 @@ class GroupCommit(Generic[Request, Result]):
             except InfrastructureError as error:
                 self._fail(undecided, error)
             return
-        self._fail(undecided, TransactionAborted(f"aborted {_ABORTS} times in a row"))
+        self._fail(undecided, TransactionAborted(f"aborted {_MAX_ABORTS} times in a row"))
 
     def _fail(self, items: Sequence[tuple[Request, Future[Result]]], error: InfrastructureError) -> None:
         log.warning("writer.failed", extra={"requests": len(items), "error": str(error)})

@@ -41,7 +41,7 @@ from orderflow.messaging.instrumentation import MessagingInstrumentation
 
 log = logging.getLogger(__name__)
 
-_ABORTS = 5
+_MAX_ABORTS = 5
 """Consecutive aborted transactions after which the database counts as failing."""
 
 
@@ -132,7 +132,7 @@ class ConsumerLoop:
                 copies.finish(seconds=self._confirm_timeout, given_up=self._given_up)
             except InfrastructureError as error:
                 aborts += isinstance(error, TransactionAborted)
-                if isinstance(error, TransactionAborted) and aborts <= _ABORTS:
+                if isinstance(error, TransactionAborted) and aborts <= _MAX_ABORTS:
                     log.info("consumer.transaction_aborted", extra={"queue": batch.queue, "error": str(error)})
                     self._clock.wait(self._given_up, Backoff(maximum=0.1).next())
                 else:

@@ -42,7 +42,7 @@ select to_regclass('orderflow_migrations') is not null,
 """
 # Version 0.1.0 recorded one name for each component in a table `migrations`. Its rows stay, because 0.1.0 reads them
 # when it starts.
-_OF_0_1_0 = """
+_RECORDED_BY_0_1_0 = """
 select regexp_replace(name, '^orderflow[.](services[.])?', ''), applied_at from migrations where name ~ '^orderflow[.]'
 """
 
@@ -170,10 +170,10 @@ def _apply_next(database: Database, components: Sequence[Component]) -> Migratio
 
 def _recorded(transaction: SqlTransaction, components: Sequence[Component]) -> Recorded:
     """What the database records of these components."""
-    ((ours, of_0_1_0),) = transaction.execute(_EXISTING)
+    ((ours, has_0_1_0),) = transaction.execute(_EXISTING)
     recorded: dict[tuple[str, int], Applied] = {}
-    if of_0_1_0:
-        recorded = {(component, 1): Applied("", None, at) for component, at in transaction.execute(_OF_0_1_0)}
+    if has_0_1_0:
+        recorded = {(component, 1): Applied("", None, at) for component, at in transaction.execute(_RECORDED_BY_0_1_0)}
     if ours:
         rows = transaction.execute("select component, number, name, checksum, applied_at from orderflow_migrations")
         recorded |= {(component, number): Applied(*applied) for component, number, *applied in rows}

@@ -34,7 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     replay = actions.add_parser("replay", help="send dead letters back to the queue in which they failed")
     discard = actions.add_parser("discard", help="remove dead letters for ever")
     for action in (listing, inspect, replay, discard):
-        _selecting(action, ids="+" if action is inspect else "*")
+        _add_selection(action, ids="+" if action is inspect else "*")
         action.add_argument("--json", action="store_true", help="print JSON instead of a table")
     for action in (replay, discard):
         action.add_argument("--all", action="store_true", help="select all; required when no other option selects")
@@ -73,14 +73,14 @@ def run(
     queue = DeadLetterQueue(settings.amqp_url, traced=traced, clock=clock)
     try:
         if options.action in {"list", "inspect"}:
-            return _look(options, queue, console, clock)
+            return _browse(options, queue, console, clock)
         return _settle(options, queue, console)
     except BrokerUnavailable as error:
         sys.stderr.write(f"dead-letters {options.action}: {error}\n")
         return FAILED
 
 
-def _look(options: argparse.Namespace, queue: DeadLetterQueue, console: Console, clock: Clock) -> int:
+def _browse(options: argparse.Namespace, queue: DeadLetterQueue, console: Console, clock: Clock) -> int:
     found = queue.browse(_selection(options), limit=options.limit)
     missing = set(options.message_ids) - {letter.message_id for letter in found.letters}
     if options.json:
@@ -137,7 +137,7 @@ def _problem(options: argparse.Namespace) -> str:
     return ""
 
 
-def _selecting(parser: argparse.ArgumentParser, *, ids: str) -> None:
+def _add_selection(parser: argparse.ArgumentParser, *, ids: str) -> None:
     parser.add_argument("message_ids", nargs=ids, default=[], metavar="message-id")
     parser.add_argument("--reason", help="dead-lettered for this reason, for example invalid_body or delivery_limit")
     parser.add_argument("--queue", help="failed in this queue")

@@ -32,10 +32,10 @@ PERSONAL = frozenset({"user_id", "payment_token"})
 """Fields of a body that are masked, in addition to the fields that no event has."""
 
 _STRUCTS: tuple[type[msgspec.Struct], ...] = (*EVENTS, OrderLine)
-_SHOWN = ({part.name for struct in _STRUCTS for part in fields(struct)} | {"event_type"}) - PERSONAL
+_UNMASKED = ({part.name for struct in _STRUCTS for part in fields(struct)} | {"event_type"}) - PERSONAL
 
-_OF_THE_FAILURE = frozenset({RETRY_COUNT, FIRST_FAILURE, REASON, DETAIL, DEAD_LETTERED_AT, FAILED_QUEUE})
-_OF_THE_BROKER = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
+_FAILURE_HEADERS = frozenset({RETRY_COUNT, FIRST_FAILURE, REASON, DETAIL, DEAD_LETTERED_AT, FAILED_QUEUE})
+_BROKER_PREFIXES = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,7 +143,7 @@ def replay_headers(letter: DeadLetter, *, operator: str, now: datetime) -> dict[
     kept = {
         name: value
         for name, value in letter.properties.headers.items()
-        if name not in _OF_THE_FAILURE and not name.startswith(_OF_THE_BROKER)
+        if name not in _FAILURE_HEADERS and not name.startswith(_BROKER_PREFIXES)
     }
     return {
         **bounded(kept),
@@ -175,7 +175,7 @@ def _masked(value: Any, *, depth: int) -> Any:
     if isinstance(value, dict | list) and not depth:
         return "…"
     if isinstance(value, dict):
-        return {key: _masked(inner, depth=depth - 1) if key in _SHOWN else "***" for key, inner in value.items()}
+        return {key: _masked(inner, depth=depth - 1) if key in _UNMASKED else "***" for key, inner in value.items()}
     return [_masked(inner, depth=depth - 1) for inner in value] if isinstance(value, list) else value
 
 

@@ -119,12 +119,12 @@ def _user_detail(wanted: User, actual: User) -> str:
     found = []
     if set(wanted.tags) != set(actual.tags):
         found.append(f"tags is {_json(actual.tags)}, should be {_json(wanted.tags)}")
-    if wanted.password is not None and not _fits(wanted.password, actual):
+    if wanted.password is not None and not _password_matches(wanted.password, actual):
         found.append("the password differs")
     return ", ".join(found)
 
 
-def _fits(password: str, user: User) -> bool:
+def _password_matches(password: str, user: User) -> bool:
     """Whether a password matches the broker's hash: base64 of four bytes of salt and the digest."""
     digest = _HASHES.get(user.hashing_algorithm or "")
     stored = base64.b64decode(user.password_hash or "")

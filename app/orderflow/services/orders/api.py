@@ -43,7 +43,7 @@ MIXED_CURRENCIES = ProblemType("mixed-currencies", 422, "The items are priced in
 KEY_REUSED = ProblemType("idempotency-key-reused", 422, "This Idempotency-Key was used with another body.")
 OUTBOX_TOO_OLD = ProblemType("outbox-too-old", 503, "Orders cannot be published at the moment.", retry_after=5)
 _PLACE_PROBLEMS = (*WRITE_PROBLEMS, IN_FLIGHT, SOLD_OUT, UNKNOWN_SKU, MIXED_CURRENCIES, KEY_REUSED, OUTBOX_TOO_OLD)
-_OF_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
+_BY_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
 _WRITE = "orders:write"
 _READ = "orders:read"
 
@@ -166,7 +166,7 @@ class OrdersApi:
             raise Problem(OUTBOX_TOO_OLD)
         result = await self.database.write(submission)
         if isinstance(result, Refused):
-            raise Problem(_OF_REASON[result.reason], result.detail)
+            raise Problem(_BY_REASON[result.reason], result.detail)
         assert isinstance(result, Placed)
         response: Response[Any] = Response(result.response, status_code=202, media_type="application/json")
         return response

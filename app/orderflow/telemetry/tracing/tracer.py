@@ -61,7 +61,7 @@ class Tracing(Instrumentation):
             if is_sampled(publication.properties.headers):
                 created = parsed(publication.properties.headers)
                 if created is not None:
-                    opened.append(self._sending(self._spans, publication, created))
+                    opened.append(self._start_send_span(self._spans, publication, created))
         return _SendSpans(self._spans, opened) if opened else PublishObserver()
 
     def calling(self, operation: str, trace: Mapping[str, str]) -> CallObserver:
@@ -96,7 +96,7 @@ class Tracing(Instrumentation):
         self._spans.end(opened)
         return opened.context
 
-    def _sending(self, spans: Spans, publication: Publication, created: SpanContext) -> OpenSpan:
+    def _start_send_span(self, spans: Spans, publication: Publication, created: SpanContext) -> OpenSpan:
         # CLIENT and a link, because the message was created, with its context, long before it is sent.
         return spans.start(
             f"send {publication.exchange or publication.routing_key}",
