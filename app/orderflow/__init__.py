@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""orderflow: message-driven order processing on RabbitMQ that can be seen and proven."""
+"""orderflow: observable and verifiable order processing on RabbitMQ."""

@@ -13,7 +13,7 @@ from orderflow.version import VERSION
 EXIT_SETTINGS = 2
 COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("run one process of a service", "orderflow.bootstrap.serve"),
-    "reconciler": ("run the process that checks the promises again and again", "orderflow.bootstrap.reconciler"),
+    "reconciler": ("run the process that checks the promises periodically", "orderflow.bootstrap.reconciler"),
     "migrate": ("apply or list the pending migrations of the databases", "orderflow.operations.migrate"),
     "topology": ("render, apply or compare the broker's topology", "orderflow.operations.topology.command"),
     "dead-letters": ("list, inspect, replay or discard dead letters", "orderflow.operations.dead_letters.command"),
@@ -25,11 +25,11 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     ),
     "reference": ("write or check the generated reference", "orderflow.reference"),
 }
-"""Command to its meaning and its module, which has ``arguments(parser)`` and ``main(options, environ)``."""
+"""Each command with its meaning and its module, which has ``arguments(parser)`` and ``main(options, environ)``."""
 
 
 def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> int:
-    """Run one command; its exit code: 0 when it did what it was asked, 2 when arguments or settings are wrong."""
+    """Run one command; its exit code: 0 when it succeeded, 2 when arguments or settings are wrong."""
     words = sys.argv[1:] if argv is None else argv
     options = _parser(next((word for word in words if not word.startswith("-")), "")).parse_args(words)
     try:
@@ -44,7 +44,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
     """The parser of all commands; only the chosen one has its options."""
     parser = argparse.ArgumentParser(
         prog="orderflow",
-        description="Message-driven order processing on RabbitMQ that can be seen and proven.",
+        description="Observable and verifiable order processing on RabbitMQ.",
         epilog="Settings are environment variables that begin with ORDERFLOW_; docs/reference/settings.md lists them.",
     )
     parser.add_argument("--version", action="version", version=f"orderflow {VERSION}")

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Everything on the broker, derived from what the services declare: one document in RabbitMQ's definitions format.
 
-Without input or output. A queue's type and single active consumer are arguments, because a policy
-cannot set them; everything else is policy, because a policy can be changed on a live queue. At most one policy
-applies to a queue, so each is complete.
+This module does no I/O. A queue's type and single active consumer are arguments, because a policy cannot set them.
+Everything else is a policy, because a policy can be changed on a live queue. At most one policy applies to a queue, so
+each policy is complete.
 """
 
 import re
@@ -37,13 +37,13 @@ REPLAY_EXCHANGE = "replay"
 """Bound to the work queues only, so that the replay user needs no right on the default exchange."""
 
 OPERATORS = ("topology", "replay", "monitor")
-"""Broker users of people and jobs. Every service has one besides, with the service's name."""
+"""Broker users of people and jobs. In addition, every service has a user with the service's name."""
 
 DELIVERY_LIMIT = 20
 """Deliveries after which the broker dead-letters a message: a guard against crash loops, not the retry counter."""
 
 MAX_LENGTH = 1_000_000
-"""Messages at which a queue refuses more. Publishers then keep their outbox rows; nothing is dropped."""
+"""Number of messages at which a queue refuses more. Publishers then keep their outbox rows; nothing is dropped."""
 
 
 def work_queues(queue: Queue) -> tuple[str, ...]:
@@ -80,11 +80,11 @@ def definitions(
     passwords: Mapping[str, str] | None = None,
     user_prefix: str = "",
 ) -> Definitions:
-    """The one document for a vhost; raises ValueError that lists every mistake in the declarations.
+    """The definitions of a vhost; raises ValueError that lists every mistake in the declarations.
 
-    ``passwords`` are by user without the prefix. Without them the users stand there without a password: good for
-    reading and for comparing, not for creating users. ``user_prefix`` tells apart several installations on one
-    broker, for users belong to no vhost.
+    ``passwords`` maps user names, without the prefix, to passwords. Without ``passwords`` the document can be read and
+    compared, but it cannot create users. ``user_prefix`` distinguishes several installations on one broker, because
+    users do not belong to a vhost.
     """
     found = mistakes(services)
     if passwords is not None:
@@ -115,8 +115,8 @@ def definitions(
 
 
 def _exchanges(queues: Sequence[Queue], vhost: str) -> Iterator[Exchange]:
-    # `retry` is a topic exchange because only there can permissions name routing keys: with a direct one every
-    # service could slip a message into every other's queue.
+    # `retry` is a topic exchange because only topic permissions limit routing keys: with a direct exchange every
+    # service could publish to the queues of every other service.
     for name in (EXCHANGE, RETRY_EXCHANGE, DEAD_LETTER_EXCHANGE):
         yield Exchange(name=name, vhost=vhost, type="topic")
     yield Exchange(name=REPLAY_EXCHANGE, vhost=vhost, type="direct")

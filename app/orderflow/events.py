@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every event that travels between the services.
+"""Every event that the services publish.
 
-Amounts are integers in minor units (cents), times are RFC 3339 in UTC. A new event is a class here; ``EVENTS``, the
-decoder and the generated reference find it.
+Amounts are integers in minor units (cents), times are RFC 3339 in UTC. To add an event, add a class to this
+module: ``EVENTS``, the decoder and the generated reference include it.
 """
 
 from typing import Annotated, ClassVar
@@ -16,7 +16,7 @@ from orderflow.messaging.event import Event, EventDecoder
 EXCHANGE = "order_events"
 """The topic exchange to which every event is published."""
 
-_END = r"$(?!\n)"  # in Python $ alone also stands before a last newline
+_END = r"$(?!\n)"  # in Python $ alone also matches before a trailing newline
 SKU_PATTERN = r"^[A-Za-z0-9._-]{1,64}" + _END
 Sku = Annotated[str, Meta(pattern=SKU_PATTERN, description="Stock keeping unit.")]
 Quantity = Annotated[int, Meta(ge=1, le=10_000, description="Units, at least one.")]
@@ -46,7 +46,7 @@ Lines = Annotated[tuple[OrderLine, ...], Meta(min_length=1, max_length=100)]
 
 
 class OrderEvent(Event, frozen=True, kw_only=True):
-    """An event in the life of one order."""
+    """An event about one order."""
 
     order_id: UUID
     user_id: UserId
@@ -68,7 +68,7 @@ class OrderCreated(OrderEvent, frozen=True, kw_only=True, tag="ORDER_CREATED"):
 
 
 class OrderConfirmed(OrderEvent, frozen=True, kw_only=True, tag="ORDER_CONFIRMED"):
-    """The order is final: stock is sold and the customer charged."""
+    """The order is final: its stock is sold and the customer is charged."""
 
     routing_key: ClassVar[str] = "order.confirmed"
     items: Lines
@@ -121,7 +121,7 @@ class PaymentDeclined(OrderEvent, frozen=True, kw_only=True, tag="PAYMENT_DECLIN
 
 
 class PaymentRefunded(OrderEvent, frozen=True, kw_only=True, tag="PAYMENT_REFUNDED"):
-    """A charge of an order that did not come to be was paid back."""
+    """The charge of a cancelled order was refunded."""
 
     routing_key: ClassVar[str] = "payment.refunded"
     charge_id: str
@@ -129,7 +129,7 @@ class PaymentRefunded(OrderEvent, frozen=True, kw_only=True, tag="PAYMENT_REFUND
 
 
 class StockChanged(Event, frozen=True, kw_only=True, tag="STOCK_CHANGED"):
-    """The stock of one SKU is now this; a higher ``stock_version`` is newer."""
+    """The new stock and price of one SKU; a higher ``stock_version`` is newer."""
 
     routing_key: ClassVar[str] = "stock.changed"
     sku: Sku
@@ -146,7 +146,7 @@ class StockChanged(Event, frozen=True, kw_only=True, tag="STOCK_CHANGED"):
 
 
 class StockLow(StockChanged, frozen=True, kw_only=True, tag="STOCK_LOW"):
-    """The stock changed and is now at or under the low-stock mark: the same facts, a warning besides."""
+    """The available units of one SKU fell to the low-stock mark or below it."""
 
     routing_key: ClassVar[str] = "stock.changed.low"
 
@@ -154,7 +154,7 @@ class StockLow(StockChanged, frozen=True, kw_only=True, tag="STOCK_LOW"):
 EVENTS: tuple[type[Event], ...] = tuple(
     value for value in list(vars().values()) if isinstance(value, type) and hasattr(value, "routing_key")
 )
-"""Every event above, in that order; the generated reference and the decoder follow this tuple."""
+"""Every event above, in the same order; the generated reference and the decoder follow this tuple."""
 
 decode = EventDecoder(EVENTS).decode
 """The event in a JSON body; raises MalformedMessage with the reason when there is none."""

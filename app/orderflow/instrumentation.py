@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What services, HTTP APIs and operations report, beside what the messaging core reports.
+"""What services, HTTP APIs and operations report, in addition to the reports of the messaging core.
 
-Every method does nothing here; telemetry overrides those it needs. They may be called from any thread and neither
-block nor raise. What belongs to a transaction is reported after its commit (``UnitOfWork.after_commit``), so that a
-rollback counts nothing. ``trace`` is the mapping of trace headers that came with the work (``Incoming.trace``, those of
-the request, or the column in which they were stored).
+Every method does nothing here; telemetry overrides the methods that it needs. They may be called from any thread, and
+must neither block nor raise. What belongs to a transaction is reported after its commit (``UnitOfWork.after_commit``),
+so that a rollback counts nothing. ``trace`` are the trace headers of the work: ``Incoming.trace``, those of the
+request, or those in the column in which they were stored.
 
 Words that become labels come from the sets below; a word that is not in its set is counted as ``other``.
 """
@@ -54,7 +54,7 @@ REFUSALS = (
 
 PAYMENT_OPERATIONS = ("charge", "look_up", "refund")
 PAYMENT_OUTCOMES = ("captured", "declined", "not_known", "refunded", "failed", "unclear")
-"""How a call to the payment provider ended: ``failed`` executed nothing, ``unclear`` may have executed."""
+"""How a call to the payment provider ended. ``failed``: nothing was executed; ``unclear``: something may have been."""
 
 NOTIFICATION_KINDS = ("order_confirmed", "order_rejected", "order_cancelled", "payment_refunded", "stock_low")
 NOTIFICATION_OUTCOMES = ("sent", "retried", "failed")
@@ -82,7 +82,7 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     stock_mismatches: int = 0
     """Orders whose reservations do not fit their state."""
     stale_availability: int = 0
-    """SKUs of which the orders API does not know the newest stock."""
+    """SKUs whose newest stock the orders API does not have."""
     missing_notifications: int = 0
     """Final orders without a notification."""
     stuck: Mapping[str, Stuck] = {}
@@ -95,7 +95,7 @@ class RequestObserver:
     __slots__ = ()
 
     def headers(self) -> Mapping[str, str]:
-        """Trace headers to store beside what the request causes; none by default."""
+        """Trace headers to store with what the request causes; none by default."""
         return {}
 
     def finished(self, *, route: str, status: int, seconds: float) -> None:
@@ -106,7 +106,7 @@ class Instrumentation(MessagingInstrumentation):
     """Receives the reports of the core and of the services; the base class does nothing."""
 
     def http_request_started(self, *, method: str, path: str, scheme: str, trace: Mapping[str, str]) -> RequestObserver:
-        """A request arrived; ``trace`` are the trace headers that its client sent, as they came.
+        """A request arrived; ``trace`` are the trace headers that its client sent, unchanged.
 
         The observer's ``finished`` is called in the same task, so that a span can be the current one until then.
         """
@@ -126,7 +126,7 @@ class Instrumentation(MessagingInstrumentation):
         """The final state of an order is committed, ``seconds`` after it was accepted."""
 
     def stock_moved(self, move: str, units: int) -> None:
-        """Units of any SKU are put in stock, reserved, released or sold. Negative units are not counted."""
+        """Units of any SKU were put in stock, reserved, released or sold. Negative numbers are not counted."""
 
     def payment_call(self, operation: str, outcome: str, seconds: float) -> None:
         """A call to the payment provider ended; the words are in PAYMENT_OPERATIONS, PAYMENT_OUTCOMES."""

@@ -11,7 +11,7 @@ import msgspec
 Value = str | int | float | bool | list[Any] | dict[str, Any] | None
 
 NOTHING = "^$"
-"""As a permission: no name at all."""
+"""The permission that matches no name."""
 
 
 class Exchange(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +37,7 @@ class QueueDefinition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Binding(msgspec.Struct, frozen=True, kw_only=True):
-    """A way from an exchange to a queue or another exchange."""
+    """A binding of a queue or an exchange to an exchange."""
 
     source: str
     vhost: str
@@ -59,7 +59,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, rename={"apply_to": "app
 
 
 class User(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A broker user. The broker returns a hash where we give a password; without either it cannot be created."""
+    """A broker user. The broker exports a hash in place of the password; a user without either cannot be created."""
 
     name: str
     tags: list[str]
@@ -95,7 +95,7 @@ class VirtualHost(msgspec.Struct, frozen=True):
 
 
 class Definitions(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole document; ``msgspec.json.encode`` makes what the broker imports."""
+    """The whole document; ``msgspec.json.encode`` returns the JSON that the broker imports."""
 
     vhosts: list[VirtualHost] = []
     users: list[User] = []

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a service declares its processes, and what a process may ask for while it is put together.
+"""How a service declares its processes, and the parts that a process is built from.
 
 A service's ``process.py`` holds ``PROCESSES``: name to declaration. ``bootstrap`` imports only that module, and only
-for the process that is to run. What a process needs beyond it (an HTTP framework, an HTTP client) is imported in its
+for the process that it runs. What else a process needs (an HTTP framework, an HTTP client) is imported in its
 ``build``.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Loop(Protocol):
-    """Work that runs in a thread of its own until it is stopped."""
+    """Work in a thread of its own, until it is stopped."""
 
     @property
     def name(self) -> str:
@@ -39,7 +39,7 @@ class Loop(Protocol):
         """Work until stopped."""
 
     def stop(self) -> None:
-        """Finish what was begun and return from ``run``."""
+        """Finish the work in progress and return from ``run``."""
 
 
 class Runtime(Protocol):
@@ -55,7 +55,7 @@ class Runtime(Protocol):
 
     @property
     def instrumentation(self) -> Instrumentation:
-        """Where the process reports what it does."""
+        """Receives the reports of the process."""
 
     def unit_of_work(self) -> UnitOfWorkFactory:
         """Units of work on a new connection, for one thread."""
@@ -64,12 +64,12 @@ class Runtime(Protocol):
         """The recovery relay of this service's outbox."""
 
     def periodic(self, name: str, seconds: float, action: Callable[[SqlUnitOfWork], bool | None]) -> Periodic:
-        """A loop that runs ``action`` in a transaction every so many seconds; at once again when it returned True."""
+        """A loop that runs ``action`` in a transaction every ``seconds``; immediately again when it returned True."""
 
     def consumers(self, queue_name: str, handler: Callable[[], Handler]) -> Iterator[Loop]:
         """A consumer for each partition of a queue that the service declares, each with a handler of its own.
 
-        With the first of them comes the loop that prunes the service's inbox.
+        The first call also returns the loop that prunes the service's inbox.
         """
 
     def add(self, *loops: Loop) -> None:
@@ -79,7 +79,7 @@ class Runtime(Protocol):
         """The configured API keys; None when keys are switched off."""
 
     def read_pool(self, *, timeout_seconds: float) -> "ReadPool":
-        """Queries of the service's database for an HTTP API; none takes longer than its client waits."""
+        """A pool for the queries of an HTTP API; no query takes longer than ``timeout_seconds``."""
 
     def serve_http(self, application: Application) -> None:
         """Serve an ASGI application at the configured address; raises OSError when its port is taken."""
@@ -89,8 +89,8 @@ class Runtime(Protocol):
 class ProcessDeclaration:
     """One process of a service.
 
-    ``build`` puts it together. ``areas`` are what it does: their metrics are exported from the start, at 0. ``needs``
-    are the settings without which it cannot run.
+    ``build`` adds its loops to the runtime. The metrics of its ``areas`` are exported from the start, at 0. ``needs``
+    are the groups of settings that it requires.
     """
 
     build: Callable[[Runtime], None]

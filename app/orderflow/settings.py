@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that can be set from outside, read once from a mapping; the only reader of the environment."""
+"""All settings, read once from a mapping; the only module that reads ``ORDERFLOW_*`` variables."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
@@ -88,42 +88,46 @@ class Settings:
     migrate: Literal["on", "off", "accept-newer"] = _setting(
         "on",
         _one_of("on", "off", "accept-newer"),
-        "Whether a process applies pending migrations at its start. `off`: it exits with 2 when any is pending."
-        " `accept-newer`: the same, but it starts on a newer database, to go back to the version before.",
+        "Whether a process applies pending migrations at its start. `off`: it exits with 2 when one is pending."
+        " `accept-newer`: the same, but it also starts on a newer database, for a rollback to the previous version.",
     )
     log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "Minimum log level.")
 
     http_host: str = _setting("127.0.0.1", _text, "Address on which the HTTP API listens.")
-    http_port: int = _setting(8080, _PORT, "Port of the HTTP API; 0 takes a free one.")
+    http_port: int = _setting(8080, _PORT, "Port of the HTTP API; 0 takes a free port.")
     telemetry_host: str = _setting("127.0.0.1", _text, "Address of /metrics, /healthz and /readyz.")
-    telemetry_port: int = _setting(9464, _PORT, "Port of /metrics, /healthz and /readyz; 0 takes a free one.")
+    telemetry_port: int = _setting(9464, _PORT, "Port of /metrics, /healthz and /readyz; 0 takes a free port.")
 
     batch_size: int = _setting(250, _number(int, 1, 1000), "Maximum number of messages in one transaction.")
     batch_linger_seconds: float = _setting(0.005, _number(float, 0, 1), "Longest wait for a batch to fill.")
     batch_bytes: int = _setting(4 * _MIB, _number(int, _KIB, 64 * _MIB), "Size at which a batch is full.")
     prefetch: int = _setting(
-        1000, _number(int, 1, 2000), "Unacknowledged messages a consumer may hold; the broker caps at 2000."
+        1000,
+        _number(int, 1, 2000),
+        "Maximum number of unacknowledged messages per consumer; the broker's limit is 2000.",
     )
     publish_window: int = _setting(
         1000,
         _number(int, 1, 2000),
-        "Unconfirmed publishes on the wire; above 2000 a deep quorum queue collapses.",
+        "Maximum number of unconfirmed publishes; above 2000 the throughput of a deep quorum queue collapses.",
     )
     compression: Literal["zstd", "gzip", "off"] = _setting(
         "zstd", _one_of("zstd", "gzip", "off"), "Content encoding of large messages."
     )
     compression_threshold_bytes: int = _setting(
-        8 * _KIB, _number(int, 0, 16 * _MIB), "Bodies from this size on are compressed."
+        8 * _KIB, _number(int, 0, 16 * _MIB), "Size from which bodies are compressed."
     )
     max_message_bytes: int = _setting(
-        1 * _MIB, _number(int, _KIB, 16 * _MIB), "Largest body accepted, after decompression."
+        1 * _MIB, _number(int, _KIB, 16 * _MIB), "Largest body published or accepted, without compression."
     )
     retry_max_attempts: int = _setting(8, _number(int, 0, 100), "Retries before a message is dead-lettered.")
     retry_max_age_seconds: float = _setting(
         3600, _number(float, 1, 86400 * 30), "Time after the first failure at which a message is dead-lettered."
     )
     outbox_lease_seconds: float = _setting(
-        10, _number(float, 1, 3600), "Time in which the process that wrote a row publishes it; after that a relay may."
+        10,
+        _number(float, 1, 3600),
+        "Time in which only the process that wrote a row publishes it; after that a relay may.",
     )
     relay_interval_seconds: float = _setting(1, _number(float, 0.05, 10), "Interval of the relay.")
     outbox_max_age_seconds: float = _setting(
@@ -131,15 +135,15 @@ class Settings:
     )
     inbox_retention_days: int = _setting(30, _number(int, 1, 3650), "Days for which duplicates are recognised by id.")
     drain_timeout_seconds: float = _setting(
-        20, _number(float, 0, 600), "Longest orderly stop, after the lame-duck time."
+        20, _number(float, 0, 600), "Maximum duration of an orderly stop, after the lame-duck time."
     )
     lame_duck_seconds: float = _setting(
-        3, _number(float, 0, 120), "How long an API serves after it has become unready."
+        3, _number(float, 0, 120), "How long an API serves requests after a stop has begun; it is unready then."
     )
     watchdog_seconds: float = _setting(
         60,
         _number(float, 45, 3600),
-        "A process without progress for so long ends itself; a statement may take 30 s, a back-off 10 s.",
+        "Time without progress of a loop after which a process exits; a statement may take 30 s, a back-off 10 s.",
     )
 
     api_keys: str = _setting(
@@ -148,10 +152,10 @@ class Settings:
         "API keys as name:scope+scope:sha256, separated by commas (see `orderflow api-key`).",
         secret=True,
     )
-    api_auth: str = _setting("on", _one_of("on", "off"), "Whether the APIs demand a key.")
-    idempotency_hours: int = _setting(72, _number(int, 1, 720), "How long an Idempotency-Key is remembered.")
+    api_auth: str = _setting("on", _one_of("on", "off"), "Whether the APIs require a key.")
+    idempotency_hours: int = _setting(72, _number(int, 1, 720), "Hours for which an Idempotency-Key is stored.")
     hold_seconds: float = _setting(120, _number(float, 1, 86400), "How long an order may wait for its payment.")
-    low_stock_units: int = _setting(10, _number(int, 0, 1_000_000), "Available units at which STOCK_LOW is sent.")
+    low_stock_units: int = _setting(10, _number(int, 0, 1_000_000), "Available units at which STOCK_LOW is published.")
 
     payment_url: str = _setting("", _HTTP, "The payment provider.", need="payment")
     payment_timeout_seconds: float = _setting(3, _number(float, 0.1, 60), "Timeout of one call to the provider.")
@@ -160,7 +164,7 @@ class Settings:
     )
 
     notification_sender: str = _setting(
-        "log", _one_of("log", "webhook", "smtp"), "Where notifications go; `log` writes one line each."
+        "log", _one_of("log", "webhook", "smtp"), "How notifications are sent; `log` writes one log line for each."
     )
     notification_webhook_url: str = _setting("", _HTTP, "Receives each notification as JSON by POST.")
     notification_smtp_url: str = _setting("", _url("smtp", "smtps"), "Mail server for notifications.", secret=True)
@@ -170,7 +174,11 @@ class Settings:
     )
 
     reconciler_orders_url: str = _setting(
-        "", _POSTGRES, "The database of orders, for the reconciler; reading is enough.", secret=True, need="reconciler"
+        "",
+        _POSTGRES,
+        "The database of orders, for the reconciler; read access is enough.",
+        secret=True,
+        need="reconciler",
     )
     reconciler_inventory_url: str = _setting(
         "", _POSTGRES, "The database of inventory, for the reconciler.", secret=True, need="reconciler"
@@ -182,12 +190,12 @@ class Settings:
         "", _POSTGRES, "The database of notifications, for the reconciler.", secret=True, need="reconciler"
     )
     reconciler_interval_seconds: float = _setting(
-        30, _number(float, 1, 3600), "Interval of the reconciler; longer when a run takes long."
+        30, _number(float, 1, 3600), "Interval of the reconciler; longer after a long run."
     )
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], needs: frozenset[Need] = frozenset()) -> Self:
-        """Read ``ORDERFLOW_*``; raises SettingsError with every problem at once."""
+        """Read ``ORDERFLOW_*``; raises SettingsError that lists every problem."""
         values, problems = {}, []
         known = {variable(field.name): field for field in dataclasses.fields(cls)}
         for name, field in known.items():
@@ -231,7 +239,7 @@ class Settings:
 
 
 _TOOLS = frozenset({"ORDERFLOW_CACHE"})
-"""Variables that the set-up around the services reads; a service leaves them alone."""
+"""Variables that only the local tools read; a service ignores them."""
 
 
 def variable(name: str) -> str:

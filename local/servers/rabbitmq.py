@@ -14,7 +14,7 @@ from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.management_api import Management, ManagementRefused
 
 PLUGINS = ("rabbitmq_management", "rabbitmq_prometheus", "rabbitmq_consistent_hash_exchange")
-_MOST_MESSAGE_BYTES = 2 * 1024 * 1024
+_MAX_MESSAGE_BYTES = 2 * 1024 * 1024
 """A consumer holds up to a thousand messages in memory; the broker's default limit is 16 MiB each."""
 _ADMIN = "admin"
 
@@ -90,7 +90,7 @@ default_pass = {self._password}
 default_user_tags.administrator = true
 vm_memory_high_watermark.absolute = {self._memory_limit_bytes}
 disk_free_limit.absolute = 200MB
-max_message_size = {_MOST_MESSAGE_BYTES}
+max_message_size = {_MAX_MESSAGE_BYTES}
 log.console = true
 log.console.level = info
 log.console.use_colors = off

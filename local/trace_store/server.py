@@ -26,7 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from local.interrupts import stop_on_terminate
 from local.trace_store.spans import SpanStore
 
-MOST_BODY_BYTES = 32 * 1024**2
+MAX_BODY_BYTES = 32 * 1024**2
 """Larger exports are refused, also when they exceed this only after decompression."""
 _GZIP = 16 + zlib.MAX_WBITS
 
@@ -95,9 +95,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             raise _Refused(400, "Content-Length is not a number")
         length = int(text)
-        if length > MOST_BODY_BYTES:
+        if length > MAX_BODY_BYTES:
             self.close_connection = True
-            raise _Refused(413, f"at most {MOST_BODY_BYTES} bytes")
+            raise _Refused(413, f"at most {MAX_BODY_BYTES} bytes")
         body = self.rfile.read(length)
         return _unpacked(body) if self.headers.get("Content-Encoding") == "gzip" else body
 
@@ -119,11 +119,11 @@ class _Handler(BaseHTTPRequestHandler):
 def _unpacked(body: bytes) -> bytes:
     unpacker = zlib.decompressobj(_GZIP)
     try:
-        content = unpacker.decompress(body, MOST_BODY_BYTES)
+        content = unpacker.decompress(body, MAX_BODY_BYTES)
     except zlib.error as error:
         raise _Refused(400, "the body is not gzip") from error
     if unpacker.unconsumed_tail:
-        raise _Refused(413, f"at most {MOST_BODY_BYTES} bytes")
+        raise _Refused(413, f"at most {MAX_BODY_BYTES} bytes")
     return content
 
 

@@ -45,7 +45,7 @@ def says_what_it_means(metric: Metric) -> None:
 def has_bounded_series(metric: Metric) -> None:
     series = 1
     for label in metric.labels:
-        series *= len(label.values) if label.closed else label.most
+        series *= len(label.values) if label.closed else label.max_values
     assert series <= 32 * 32 * 8
     names = [label.name for label in metric.labels]
     assert len(names) == len(set(names))

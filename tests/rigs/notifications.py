@@ -12,7 +12,7 @@ from typing import Any
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.instrumentation import CallObserver
 from orderflow.services.notifications import NOTIFICATIONS
-from orderflow.services.notifications.effects import MOST_ATTEMPTS, NotificationEffect
+from orderflow.services.notifications.effects import MAX_ATTEMPTS, NotificationEffect
 from orderflow.services.notifications.handlers import NotificationRequests
 from orderflow.services.notifications.senders import Sender
 from tests.rigs.effects import EffectsRig
@@ -38,9 +38,9 @@ class RecordedNotifications(Instrumentation):
 class Notifications(EffectsRig):
     """The notifications service without a broker."""
 
-    def __init__(self, url: str, sender: Sender, *, most_attempts: int = MOST_ATTEMPTS, concurrency: int = 32) -> None:
+    def __init__(self, url: str, sender: Sender, *, max_attempts: int = MAX_ATTEMPTS, concurrency: int = 32) -> None:
         self.recorded = RecordedNotifications()
-        sending = NotificationEffect(sender, instrumentation=self.recorded, most_attempts=most_attempts)
+        sending = NotificationEffect(sender, instrumentation=self.recorded, max_attempts=max_attempts)
         super().__init__(NOTIFICATIONS, url, sending, NotificationRequests, concurrency=concurrency, lease_seconds=30)
 
 

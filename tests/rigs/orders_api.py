@@ -66,12 +66,12 @@ class OrdersApiRig:
 
 
 @contextmanager
-def opened(url: str, *, most_waiting: int = 2000) -> Iterator[OrdersApiRig]:
+def opened(url: str, *, max_waiting: int = 2000) -> Iterator[OrdersApiRig]:
     """An orders API on a database."""
     publisher, clock, instrumentation = ScriptedPublisher(), SystemClock(), Instrumentation()
     outbox = Outbox(publisher, a_codec("orders"), lease_seconds=10)
     place_orders = PlaceOrders(hold_seconds=60, instrumentation=instrumentation)
-    writer = GroupCommit(UnitOfWorkFactory(Database(url), outbox), place_orders, clock=clock, most_waiting=most_waiting)
+    writer = GroupCommit(UnitOfWorkFactory(Database(url), outbox), place_orders, clock=clock, max_waiting=max_waiting)
     reads = ReadPool(url, application_name="orders-api", timeout_seconds=RESPONSE_SECONDS)
     outbox_age = [0.0]
     api = OrdersApi(

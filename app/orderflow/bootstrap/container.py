@@ -69,11 +69,11 @@ class Container:
 
     @property
     def instrumentation(self) -> Instrumentation:
-        """Where the process reports what it does."""
+        """Receives the reports of the process."""
         return self.telemetry.instrumentation
 
     def add(self, *loops: Loop) -> None:
-        """Run these loops, and stop them together; loops added first are stopped first."""
+        """Run these loops, and stop them together. Loops added first are stopped first."""
         self.process.add(*loops)
 
     def api_keys(self) -> ApiKeys | None:
@@ -83,7 +83,7 @@ class Container:
     def serve_http(self, application: Application) -> None:
         """Serve an ASGI application at the configured address; raises OSError when its port is taken.
 
-        When the process stops, requests are served for the lame-duck time; each response closes its connection.
+        When the process stops, requests are still served for the lame-duck time; each response closes its connection.
         """
         from orderflow.http.server import HttpServer
 
@@ -94,7 +94,7 @@ class Container:
 
         def lame_duck() -> None:
             instrumented.lame_duck = True
-            self.clock.wait(self.process.impatient, settings.lame_duck_seconds)
+            self.clock.wait(self.process.second_signal, settings.lame_duck_seconds)
 
         self.process.before_stop(lame_duck)
         self.process.add(server)
@@ -108,14 +108,15 @@ class Container:
     def database_failing(self) -> bool:
         """True when the last transaction on any connection failed because the database was unavailable.
 
-        An unused connection does not show that the database is back; the relay's does, within seconds.
+        An unused connection does not show that the database is available again. The relay's connection shows it within
+        seconds.
         """
         connections: list[Database | ReadPool] = [*self._databases, *self._read_pools]
         failed = max((connection.failed_at for connection in connections), default=0.0)
         return failed > max((connection.committed_at for connection in connections), default=0.0)
 
     def read_pool(self, *, timeout_seconds: float) -> "ReadPool":
-        """Queries for an API. None takes longer than its client waits, or a few slow ones would hold up all others."""
+        """A pool for the queries of an API. ``timeout_seconds`` limits each query, so slow ones do not block others."""
         from orderflow.messaging.postgres.read_pool import ReadPool
 
         name = f"orderflow {self.name}"
@@ -124,7 +125,7 @@ class Container:
         return pool
 
     def close(self) -> None:
-        """End what no loop ends: running queries, and the connections to the broker."""
+        """End what no loop ends: the read pools and the connections to the broker."""
         for pool in self._read_pools:
             pool.close()
         self.broker.close(timeout_seconds=5)
@@ -135,7 +136,7 @@ class Container:
         return UnitOfWorkFactory(self.database(), Outbox(self.broker.publisher(), self.codec, lease_seconds=lease))
 
     def consumers(self, queue_name: str, handler: Callable[[], Handler]) -> Iterator[Loop]:
-        """A loop for each partition of a declared queue; with the first of them the loop that prunes the inbox."""
+        """A loop for each partition of a declared queue. The first call also returns the loop that prunes the inbox."""
         settings = self.settings
         if not self._inbox_is_pruned:
             self._inbox_is_pruned = True
@@ -174,7 +175,7 @@ class Container:
         )
 
     def periodic(self, name: str, seconds: float, action: Callable[[SqlUnitOfWork], bool | None]) -> Periodic:
-        """A transaction that is repeated every so many seconds, in a thread of its own."""
+        """A loop that runs ``action`` in a transaction every ``seconds``; immediately again when it returned True."""
         unit_of_work = self.unit_of_work()
 
         def act() -> bool | None:
@@ -184,6 +185,6 @@ class Container:
         return Periodic(name, seconds, act, clock=self.clock, close=unit_of_work.close)
 
     def _prune_inbox(self) -> Periodic:
-        """Forgets messages that are older than the retention, every hour."""
+        """Deletes inbox rows that are older than the retention, every hour."""
         days = self.settings.inbox_retention_days
         return self.periodic("prune inbox", _HOUR, partial(inbox.prune, retention_days=days))

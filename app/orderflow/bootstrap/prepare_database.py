@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for the database at the start of a process, and brings its schema to the version of the code."""
+"""Waits for the database at the start of a process, and migrates or checks its schema."""
 
 import logging
 
@@ -14,11 +14,11 @@ log = logging.getLogger(__name__)
 
 
 def prepare_database(container: Container) -> bool:
-    """Wait for the database and prepare its schema as ``ORDERFLOW_MIGRATE`` says; False when stopped meanwhile.
+    """Wait for the database and migrate or check its schema as ``ORDERFLOW_MIGRATE`` says.
 
-    Raises SchemaMismatch when the database is not at the version of the code.
+    False when the process was stopped meanwhile. Raises SchemaMismatch when the schema does not fit the code.
     """
-    backoff, database, stopping = Backoff(first=0.2, most=5), container.database(), container.process.stopping
+    backoff, database, stopping = Backoff(first=0.2, maximum=5), container.database(), container.process.stopping
     try:
         while not stopping.is_set():
             try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One process: its threads, its signals, and an orderly end."""
+"""One process: its threads, its signals, and its orderly shutdown."""
 
 import gc
 import logging
@@ -18,16 +18,16 @@ EXIT_UNFINISHED = 3
 
 
 class Process:
-    """Runs loops in threads until a signal comes or one of them fails, then stops them in stages.
+    """Runs loops in threads until a signal arrives or a loop fails, then stops the loops in stages.
 
-    A loop that raises ends the process: its supervisor starts a fresh one, which is safer than half of one.
+    A loop that raises ends the process. The supervisor starts a new process, which is safer than one that lacks a loop.
     """
 
     def __init__(self, name: str, *, clock: Clock, drain_timeout_seconds: float) -> None:
         self.name = name
         self.stopping = threading.Event()
-        self.impatient = threading.Event()
-        """Set by a second signal: waits during the stop end at once."""
+        self.second_signal = threading.Event()
+        """Set by a second signal: the lame-duck wait ends immediately."""
         self.loops: list[Loop] = []
         self._clock = clock
         self._drain_timeout = drain_timeout_seconds
@@ -36,7 +36,7 @@ class Process:
         self._failed = False
 
     def add(self, *loops: Loop) -> None:
-        """Add loops that are stopped together. Those added first are stopped first: add producers before sinks."""
+        """Add loops that are stopped together. Loops added first are stopped first: add producers before sinks."""
         self.loops += loops
         self._stages.append([(loop, self._thread(loop)) for loop in loops])
 
@@ -45,10 +45,10 @@ class Process:
         self._before_stop.append(action)
 
     def catch_signals(self) -> None:
-        """SIGTERM and SIGINT stop the process from now on; a second one shortens the stop.
+        """SIGTERM and SIGINT stop the process from now on; a second signal shortens the stop.
 
-        The interpreter runs handlers between any two steps of the main thread, which may just then hold the lock that
-        an event needs. So the handler does nothing, and a thread of its own reads which signal came.
+        The interpreter runs a handler between any two steps of the main thread, which may hold the lock of an event at
+        that moment. So the handlers do nothing, and a separate thread reads the signal numbers.
         """
         incoming, outgoing = socket.socketpair()
         outgoing.setblocking(False)
@@ -58,8 +58,8 @@ class Process:
         threading.Thread(target=self._listen, args=(incoming,), name="signals", daemon=True).start()
 
     def run(self) -> int:
-        """Run until stopped or a loop fails; the exit code: 0, 1 a loop failed, 3 not all could be finished."""
-        # What lives now lives to the end; collecting it again and again costs a fifth of a consumer's CPU.
+        """Run until stopped or a loop fails; the exit code: 0 done, 1 a loop failed, 3 a loop did not end in time."""
+        # Objects that exist now live until the end; collecting them repeatedly costs a fifth of a consumer's CPU.
         gc.freeze()
         gc.set_threshold(50_000, 10, 10)
         for _, thread in self._threads():
@@ -72,7 +72,7 @@ class Process:
         return EXIT_FAILED if self._failed else 0 if finished else EXIT_UNFINISHED
 
     def idle_seconds(self) -> dict[str, float]:
-        """Seconds since each running loop was last seen moving."""
+        """Seconds since the last progress of each running loop."""
         now = self._clock.monotonic()
         return {loop.name: now - loop.last_progress for loop, thread in self._threads() if thread.is_alive()}
 
@@ -97,7 +97,7 @@ class Process:
 
     def _signalled(self, number: int) -> None:
         if self.stopping.is_set():
-            self.impatient.set()
+            self.second_signal.set()
             return
         log.info("process.stopping", extra={"signal": signal.Signals(number).name})
         self.stopping.set()

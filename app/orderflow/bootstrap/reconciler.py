@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of the reconciler's process."""
+"""Runs the reconciler's process."""
 
 import argparse
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ def arguments(_parser: argparse.ArgumentParser) -> None:
 
 
 def main(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Recompute every promise from the databases, again and again; the exit code."""
+    """Check every promise against the databases periodically until stopped; the exit code."""
     settings = Settings.from_env(environ, NEEDS)
     telemetry = start_telemetry(settings, "reconciler", environ)  # no area: its metrics appear with the first result
     if telemetry is None:

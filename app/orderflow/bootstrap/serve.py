@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The life of a service's process, from its first setting to its last confirm."""
+"""Runs one process of a service: settings, telemetry, database, loops, shutdown."""
 
 import argparse
 import logging
@@ -49,7 +49,7 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def find_process(name: str) -> tuple[Service, ProcessDeclaration]:
-    """The service that has this process, and the process; imports nothing of other services."""
+    """The service that has this process, and the process; imports only the ``process`` module of that service."""
     service = next(service for service in SERVICES if name in service.processes)
     module = import_module(f"orderflow.services.{service.name}.process")
     declaration: ProcessDeclaration = module.PROCESSES[name]
@@ -81,7 +81,7 @@ def _run(container: Container, declaration: ProcessDeclaration) -> int:
 
 
 def _idle_seconds(container: Container) -> dict[str, float]:
-    """Seconds since the last progress of each loop, and of the broker's I/O thread: without it nothing else works."""
+    """Seconds since the last progress of each loop and of the broker's I/O thread, on which the loops depend."""
     idle = container.process.idle_seconds()
     return {**idle, "broker": container.clock.monotonic() - container.broker.last_tick}
 

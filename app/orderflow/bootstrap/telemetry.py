@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the telemetry of a process, or reports why that is impossible."""
+"""Starts the telemetry of a process, or reports that its port is taken."""
 
 import sys
 from collections.abc import Collection, Mapping, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database of an HTTP API: writes and reads that respond in time, or with the problem that says why not."""
+"""The database of an HTTP API: a write or read returns in time or raises a problem."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,7 +12,7 @@ from orderflow.messaging.group_commit import Overloaded
 from orderflow.messaging.service import Transaction
 
 RESPONSE_SECONDS = 2.0
-"""How long a client waits for the database at most; then it is asked to send the request again."""
+"""The longest time that a client waits for the database; then it is asked to send the request again."""
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ class Writer(Protocol[Request_contra, Result]):
     """Applies requests in another thread, for example ``GroupCommit``."""
 
     def submit(self, request: Request_contra, /) -> Future[Result]:
-        """Queue a request; raises Overloaded when too many wait."""
+        """Queue a request; raises Overloaded when too many requests wait."""
 
 
 class Reader(Protocol):
@@ -41,10 +41,10 @@ class ApiDatabase(Generic[Request, Result]):
         self._reader = reader
 
     async def write(self, request: Request) -> Result:
-        """The result of a request, after its commit. It is carried out also when its client leaves.
+        """The result of a request, after its commit. The request is carried out even if its client disconnects.
 
-        Raises Problem 429 when too many wait, and Problem 503 when the result is not known in time: then the request
-        may or may not be carried out.
+        Raises Problem 429 when too many requests wait, and Problem 503 when the result is not known in time: the
+        request may or may not be carried out then.
         """
         try:
             future = self._writer.submit(request)
@@ -54,7 +54,7 @@ class ApiDatabase(Generic[Request, Result]):
         return await _in_time(asyncio.shield(asyncio.wrap_future(future)), detail)
 
     async def read(self, query: Callable[[Transaction], Row]) -> Row:
-        """The result of a query; raises Problem 503 when it is not there in time."""
+        """The result of a query; raises Problem 503 when it does not arrive in time."""
         return await _in_time(asyncio.wrap_future(self._reader.submit(query)), "send the request again")
 
 

@@ -26,7 +26,7 @@ ANYONE = Client("anyone", SCOPES)
 
 
 class ApiKeys:
-    """The known keys, by hash. The time of a look-up reveals nothing about a key: what is compared is its hash."""
+    """The known keys, by hash. The time of a look-up reveals nothing about a key, because only hashes are compared."""
 
     def __init__(self, clients: Mapping[str, Client]) -> None:
         self._clients = dict(clients)
@@ -46,7 +46,7 @@ class ApiKeys:
         return cls(clients)
 
     def client(self, authorization: str) -> Client | None:
-        """The holder of the key in an ``Authorization: Bearer`` header; None for anything else."""
+        """The holder of the key in an ``Authorization: Bearer`` header; None without a known key."""
         scheme, _, key = authorization.partition(" ")
         if scheme.lower() != "bearer" or not key:
             return None

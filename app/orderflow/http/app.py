@@ -27,7 +27,7 @@ def application(
     description: str,
     after_exception: Sequence[Callable[[Exception, Scope], Awaitable[None]]] = (),
 ) -> Litestar:
-    """The application. With ``keys`` None every request is allowed. The body limit also holds for chunked bodies."""
+    """The application. With ``keys`` None every request is allowed. The body limit also applies to chunked bodies."""
     return Litestar(
         route_handlers=[*_options(handlers), *handlers],
         middleware=[DefineMiddleware(ApiKeyAuthentication, keys=keys, exclude=f"^{_DOCUMENTATION}")],

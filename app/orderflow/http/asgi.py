@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The outermost layer of every HTTP API: reports each request, and drains clients before the process stops."""
+"""The outermost layer of every HTTP API: reports each request, and closes connections before the process stops."""
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
@@ -21,7 +21,7 @@ class InstrumentedApplication:
     """An ASGI application whose requests are reported to ``instrumentation``.
 
     In the lame-duck period each response closes its connection, so that no request is cut off when the server stops.
-    It is no middleware of the framework, because those do not see requests that match no route.
+    It wraps the framework, because the framework's middleware does not see requests that match no route.
     """
 
     def __init__(self, application: Application, instrumentation: Instrumentation) -> None:
@@ -59,7 +59,7 @@ class InstrumentedApplication:
 
 
 def trace_of(scope: Mapping[str, Any]) -> Mapping[str, str]:
-    """The trace headers to store beside what a request causes; none without an ``InstrumentedApplication``."""
+    """The trace headers to store with what a request causes; none without an ``InstrumentedApplication``."""
     headers: Mapping[str, str] = scope.get(_TRACE, {})
     return headers
 

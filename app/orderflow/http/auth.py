@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who may call an operation, and in which media type; checked before the body is read.
 
-A handler names the scope that it needs in ``opt["scope"]``. One without is open to every authenticated client. The
-guards are coroutines, because Litestar runs other functions in a thread: that doubles the CPU time of a small request.
+A handler names the scope that it needs in ``opt["scope"]``. A handler without a scope is open to every authenticated
+client. The guards are coroutines, because Litestar runs other functions in a thread, which doubles the CPU time of a
+small request.
 """
 
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ class ApiKeyAuthentication(AbstractAuthenticationMiddleware):
         self._keys = keys
 
     async def authenticate_request(self, connection: Connection) -> AuthenticationResult:
-        """The client of this request."""
+        """The client of this request; raises Problem 401 without a known key."""
         if self._keys is None:
             return AuthenticationResult(user=ANYONE, auth=None)
         client = self._keys.client(connection.headers.get("authorization", ""))

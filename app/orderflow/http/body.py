@@ -23,7 +23,7 @@ class JsonRequest(Request[Client, Any, Any]):
         return body
 
     async def json(self) -> Any:
-        """The handler's ``data``; raises Problem 400 when it is not JSON, ValidationException when it has no match."""
+        """The handler's ``data``; raises Problem 400 for invalid JSON, ValidationException for a type that differs."""
         field = self.route_handler.parsed_data_field
         assert field is not None
         body = await self.body()
@@ -40,7 +40,7 @@ class JsonRequest(Request[Client, Any, Any]):
 
 
 def _decoded(body: bytes, annotation: Any) -> Any:
-    """The body as the annotation says. A number without a fraction is an integer, as JSON Schema has it."""
+    """The body as the annotated type. A number without a fraction is an integer, as in JSON Schema."""
     try:
         return _decoder(annotation).decode(body)
     except msgspec.ValidationError as error:

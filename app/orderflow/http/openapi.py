@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the OpenAPI document of an API contains beyond its handlers' types: problems, headers, keys and examples."""
+"""Adds to the OpenAPI document what the handlers' types do not express: problems, headers, keys and examples."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import InitVar, dataclass
@@ -80,8 +80,8 @@ def documented(
 ) -> dict[str, Any]:
     """Keyword arguments of a handler: the scope that it needs, and its part of the OpenAPI document.
 
-    ``problems`` are those beyond what every operation has. ``request`` and ``response`` are example bodies. ``links``
-    are operations that take a field of the response as their parameter of the same name.
+    ``problems`` are those in addition to the problems of every operation. ``request`` and ``response`` are example
+    bodies. ``links`` maps an operation to the field of the response that it takes as a parameter of the same name.
     """
     kinds = sorted((*problems, *_ALL_PROBLEMS), key=attrgetter("status"))
     by_status = {status: list(group) for status, group in groupby(kinds, attrgetter("status"))}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every error response is a problem document (RFC 9457), also those of the framework."""
+"""Every error response is a problem document (RFC 9457), including the framework's own errors."""
 
 import logging
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 BODY_LIMIT_BYTES = 64 * 1024
 _DISCONNECTED = "client disconnected prematurely"
-"""The detail of the exception that Litestar raises for it."""
+"""The detail of the exception that Litestar raises when the client disconnects."""
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class ProblemType:
 
     @property
     def reason(self) -> str:
-        """The word as the value of a metric's label."""
+        """The word in the form of a metric label's value."""
         return self.word.replace("-", "_")
 
     def document(self) -> ProblemDocument:
@@ -70,11 +70,11 @@ UNSUPPORTED_MEDIA_TYPE = ProblemType("unsupported-media-type", 415, "Send applic
 INVALID = ProblemType("invalid", 422, "The request does not match its schema; errors lists the fields.")
 OVERLOADED = ProblemType("overloaded", 429, "Too many requests wait for the database.", retry_after=1)
 CLIENT_GONE = ProblemType("client-gone", 499, "The client closed the connection before it had sent its request.")
-INTERNAL_ERROR = ProblemType("internal-error", 500, "The server failed; its log says why.")
+INTERNAL_ERROR = ProblemType("internal-error", 500, "The server failed. Its log has the cause.")
 DATABASE_UNAVAILABLE = ProblemType(
     "database-unavailable", 503, "The database did not respond in time. Send the request again.", retry_after=1
 )
-_OF_STATUS = {
+_BY_STATUS = {
     kind.status: kind
     for kind in (BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, TOO_LARGE, INTERNAL_ERROR)
 }
@@ -113,9 +113,9 @@ def problem_of(error: Exception) -> Problem:
         return Problem(INVALID, "a value cannot be stored")
     if isinstance(error, InternalServerException) and error.detail == _DISCONNECTED:
         return Problem(CLIENT_GONE)
-    if isinstance(error, HTTPException) and error.status_code in _OF_STATUS:
+    if isinstance(error, HTTPException) and error.status_code in _BY_STATUS:
         detail = error.detail if error.status_code == BAD_REQUEST.status else ""
-        return Problem(_OF_STATUS[error.status_code], detail, headers=error.headers)
+        return Problem(_BY_STATUS[error.status_code], detail, headers=error.headers)
     return Problem(INTERNAL_ERROR)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An ASGI application served by uvicorn; the process decides when it ends."""
+"""Serves an ASGI application with uvicorn, as a loop of a process."""
 
 import asyncio
 import socket
@@ -14,9 +14,9 @@ _TICK_SECONDS = 1.0
 
 
 class HttpServer:
-    """Listens as soon as it is made; ``port`` 0 takes a free one. Raises OSError when the port is taken.
+    """Listens as soon as it is created; ``port`` 0 takes a free port. Raises OSError when the port is taken.
 
-    ``run`` may be called in any thread; in the main thread SIGTERM and SIGINT stop it, too.
+    ``run`` may be called in any thread. In the main thread SIGTERM and SIGINT also stop the server.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Describes structs in an OpenAPI document exactly as their decoder reads them.
 
-Litestar's own description leaves out that unknown fields are refused, and misreads tuples of any length.
+Litestar's own schemas omit that unknown fields are refused, and describe tuples of any length wrongly.
 """
 
 from typing import TYPE_CHECKING, Any

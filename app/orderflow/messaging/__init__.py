@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The messaging core: from a queue through one transaction to confirmed publishes. Knows no service."""
+"""The messaging core: from a queue through one transaction to confirmed publishes. Imports no service."""

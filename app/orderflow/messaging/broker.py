@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The port between the core and a message broker: everything a service process needs, nothing more.
 
-``rabbitmq`` implements it. The contract suite runs on it, and on the broker in memory of the tests.
-All calls may come from any thread. They speak in batches: crossing to the I/O thread costs once per batch.
+``rabbitmq`` implements it. The contract suite runs on it and on the in-memory broker of the tests.
+Every method may be called from any thread. Methods take batches, because each call crosses to the I/O thread once.
 """
 
 import threading
@@ -17,7 +17,7 @@ Headers = Mapping[str, str | int]
 
 
 class Properties(msgspec.Struct, frozen=True, kw_only=True):
-    """The AMQP properties that orderflow uses. ``timestamp`` is in whole seconds since 1970, as AMQP has it."""
+    """The AMQP properties that orderflow uses. ``timestamp`` is in whole seconds since 1970, as in AMQP."""
 
     message_id: str | None = None
     correlation_id: str | None = None
@@ -42,7 +42,7 @@ class Delivery(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """Deliveries of one queue in the order of their tags, and the connection (``epoch``) they came over."""
+    """Deliveries of one queue in the order of their tags, and the ``epoch`` of the channel that delivered them."""
 
     queue: str
     epoch: int
@@ -71,7 +71,7 @@ class Failure(Enum):
 
 
 class Receipt:
-    """What became of one handed-over batch of publications; filled in by the broker, read by the publisher."""
+    """The results of one batch of publications; the broker fills it in, the publisher reads it."""
 
     def __init__(self, keys: Sequence[UUID]) -> None:
         self.keys = keys
@@ -82,7 +82,7 @@ class Receipt:
             self._settled.set()
 
     def settle(self, count: int) -> None:
-        """Count publications as settled; called by the broker, failures are in ``failures`` before."""
+        """Count publications as settled. Called by the broker, which adds failures to ``failures`` first."""
         self._open -= count
         if self._open <= 0:
             self._settled.set()
@@ -103,7 +103,7 @@ class Receipt:
 
     @property
     def confirmed(self) -> list[UUID]:
-        """The keys that are in a queue for sure; meaningful once settled."""
+        """The keys of the publications that are known to be in a queue; meaningful once settled."""
         return [key for key in self.keys if key not in self.failures]
 
 
@@ -111,11 +111,11 @@ class Publisher(Protocol):
     """Publishes with confirms and ``mandatory``, at most a window of unconfirmed messages on the wire."""
 
     def publish(self, publications: Sequence[Publication]) -> Receipt:
-        """Hand over a batch, in order; never blocks. Without a connection every key fails as LOST at once."""
+        """Hand over a batch, in order; never blocks. Without a connection every key fails as LOST immediately."""
 
     @property
     def room(self) -> int:
-        """How many publications would go out without queueing; 0 while blocked, unconnected or the window is full."""
+        """How many publications can be sent without queueing; 0 while blocked, unconnected or the window is full."""
 
 
 class Consumer(Protocol):
@@ -129,29 +129,29 @@ class Consumer(Protocol):
         """Wait up to the timeout for a first message, then up to ``linger_seconds`` more for a full batch.
 
         A batch has at most ``limit`` messages and ends with the message that reaches ``limit_bytes``.
-        All of it came over the same connection. None when nothing came.
+        All its messages arrived over the same channel. None when no message arrived.
         """
 
     def ack(self, batch: Batch) -> None:
-        """Acknowledge a batch whole, with one multiple-ack. Batches must be acknowledged in the order received.
+        """Acknowledge a whole batch, with one multiple-ack. Batches must be acknowledged in the order received.
 
-        Nothing happens when the connection it came over is gone: the broker delivers the messages again.
+        Does nothing when the channel of the batch is closed: the broker delivers the messages again.
         """
 
     def cancel(self) -> None:
-        """Ask the broker for no more. What has already arrived is still handed out by ``receive``.
+        """Stop the delivery of further messages. ``receive`` still returns what has already arrived.
 
-        An ordered consumer hands out nothing more: when all that it handed out is acknowledged, the rest goes back to
-        the queue, and only then the next consumer gets anything.
+        With an ordered consumer, ``receive`` returns nothing more. When everything that it returned is acknowledged,
+        the other deliveries are requeued, and only then does the next consumer get any message.
         """
 
     @property
     def drained(self) -> bool:
-        """True when cancelled and everything that had arrived was received (or its connection is gone)."""
+        """True when cancelled and everything that had arrived was received (or its channel is closed)."""
 
 
 class Broker(Protocol):
-    """A connection to the broker that comes back by itself, with jittered back-off."""
+    """A connection to the broker that reconnects by itself, with jittered back-off."""
 
     def start(self) -> None:
         """Begin to connect, in the background."""
@@ -162,7 +162,7 @@ class Broker(Protocol):
     def consumer(self, queue: str, *, prefetch: int, ordered: bool = False) -> Consumer:
         """A consumer of a queue; it subscribes again after every reconnect.
 
-        ``ordered`` is for queues with a single active consumer: none begins before the one before has ended.
+        ``ordered`` is for queues with a single active consumer: each consumer starts after the previous one has ended.
         """
 
     @property
@@ -175,7 +175,7 @@ class Broker(Protocol):
 
     @property
     def last_tick(self) -> float:
-        """Monotonic time of the last sign of life of the I/O loop, for the progress watchdog."""
+        """Monotonic time of the last progress of the I/O loop, for the watchdog."""
 
     def close(self, *, timeout_seconds: float) -> None:
         """Wait for open confirms up to the timeout, close the connections, end the I/O thread."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Concurrent calls in an event loop with a thread of its own."""
+"""Makes concurrent calls in an event loop with a thread of its own."""
 
 import asyncio
 import logging
@@ -21,8 +21,8 @@ _TICK_SECONDS = 1.0
 class CallPool(Generic[Task, Result]):
     """Performs tasks concurrently; the thread that submits them takes the results.
 
-    ``resources`` is entered in the event loop before the first call and left after the last. One thread submits and
-    takes. ``wake`` is set whenever there is something to take, or when the loop has failed.
+    ``resources`` is entered in the event loop before the first call and exited after the last. Only one thread may call
+    ``submit`` and ``take``. ``wake`` is set whenever there is a result to take, or when the loop has failed.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class CallPool(Generic[Task, Result]):
         name: str,
     ) -> None:
         self.last_tick = clock.monotonic()
-        """Monotonic time at which the event loop was last seen moving."""
+        """Monotonic time of the event loop's last progress."""
         self.in_flight = 0
         """Tasks that were submitted and not taken yet."""
         self._perform = perform
@@ -51,26 +51,29 @@ class CallPool(Generic[Task, Result]):
         self._thread = threading.Thread(target=self._run, name=f"{name} calls", daemon=True)
 
     def start(self) -> None:
-        """Start the loop and wait until its resources are there; raises what stood in the way."""
+        """Start the loop and wait until its resources are entered; raises RuntimeError when that fails."""
         self._thread.start()
         self._ready.wait()
         self._raise()
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """Begin calls; returns at once."""
+        """Begin calls; returns immediately."""
         if tasks:
             self.in_flight += len(tasks)
             self._loop.call_soon_threadsafe(self._begin, tasks)
 
     def take(self) -> list[tuple[Task, Result]]:
-        """The tasks that ended since the last time, with their results; without those that raised."""
+        """The tasks that ended since the last call, with their results, without those that raised.
+
+        Raises RuntimeError when the event loop has failed.
+        """
         self._raise()
         ended = [self._finished.popleft() for _ in range(len(self._finished))]
         self.in_flight -= len(ended)
         return [pair for pair in ended if pair is not None]
 
     def stop(self) -> None:
-        """Cancel the calls that still run, let go of the resources and end the thread."""
+        """Cancel the calls that still run, release the resources and end the thread."""
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()

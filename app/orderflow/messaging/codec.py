@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Between events and AMQP messages: properties, headers, compression, and what makes a delivery malformed."""
+"""Converts events to AMQP messages and back: properties, headers, compression, and checks for malformed deliveries."""
 
 import gzip
 import io
@@ -19,13 +19,13 @@ from orderflow.messaging.service import Incoming
 
 JSON = "application/json"
 RETRY_COUNT = "x-retry-count"
-_MOST_WINDOW_BYTES = 8 * 1024 * 1024
-"""Memory that a zstd frame may require of its reader; the specification recommends that every reader allows it."""
+_MAX_WINDOW_BYTES = 8 * 1024 * 1024
+"""Memory that a zstd frame may require of its decoder; the specification recommends this minimum for every decoder."""
 _CONTENT_TYPES = frozenset({None, JSON, "application/json; charset=utf-8"})
 
 
 class Outgoing(msgspec.Struct, frozen=True, kw_only=True):
-    """An event with what the message around it needs."""
+    """An event, with the causation id and the trace headers of its message."""
 
     event: Event
     causation_id: UUID | None = None
@@ -68,7 +68,7 @@ class Codec:
     def incoming(self, delivery: Delivery, accepted: tuple[type[Event], ...], trace: Mapping[str, str]) -> Incoming:
         """The event in a delivery; raises MalformedMessage when it is not one that this queue handles.
 
-        ``trace`` are the trace headers for what follows from the message.
+        ``trace`` are the trace headers for what the message causes.
         """
         properties = delivery.properties
         if properties.content_type not in _CONTENT_TYPES:
@@ -88,9 +88,10 @@ class Codec:
 
 
 def decompressed(body: bytes, encoding: str | None, *, limit_bytes: int) -> bytes:
-    """The plain body; raises MalformedMessage. Holds at most the limit plus one byte, whatever the sender claims.
+    """The plain body; raises MalformedMessage when it cannot be decompressed or exceeds the limit.
 
-    Decompression takes the window of the compression in addition: 32 KiB for gzip, at most 8 MiB for zstd.
+    Memory use is bounded, whatever the sender claims: the limit plus one byte, and the decompression window of 32 KiB
+    for gzip and at most 8 MiB (or the limit, if that is larger) for zstd.
     """
     if encoding in {None, "", "identity"}:
         plain = body
@@ -108,7 +109,7 @@ def _read_limited(body: bytes, encoding: str, limit_bytes: int) -> bytes:
         if encoding == "gzip":
             with gzip.open(io.BytesIO(body)) as stream:
                 return stream.read(limit_bytes + 1)
-        window = max(_MOST_WINDOW_BYTES, limit_bytes)
+        window = max(_MAX_WINDOW_BYTES, limit_bytes)
         with zstandard.ZstdDecompressor(max_window_size=window).stream_reader(body) as reader:
             plain = reader.read(limit_bytes + 1)
         cut_off = len(plain) < min(zstandard.frame_content_size(body), limit_bytes + 1)

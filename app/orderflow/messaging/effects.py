@@ -6,22 +6,22 @@ Invariants:
 - The transaction of a message only records that a call is due. No transaction is open while a call is made.
 - A task is claimed under a lease: no other process makes its call before the lease expires. The lease is longer than
   any call.
-- Results are recorded in one transaction together, and may be recorded again without a further change.
+- Results are recorded together in one transaction. Recording a result again changes nothing.
 - At most ``concurrency`` calls are in flight.
 
 ==================================== ==================================================================================
 Failure                              Consequence
 ==================================== ==================================================================================
 process killed during a call         the lease expires and another process calls again, with the same idempotency key
-database unavailable                 calls in flight go on; results wait in memory, and their leases protect the rows
+database unavailable                 calls in flight continue; results wait in memory, and leases protect the rows
 a result cannot be recorded          ``bisect`` isolates it; it is logged and its task is claimed again after the lease
-``perform`` raises                   a bug: it is logged, and the task is left to its lease
-stop                                 nothing is claimed; calls in flight have ``drain_seconds``, the rest is left
+``perform`` raises                   a bug: it is logged, and the task is claimed again after the lease
+stop                                 nothing is claimed; calls in flight have ``drain_seconds``, then are cancelled
 ==================================== ==================================================================================
 
 A claim costs three statements and recording five, begin and commit included, whatever the number of tasks
-(tests/integration/services/payments/test_charges.py). A row wakes its runner after the commit, so a call begins within
-milliseconds; a missed wake-up costs ``interval_seconds``.
+(tests/integration/services/payments/test_charges.py). The runner is woken after the commit that adds a task, so a call
+begins within milliseconds; a missed wake-up delays it by ``interval_seconds``.
 """
 
 import logging
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _TAKE_SECONDS = 0.05
-_ENOUGH = 100
+_LINGER_BELOW = 100
 
 
 class Effect(Protocol[Task, Result]):
@@ -57,16 +57,17 @@ class Effect(Protocol[Task, Result]):
         """Up to ``limit`` due tasks, leased: no other process claims them before the lease expires."""
 
     async def perform(self, task: Task) -> Result:
-        """Make the call. A failure of the external system is a result; an exception leaves the task to its lease."""
+        """Make the call. A failure of the external system is a result; after an exception the task is claimed again."""
 
     def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[Task, Result]]) -> None:
         """Record results, set-based. The same result may be recorded again: it must then change nothing."""
 
 
 class EffectRunner(Generic[Task, Result]):
-    """Runs one kind of call: one thread for the database, one for the calls.
+    """Runs one kind of call, with one thread for the database and one for the calls.
 
-    It searches for tasks every ``interval_seconds``, and at once after ``wake``. Results gather for ``linger_seconds``.
+    It claims tasks every ``interval_seconds``, and immediately after ``wake``. It collects results for
+    ``linger_seconds``.
     ``lease_seconds`` must be longer than any call. At most ``concurrency`` calls are open.
     """
 
@@ -96,25 +97,26 @@ class EffectRunner(Generic[Task, Result]):
         self._stopping = threading.Event()
         self._given_up = threading.Event()
         self._unrecorded: list[tuple[Task, Result]] = []
-        self._backoff = Backoff(most=5)
-        self._moved = clock.monotonic()
+        self._backoff = Backoff(maximum=5)
+        self._last_turn = clock.monotonic()
         self._calls = CallPool[Task, Result](
             effects.perform, effects.resources, wake=self._wake, clock=clock, name=name
         )
 
     @property
     def last_progress(self) -> float:
-        """Monotonic time at which both threads had been seen moving."""
-        return min(self._moved, self._calls.last_tick)
+        """Monotonic time of the last progress of both threads: the earlier of the two."""
+        return min(self._last_turn, self._calls.last_tick)
 
     def wake(self) -> None:
         """A task became due: claim now. Never blocks; call it after the commit."""
         self._wake.set()
 
     def run(self) -> None:
-        """Work until stopped, then finish the calls in flight for ``drain_seconds``; the rest is left to its lease.
+        """Work until stopped, then wait up to ``drain_seconds`` for the calls in flight and cancel the rest.
 
-        Raises what ``claim`` or the event loop raise, except InfrastructureError: then it waits and tries again.
+        Waits and tries again after an InfrastructureError. Raises the other errors of ``claim``, and RuntimeError when
+        the event loop of the calls has failed.
         """
         self._calls.start()
         try:
@@ -132,14 +134,14 @@ class EffectRunner(Generic[Task, Result]):
         self._wake.set()
 
     def give_up(self) -> None:
-        """Return from ``run`` at once; what is in flight will be claimed again."""
+        """Return from ``run`` immediately; what is in flight will be claimed again."""
         self._given_up.set()
         self.stop()
 
     def _turn(self, *, claiming: bool) -> None:
         """Record what has ended and claim what is due, in one transaction; begin the calls after its commit."""
-        self._moved = self._clock.monotonic()
-        self._gather()
+        self._last_turn = self._clock.monotonic()
+        self._collect()
         room = self._concurrency - self._calls.in_flight if claiming else 0
         if not (room or self._unrecorded):
             return
@@ -153,10 +155,10 @@ class EffectRunner(Generic[Task, Result]):
         self._backoff.reset()
         self._calls.submit(tasks)
 
-    def _gather(self) -> None:
+    def _collect(self) -> None:
         self._wake.clear()
         self._unrecorded += self._calls.take()
-        if 0 < len(self._unrecorded) < _ENOUGH and self._calls.in_flight:
+        if 0 < len(self._unrecorded) < _LINGER_BELOW and self._calls.in_flight:
             self._clock.wait(self._given_up, self._linger)
             self._unrecorded += self._calls.take()
 
@@ -165,7 +167,7 @@ class EffectRunner(Generic[Task, Result]):
             with self._unit_of_work.transaction() as work:
                 if pairs:
                     self._effects.record(work, pairs)
-                # After the recording: a claim skips locked rows, so this order never waits with locks held.
+                # Claim after recording: a claim skips locked rows, so this order never waits while it holds locks.
                 return self._effects.claim(work, limit=room, lease=self._lease) if room else ()
         except InfrastructureError:
             raise

@@ -4,20 +4,20 @@
 ::
 
     MessagingError
-    ├── InfrastructureError     nothing is wrong with the message: it stays, the consumer pauses and tries again
-    │   ├── BrokerUnavailable       no connection, or it went away
-    │   ├── DatabaseUnavailable     no connection, or it went away, or the server is shutting down
-    │   ├── TransactionAborted      deadlock or serialization failure: the same work can succeed at once
-    │   └── GivenUp                 the process ends and finishes nothing more
+    ├── InfrastructureError     the message is not the cause: it stays, the consumer pauses and tries again
+    │   ├── BrokerUnavailable       no connection, or it was lost
+    │   ├── DatabaseUnavailable     no connection, or it was lost, or the server is shutting down
+    │   ├── TransactionAborted      deadlock or serialization failure: the same work can be repeated immediately
+    │   └── GivenUp                 the process ends without finishing
     ├── MalformedMessage        the message cannot be read: it is dead-lettered
     ├── BadData                 the database refused a value: the message is dead-lettered
-    └── SettingsError           the program cannot run like this: exit code 2
+    └── SettingsError           the program cannot run with these settings: exit code 2
         └── SchemaMismatch          the database has other migrations than this version
 """
 
 
 class MessagingError(Exception):
-    """Anything that orderflow itself raises."""
+    """The base of these errors."""
 
 
 class InfrastructureError(MessagingError):
@@ -33,15 +33,15 @@ class DatabaseUnavailable(InfrastructureError):
 
 
 class TransactionAborted(InfrastructureError):
-    """The database aborted this transaction for another one; the same work can succeed at once."""
+    """The database aborted this transaction in favour of another; the same work can be repeated immediately."""
 
 
 class GivenUp(InfrastructureError):
-    """The process is to end without finishing."""
+    """The process ends without finishing."""
 
 
 class BadData(MessagingError):
-    """The database refused a value for what it is (SQLSTATE class 22 or 23)."""
+    """The database refused a value (SQLSTATE class 22 or 23, or a program limit)."""
 
 
 class MalformedMessage(MessagingError):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every event has, whatever its domain, and how its JSON body is written and read.
+"""The base of all events, and how their JSON bodies are written and read.
 
 An event is a fact in the past tense. Its body is one JSON object whose ``event_type`` names the class. A field with a
-default may be added without a new ``version``: readers ignore fields that they do not know. Every other change raises
-the version, and a reader that does not know the version dead-letters the message.
+default may be added without a new ``version``: readers ignore fields that they do not know. Every other change
+increases the version, and a reader that does not know the version dead-letters the message.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="event_type"):
 
     @property
     def correlation_id(self) -> str:
-        """The id of what the event is about; queues with partitions keep the order of events with the same one."""
+        """The id of what the event is about; a queue with partitions keeps the order of events with the same id."""
         raise NotImplementedError
 
 
@@ -64,7 +64,7 @@ class EventDecoder:
         return event
 
     def _diagnosis(self, body: bytes, error: Exception) -> MalformedMessage:
-        """Why a body was refused; the most specific reason wins."""
+        """Why a body was refused: the most specific reason."""
         if not body:
             return MalformedMessage("empty_body", "the body has no bytes")
         try:

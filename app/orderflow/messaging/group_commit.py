@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that arrive together share one transaction."""
+"""Applies requests that arrive together in one transaction."""
 
 import logging
 import queue
@@ -17,17 +17,17 @@ log = logging.getLogger(__name__)
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
-_ABORTS = 5
+_MAX_ABORTS = 5
 
 
 class Overloaded(Exception):
-    """More requests wait than the writer takes; nothing was done, try again later."""
+    """Too many requests wait, or the writer has stopped; nothing was done."""
 
 
 class GroupCommit(Generic[Request, Result]):
-    """Applies requests in groups, in one thread: while one group commits, the next one gathers.
+    """Applies requests in groups, in one thread: while one group commits, the next one is collected.
 
-    ``apply`` gets the requests and the open unit of work, and gives one result per request. It may be called
+    ``apply`` gets the requests and the open unit of work, and returns one result per request. It may be called
     again with the same requests, or with half of them, after a rollback.
     """
 
@@ -39,7 +39,7 @@ class GroupCommit(Generic[Request, Result]):
         clock: Clock,
         name: str = "write",
         group_size: int = 100,
-        most_waiting: int = 2000,
+        max_waiting: int = 2000,
     ) -> None:
         self.name = name
         self.last_progress = clock.monotonic()
@@ -47,20 +47,20 @@ class GroupCommit(Generic[Request, Result]):
         self._apply = apply
         self._clock = clock
         self._group_size = group_size
-        self._waiting: queue.Queue[tuple[Request, Future[Result]]] = queue.Queue(maxsize=most_waiting)
+        self._waiting: queue.Queue[tuple[Request, Future[Result]]] = queue.Queue(maxsize=max_waiting)
         self._stopping = threading.Event()
-        self._door = threading.Lock()
+        self._submit_lock = threading.Lock()
         self._closed = False
 
     def submit(self, request: Request) -> Future[Result]:
-        """Queue a request. Its future is set after the commit, or gets the error that concerns it.
+        """Queue a request. Its future gets the result after the commit, or the error of this request.
 
-        Raises Overloaded when too many wait, or ``run`` has ended. InfrastructureError in the future means: not
-        done, or (when the connection broke during the commit) unknown; the caller must ask again with the same
-        idempotency key.
+        Raises Overloaded when too many requests wait, or ``run`` has ended. After an InfrastructureError in the future
+        the request was not applied, or (when the connection broke during the commit) the result is unknown: the caller
+        must repeat the request with the same idempotency key.
         """
         future: Future[Result] = Future()
-        with self._door:
+        with self._submit_lock:
             if self._closed:
                 raise Overloaded("the writer has stopped")
             try:
@@ -87,8 +87,8 @@ class GroupCommit(Generic[Request, Result]):
         self._stopping.set()
 
     def _finished(self) -> bool:
-        """True when stopped and the queue is empty; from then on ``submit`` refuses."""
-        with self._door:
+        """True when stopped and the queue is empty; from then on ``submit`` raises Overloaded."""
+        with self._submit_lock:
             self._closed = self._stopping.is_set() and self._waiting.empty()
             return self._closed
 
@@ -109,7 +109,7 @@ class GroupCommit(Generic[Request, Result]):
             with self._unit_of_work.transaction() as work:
                 results = self._apply([request for request, _ in part], work)
                 if len(results) != len(part):
-                    raise RuntimeError(f"{self._apply!r} gave {len(results)} results for {len(part)} requests")
+                    raise RuntimeError(f"{self._apply!r} returned {len(results)} results for {len(part)} requests")
             for (_, future), result in zip(part, results, strict=True):
                 future.set_result(result)
             del undecided[: len(part)]
@@ -118,7 +118,7 @@ class GroupCommit(Generic[Request, Result]):
             item[1].set_exception(error)
             del undecided[:1]
 
-        for _ in range(_ABORTS):
+        for _ in range(_MAX_ABORTS):
             try:
                 bisect(list(undecided), attempt, on_failure)
             except TransactionAborted:
@@ -126,7 +126,7 @@ class GroupCommit(Generic[Request, Result]):
             except InfrastructureError as error:
                 self._fail(undecided, error)
             return
-        self._fail(undecided, TransactionAborted(f"aborted {_ABORTS} times in a row"))
+        self._fail(undecided, TransactionAborted(f"aborted {_MAX_ABORTS} times in a row"))
 
     def _fail(self, items: Sequence[tuple[Request, Future[Result]]], error: InfrastructureError) -> None:
         log.warning("writer.failed", extra={"requests": len(items), "error": str(error)})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the messaging core reports while it works: batches, publishes, calls, connections, the outbox.
 
-Every method does nothing here; telemetry overrides those it needs. They are called from the thread that does the work,
-once per batch and never per message, and must neither block nor raise.
+Every method does nothing here; telemetry overrides the methods that it needs. They are called from the thread that does
+the work, once per batch and never per message, and must neither block nor raise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -100,4 +100,4 @@ class MessagingInstrumentation:
         """The outbox was counted."""
 
     def relayed(self, count: int) -> None:
-        """The relay took rows that a crash, a return or a lost connection had left."""
+        """The relay took rows that were not confirmed: after a crash, a return, a nack or a lost connection."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that comes again and again: hold expiry, pruning, reconciling."""
+"""Repeats an action in intervals: hold expiry, pruning, reconciling."""
 
 import logging
 import threading
@@ -12,14 +12,14 @@ from orderflow.messaging.errors import InfrastructureError
 log = logging.getLogger(__name__)
 
 _STEP_SECONDS = 2.0
-"""Longest wait without a sign of life: less than half of the shortest limit that a watchdog can be given."""
+"""Longest wait between two updates of ``last_progress``: less than half of the shortest limit of a watchdog."""
 
 
 class Periodic:
-    """Calls an action every ``interval_seconds`` in one thread. An action that returns True is called again at once.
+    """Calls an action every ``interval_seconds`` in one thread, and immediately again when the action returned True.
 
-    After an action that took long it rests at least ``rest_factor`` times as long, also when the action failed. It is
-    seen moving while it rests, however long that is: only an action that hangs looks stalled to a watchdog.
+    It rests at least ``rest_factor`` times as long as the action took, even when the action failed. ``last_progress``
+    is updated during a rest, so a watchdog sees only an action that hangs as stalled.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Periodic:
         self._backoff = Backoff()
 
     def run(self) -> None:
-        """Call the action until stopped. InfrastructureError is logged and tried again later, all else is raised."""
+        """Call the action until stopped. InfrastructureError is logged and retried later; other errors are raised."""
         while not self._stopping.is_set():
             begun = self.last_progress = self._clock.monotonic()
             pause = self._turn()

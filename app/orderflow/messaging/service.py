@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a service declares itself, and how its handlers speak with the core.
+"""How a service declares itself, and the interface between its handlers and the core.
 
-A declaration is the whole truth about a service's place on the broker: the topology, the users and their
-permissions, and the reference documentation are derived from it.
+The broker's topology, its users and their permissions, and the reference documentation are derived from the
+declarations alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """One service: its queues and the events that it publishes. Its database user and broker user bear its name."""
+    """One service: its queues and the events that it publishes. Its database user and its broker user have its name."""
 
     name: str
     queues: tuple[Queue, ...]
@@ -47,7 +47,7 @@ class Incoming(msgspec.Struct, frozen=True):
     event: Event
     retry_count: int
     trace: Mapping[str, str] = {}
-    """Trace headers to store beside work that goes on after the transaction, so that its events join the trace."""
+    """Trace headers to store with work that continues after the transaction, so that its events join the trace."""
 
 
 class Done(msgspec.Struct, frozen=True):
@@ -63,7 +63,7 @@ class Retry(msgspec.Struct, frozen=True):
 
 
 class Reject(msgspec.Struct, frozen=True):
-    """The message can never be handled: to the dead letters with this one-word reason."""
+    """The message can never be handled: dead-letter it; ``reason`` is one fixed word."""
 
     reason: str
 
@@ -73,7 +73,7 @@ DONE = Done()
 
 
 class Transaction(Protocol):
-    """The open transaction that a handler's state changes belong to."""
+    """The open transaction of a handler's state changes."""
 
     def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement with ``%(name)s`` parameters; the rows that it returns, if it returns any."""
@@ -84,14 +84,14 @@ class Transaction(Protocol):
 
 
 class UnitOfWork(Transaction, Protocol):
-    """A transaction together with the events that it publishes: both happen, or neither."""
+    """A transaction together with the events that it publishes: both are committed, or neither."""
 
     def publish(
         self, event: Event, *, causation_id: UUID | None = None, trace: Mapping[str, str] | None = None
     ) -> None:
         """Store an event with the transaction; it goes to the broker after the commit.
 
-        ``causation_id`` is the message that led to it, ``trace`` are the trace headers to send along.
+        ``causation_id`` is the id of the message that caused the event; ``trace`` are the trace headers to send.
         """
 
     def after_commit(self, action: Callable[[], None]) -> None:
@@ -105,5 +105,5 @@ class Handler(Protocol):
         """One outcome per message, in the same order.
 
         It may be called again with the same messages (or with half of them) after a rollback, and messages may
-        arrive in any order. What must happen after the commit goes through a row, never through memory.
+        arrive in any order. What must happen after the commit is stored in a row, never only in memory.
         """

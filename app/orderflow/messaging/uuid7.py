@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ids that sort by time, so that an index grows at its end."""
+"""Creates ids that sort by time, so that new ones are added at the end of an index."""
 
 import os
 import time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ends a process that no longer moves: a thread that hangs holds messages that another process could handle."""
+"""Ends a process that makes no progress: a thread that hangs keeps messages that another process could handle."""
 
 import logging
 import os
@@ -16,11 +16,11 @@ EXIT_STALLED = 70
 
 
 class Watchdog:
-    """Looks several times per ``limit_seconds`` whether some loop has been idle for longer than that.
+    """Checks several times per ``limit_seconds`` whether a loop has been idle for longer than that.
 
-    ``idle_seconds`` gives the seconds since each loop was last seen moving. When one is over the limit, the stacks of
-    all threads are logged and the process ends at once with exit code 70, without draining: its supervisor
-    starts another, and the broker delivers again what was not acknowledged.
+    ``idle_seconds`` returns the seconds since the last progress of each loop. When a loop exceeds the limit, the stacks
+    of all threads are logged and the process ends immediately with exit code 70, without draining: its supervisor
+    starts a new process, and the broker delivers again what was not acknowledged.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Watchdog:
         *,
         limit_seconds: float,
         clock: Clock,
-        leave: Callable[[int], object] = os._exit,
+        exit_process: Callable[[int], object] = os._exit,
     ) -> None:
         self.name = "watchdog"
         self.last_progress = clock.monotonic()
@@ -37,7 +37,7 @@ class Watchdog:
         self._limit = limit_seconds
         self._pause = min(5.0, limit_seconds / 10)
         self._clock = clock
-        self._leave = leave
+        self._exit_process = exit_process
         self._stopping = threading.Event()
 
     def run(self) -> None:
@@ -50,7 +50,7 @@ class Watchdog:
         self._stopping.set()
 
     def check(self) -> None:
-        """Look once. After a gap in its own sleep (the machine was suspended) it first gives the loops a turn."""
+        """Check once. After a gap in its own sleep (the machine was suspended) it waits for the next check."""
         now = self._clock.monotonic()
         gap, self.last_progress = now - self.last_progress, now
         stalled = self.stalled()
@@ -59,7 +59,7 @@ class Watchdog:
         log.critical("watchdog.expired", extra={"stalled": stalled, "stacks": stacks()})
         for handler in logging.getLogger().handlers:
             handler.flush()
-        self._leave(EXIT_STALLED)
+        self._exit_process(EXIT_STALLED)
 
     def stalled(self) -> dict[str, float]:
         """The loops that have been idle for longer than the limit, with their seconds."""
@@ -71,7 +71,7 @@ class Watchdog:
 
 
 def stacks() -> dict[str, list[str]]:
-    """Where every thread of the process is now, innermost call last, by the thread's name."""
+    """The stack of every thread of the process, innermost call last, by the thread's name."""
     names = {thread.ident: thread.name for thread in threading.enumerate()}
     return {
         names.get(ident, str(ident)): [

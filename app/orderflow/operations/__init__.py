@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What operators run: dead letters, topology, the reconciler, the payment simulator."""
+"""What operators run: dead letters, migrations, topology, the reconciler."""

@@ -26,7 +26,7 @@ class ManagementRefused(MessagingError):
 
 
 class Management:
-    """The management API of one broker, with the user and password that are in the URL."""
+    """The management API of one broker, with the user and password in the URL."""
 
     def __init__(self, url: str, *, timeout_seconds: float = 30) -> None:
         self._base = f"{url.rstrip('/')}/api/"
@@ -45,7 +45,10 @@ class Management:
         self._call("PUT", path, msgspec.json.encode(body))
 
     def delete(self, *path: str, condition: str = "") -> None:
-        """Delete what is at a path, ``condition`` for example ``if-unused``; what is absent is no error."""
+        """Delete what is at a path, if it exists. ``condition`` is for example ``if-unused``.
+
+        Raises ManagementRefused or BrokerUnavailable.
+        """
         try:
             self._call("DELETE", path, query=f"?{condition}=true" if condition else "")
         except ManagementRefused as refused:
@@ -55,7 +58,7 @@ class Management:
     def wait(self, seconds: float, *, clock: Clock | None = None) -> None:
         """Return once the broker responds; raises BrokerUnavailable after ``seconds``. Logs each wait."""
         clock = clock or SystemClock()
-        deadline, backoff, never = clock.monotonic() + seconds, Backoff(first=0.5, most=5), Event()
+        deadline, backoff, never = clock.monotonic() + seconds, Backoff(first=0.5, maximum=5), Event()
         while True:
             try:
                 self.get("overview")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``orderflow migrate``: bring the databases of one service or of all to this version, or list what is pending."""
+"""``orderflow migrate``: apply or list the pending migrations of the databases of one service or of all."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "With --service, ORDERFLOW_DATABASE_URL is that service's database, as for its processes. Without it, the URL"
         " names every database by a placeholder: postgresql://{service}@db.example/{service} (passwords: ~/.pgpass)."
-        " Exit code: 0 done, 1 something is pending (--check), 2 settings, database or schema do not fit."
+        " Exit code: 0 done, 1 something is pending (--check), 2 wrong settings, or a database or schema failed."
     )
     parser.add_argument("--check", action="store_true", help="change nothing; exit code 1 when something is pending")
     parser.add_argument(
@@ -31,7 +31,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Migrate, or check; the exit code. One database that fails does not keep the others from being migrated."""
+    """Migrate, or check; the exit code. The failure of one database does not prevent the migration of the others."""
     settings = Settings.from_env(environ, frozenset({"database"}))
     configure("migrate", level=settings.log_level, stream=sys.stderr)
     url: str = settings.database_url
@@ -44,7 +44,7 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _one(service: str, url: str, *, check: bool) -> int:
-    """Migrate or check the database of one service, and print what came of it; the exit code."""
+    """Migrate or check the database of one service, and print the result; the exit code."""
     database, components = Database(url, application_name="orderflow migrate"), database_schema(service)
     try:
         found = pending(database, components) if check else migrate(database, components)

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A payment provider for tests and demonstrations: a process of its own that moves no money."""
+"""A payment provider for tests and demonstrations: a separate process that moves no money."""

@@ -20,11 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=8090, help="port to listen on (default: %(default)s)")
-    parser.add_argument("--ledger", type=Path, help="file that keeps executed charges and refunds over restarts")
+    parser.add_argument("--ledger", type=Path, help="file that stores charges and refunds across restarts")
 
 
 def main(options: argparse.Namespace, _environ: Mapping[str, str]) -> int:
-    """Serve until a signal; the exit code. Requests that get no response are given up after a second."""
+    """Serve until a signal; the exit code. When it stops, open requests are dropped after a second."""
     with closing(Ledger(options.ledger)) as ledger:
         application = SimulatorApplication(SimulatedProvider(ledger))
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The executed charges and refunds: one record per idempotency key, kept in a file of JSON lines."""
+"""The simulator's charges and refunds: one record per idempotency key, stored in a file of JSON lines."""
 
 import io
 import logging
@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 
 
 class Charge(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="charge"):
-    """A decision about a charge; ``reference`` is the order. ``amount`` is in minor units."""
+    """A captured or declined charge; ``reference`` is the order id. ``amount`` is in minor units."""
 
     key: str
     charge_id: str
@@ -26,7 +26,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="c
 
 
 class Refund(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="refund"):
-    """A charge that was refunded."""
+    """A refund of a whole charge. ``amount`` is in minor units."""
 
     key: str
     refund_id: str
@@ -44,8 +44,8 @@ class AlreadyRefunded(Exception):
 class Ledger:
     """Charges and refunds by idempotency key.
 
-    With a path every record is written before its response is sent: it survives the death of the process, not that of
-    the machine. A line that a crash cut off is dropped at the next start.
+    With a path every record is written before its response is sent: it survives a crash of the process, but not of the
+    machine. An incomplete last line is dropped at the next start.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -61,7 +61,7 @@ class Ledger:
             self._load(path)
 
     def charge(self, charge: Charge) -> Charge:
-        """Execute a charge; with a known key return the first one instead."""
+        """Store a charge and return it; with a known key return the first charge instead."""
         known = self.charges.get(charge.key)
         if known is None:
             self._write(charge)
@@ -69,7 +69,10 @@ class Ledger:
         return known or charge
 
     def refund(self, refund: Refund) -> Refund:
-        """Refund a charge; with a known key return the first refund instead. Raises AlreadyRefunded for another key."""
+        """Store a refund and return it; with a known key return the first refund instead.
+
+        Raises AlreadyRefunded when the charge was refunded with another key.
+        """
         known = self.refunds.get(refund.key)
         if known is None:
             if refund.charge_id in self.refunded:

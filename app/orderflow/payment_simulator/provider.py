@@ -3,14 +3,14 @@
 
 ==================== ========================================================================================
 ``ok``               charged
-``decline``          declined; so is every token that is not in this table
-``slow``             charged after 2 to 10 s, the same for the same reference; unknown to look-ups until then
-``timeout_executed`` charged at once, but a charge call never gets a response
+``decline``          declined, as is every token that is not in this table
+``slow``             charged after 2 to 10 s, fixed by the reference; look-ups do not find it until then
+``timeout_executed`` charged immediately, but a charge call never gets a response
 ``never``            not charged, and a charge call never gets a response
-``error_once``       the first call of a key fails with 500, the next is charged
+``error_once``       the first call with a key fails with 500, the next is charged
 ==================== ========================================================================================
 
-A key charges at most once, however often it is called.
+Calls with the same idempotency key charge at most once.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ _Amount = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
 class ChargeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of ``POST /v1/charges``. ``reference`` is the order; ``amount`` is in minor units."""
+    """The body of ``POST /v1/charges``. ``reference`` is the order id; ``amount`` is in minor units."""
 
     amount: _Amount
     currency: str
@@ -38,7 +38,7 @@ class ChargeRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class RefundRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The body of ``POST /v1/refunds``: always the whole amount."""
+    """The body of ``POST /v1/refunds``. ``amount`` is in minor units and must be that of the charge."""
 
     charge_id: str
     amount: _Amount
@@ -54,11 +54,11 @@ class Refused(Exception):
 
 
 class NoResponse(Exception):
-    """The request gets no response; its caller waits until it gives up."""
+    """The request gets no response; its caller must time out."""
 
 
 class SimulatedProvider:
-    """The provider over one ledger."""
+    """A payment provider whose charges and refunds are in one ledger."""
 
     def __init__(self, ledger: Ledger, *, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep) -> None:
         self.ledger = ledger
@@ -67,7 +67,7 @@ class SimulatedProvider:
         self._slow: dict[str, asyncio.Task[Charge]] = {}
 
     async def charge(self, key: str, request: ChargeRequest) -> Charge:
-        """The charge with this key, executed now or earlier; raises Refused, or NoResponse after the token's effect."""
+        """The charge with this key, stored now or earlier; raises Refused or NoResponse, as the token requires."""
         known = self.ledger.charges.get(key)
         if known is not None and (known.reference, known.amount) != (request.reference, request.amount):
             raise Refused(422, "idempotency_key_reused")
@@ -85,7 +85,7 @@ class SimulatedProvider:
         return self._execute(key, request)
 
     def refund(self, key: str, request: RefundRequest) -> Refund:
-        """The refund with this key, executed now or earlier; raises Refused."""
+        """The refund with this key, stored now or earlier; raises Refused."""
         charge = self.ledger.captured(request.charge_id)
         if charge is None:
             raise Refused(404, "unknown_charge")
@@ -105,7 +105,7 @@ class SimulatedProvider:
             raise Refused(409, "already_refunded") from error
 
     def _slow_charge(self, key: str, request: ChargeRequest) -> asyncio.Task[Charge]:
-        """The one execution of a slow charge; it goes on when its caller has left, and later callers join it."""
+        """The task of a slow charge; it continues when its caller disconnects, and later calls wait for it."""
         task = self._slow.get(key)
         if task is None:
             task = self._slow[key] = asyncio.ensure_future(self._execute_later(key, request))

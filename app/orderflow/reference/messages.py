@@ -15,7 +15,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 HEADERS: dict[str, tuple[str, str]] = {
     "x-occurred-at": ("string", "When the event happened, RFC 3339."),
-    "x-causation-id": ("string", "The message that led to this one."),
+    "x-causation-id": ("string", "Id of the message that caused this one."),
     "traceparent": ("string", "W3C trace context."),
     "tracestate": ("string", "W3C trace context."),
     "x-retry-count": ("integer", "Attempts that failed so far."),
@@ -25,12 +25,12 @@ HEADERS: dict[str, tuple[str, str]] = {
     "x-queue": ("string", "On a dead letter: the queue in which it failed."),
     "x-dead-lettered-at": ("string", "On a dead letter: when it was dead-lettered, RFC 3339."),
     "x-detail": ("string", "On a dead letter: the reason in a sentence."),
-    "x-replayed-at": ("string", "When an operator sent it back, RFC 3339."),
-    "x-replayed-by": ("string", "Who sent it back."),
+    "x-replayed-at": ("string", "When an operator replayed it, RFC 3339."),
+    "x-replayed-by": ("string", "The operator who replayed it."),
 }
 PROPERTIES = {
     "message_id": "Id of the message, kept through retry and replay: duplicates are recognised by it. Required.",
-    "correlation_id": "The order's id.",
+    "correlation_id": "The order's id, or the SKU for a stock event.",
     "type": "The event type, as in the body.",
     "timestamp": "When the event happened, in whole seconds.",
     "app_id": "The service that published it.",
@@ -41,7 +41,7 @@ PROPERTIES = {
 
 
 def messages() -> str:
-    """The page about every event: who publishes it, who gets it, and its fields."""
+    """The page about every event: its publishers, its queues and its fields."""
     lines = ["# Messages", "", f"All events go to the topic exchange `{EXCHANGE}` as one JSON object.", ""]
     lines += ["| Event | Routing key | Published by | Goes to |", "|---|---|---|---|"]
     for event in EVENTS:

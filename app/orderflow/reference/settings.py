@@ -12,8 +12,8 @@ def settings() -> str:
     lines = [
         "# Settings",
         "",
-        "Environment variables. Times are in seconds and sizes in bytes. A process that finds something wrong lists",
-        "all of it and ends with exit code 2. Secrets are masked wherever settings are printed.",
+        "Environment variables. Times are in seconds and sizes in bytes. A process lists all wrong settings",
+        "and ends with exit code 2. Secrets are masked wherever settings are printed.",
         "",
         "| Variable | Default | Meaning |",
         "|---|---|---|",
@@ -28,9 +28,9 @@ def settings() -> str:
 VARIABLES: Mapping[str, tuple[str, str]] = {
     "OTEL_EXPORTER_OTLP_ENDPOINT": (
         "",
-        "Where spans go, `/v1/traces` is appended. Without one nothing is traced.",
+        "The endpoint for spans; `/v1/traces` is appended. Without an endpoint nothing is traced.",
     ),
-    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("", "The same for spans only, without a suffix."),
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": ("", "The endpoint for spans; nothing is appended. Overrides the one above."),
     "OTEL_EXPORTER_OTLP_HEADERS": ("", "Headers of each export, for example `authorization=Bearer%20…`."),
     "OTEL_SDK_DISABLED": ("false", "`true`: nothing is traced."),
     "OTEL_TRACES_EXPORTER": ("otlp", "`none`: nothing is traced."),
@@ -38,13 +38,13 @@ VARIABLES: Mapping[str, tuple[str, str]] = {
         "parentbased_always_on",
         "Applied to the HTTP request: `always_on`, `always_off`, `traceidratio`, or `parentbased_` and one of these.",
     ),
-    "OTEL_TRACES_SAMPLER_ARG": ("1.0", "The share of the requests that is traced, for `traceidratio`."),
+    "OTEL_TRACES_SAMPLER_ARG": ("1.0", "The ratio of requests that are traced, for `traceidratio`."),
     "OTEL_SERVICE_NAME": ("the name of the process", "The service name of the spans."),
     "OTEL_RESOURCE_ATTRIBUTES": ("", "More resource attributes, for example `deployment.environment.name=production`."),
     "OTEL_BSP_MAX_QUEUE_SIZE": ("8192", "Spans that may wait for export; more are dropped and counted."),
     "OTEL_SPAN_LINK_COUNT_LIMIT": ("1024", "Links of a span; a batch has one for each sampled message."),
 }
-"""The variables that are used most, or whose default is ours: name to default and meaning."""
+"""The most useful variables, and those whose default differs from the SDK's: name to default and meaning."""
 
 
 def _standard() -> Iterator[str]:

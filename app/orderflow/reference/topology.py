@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The reference of the broker's side: exchanges, queues, bindings, policies, users."""
+"""The reference of the broker's topology: exchanges, queues, bindings, policies, users."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from orderflow.rabbitmq_definitions import Definitions
 from orderflow.services import SERVICES
 
 EMPTY = '""'
-"""How an empty name is shown: that of the default exchange."""
+"""How an empty name is shown, for example that of the default exchange."""
 
 
 def topology() -> str:
@@ -18,7 +18,7 @@ def topology() -> str:
         [
             "# Topology",
             "",
-            "What `orderflow topology apply` brings about in a vhost. No user may declare, bind or delete anything.",
+            "What `orderflow topology apply` creates in a vhost. No user may declare, bind or delete anything.",
             *_section("Exchanges", ("Name", "Type"), ((f"`{e.name}`", e.type) for e in document.exchanges)),
             *_section("Queues", ("Name", "Arguments", "Policy"), _queues(document)),
             *_section("Bindings", ("From", "Routing key", "To"), _bindings(document)),

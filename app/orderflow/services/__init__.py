@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The services. A new one is a folder and a line in this list."""
+"""The services. To add one, create its folder and add its name to ``NAMES``."""
 
 from importlib import import_module
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is seen of a process: metrics, traces, logs, health; alone imports prometheus_client and opentelemetry."""
+"""Metrics, traces, logs and health of a process; the only package that imports prometheus_client and opentelemetry."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One object in place of several: each report goes to every listener, and a failing listener affects no other."""
+"""Passes each report to every listener; an exception in one listener does not affect the others."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -19,8 +19,8 @@ _OBSERVERS = (BatchObserver, CallObserver, PublishObserver, RequestObserver)
 def fan_out(interface: type[Interface], listeners: Sequence[Interface]) -> Interface:
     """An ``interface`` whose methods call the same method of each listener, in order.
 
-    A method that returns an observer returns one that fans out to the listeners' observers. Another result is that of
-    the first listener with one that is not empty. What a listener raises is logged, and counts as no result.
+    A method with an observer as its result returns one that fans out to the listeners' observers. Any other method
+    returns the first result that is not empty. An exception in a listener is logged, and counts as an empty result.
     """
     combined: Interface = _fan_out_class(interface)(listeners)  # type: ignore[arg-type]  # a class is hashable
     return combined
@@ -59,5 +59,5 @@ def _method(interface: type[Any], name: str) -> Callable[..., Any]:
 
 
 def _combined(interface: type[Any], observers: Sequence[Any]) -> Any:
-    """One observer for those that do something."""
+    """One observer for all these, without those of the base class, which do nothing."""
     return fan_out(interface, [observer for observer in observers if type(observer) is not interface])

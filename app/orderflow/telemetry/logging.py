@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One JSON object per line on standard output: an event name and its fields, with the trace it belongs to.
+"""Writes logs as one JSON object per line: an event name, its fields, and the ids of the current span.
 
-Bodies, secrets and personal data are never fields. Of an exception, and of a field, only the first line is kept, and of
-that no more than 500 characters: a database puts the row into the lines below, and text from outside may be long.
+Bodies, secrets and personal data are never fields. Only the first line of an error message or a field is kept, and at
+most 500 characters of it: the other lines of a database error contain the row, and external text may be long.
 """
 
 import json
@@ -17,14 +17,14 @@ import msgspec
 from opentelemetry.trace import get_current_span
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
-_LONGEST = 500
-_MOST_FRAMES = 20
+_MAX_LENGTH = 500
+_MAX_FRAMES = 20
 _QUIET = dict.fromkeys(
     ("pika", "psycopg", "aiohttp", "urllib3", "asyncio", "uvicorn", "opentelemetry"), logging.WARNING
 )
-"""These write prose, and much of it."""
+"""These libraries log much free text."""
 _SILENT = {"opentelemetry.trace.span": logging.ERROR}
-"""This logger warns of an invalid trace state and quotes it. Any client can write into it."""
+"""This logger quotes an invalid trace state in a warning, and any client can send one."""
 
 
 class JsonLines(logging.Formatter):
@@ -35,7 +35,7 @@ class JsonLines(logging.Formatter):
         self._process = process_name
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line for a record, without its end."""
+        """The line for a record, without a newline."""
         line: dict[str, object] = {
             "time": _rfc3339(record.created),
             "level": record.levelname.lower(),
@@ -46,18 +46,18 @@ class JsonLines(logging.Formatter):
         context = get_current_span().get_span_context()
         if context.is_valid:
             line |= {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
-        # A field cannot take the place of what every line has.
+        # A field cannot replace a standard key.
         line |= {name: _short(value) for name, value in vars(record).items() if name not in _STANDARD | line.keys()}
         if record.exc_info and record.exc_info[1] is not None:
             line |= _exception(record.exc_info[1])
         try:
             return msgspec.json.encode(line, enc_hook=_text).decode()
-        except UnicodeEncodeError:  # a lone surrogate, which JSON may hold and UTF-8 may not
+        except UnicodeEncodeError:  # a lone surrogate, which JSON can escape and UTF-8 cannot encode
             return json.dumps(line, default=_text)
 
 
 def configure(process_name: str, *, level: str = "info", stream: TextIO | None = None) -> None:
-    """Let everything that is logged come out as JSON lines, from ``level`` on; replaces what was configured before."""
+    """Write all logs of at least ``level`` as JSON lines; replaces the previous configuration."""
     handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(JsonLines(process_name))
     logging.captureWarnings(capture=True)
@@ -73,12 +73,12 @@ def _rfc3339(seconds: float) -> str:
 
 
 def _short(value: object) -> object:
-    """A text without what follows its first line, and not too long."""
-    return value.partition("\n")[0][:_LONGEST] if isinstance(value, str) else value
+    """The first line of a text, up to the maximum length."""
+    return value.partition("\n")[0][:_MAX_LENGTH] if isinstance(value, str) else value
 
 
 def _text(value: object) -> str:
-    return str(value)[:_LONGEST]
+    return str(value)[:_MAX_LENGTH]
 
 
 def _exception(error: BaseException) -> dict[str, object]:
@@ -90,13 +90,13 @@ def _exception(error: BaseException) -> dict[str, object]:
         "stack": [
             f"{frame.filename}:{frame.lineno} {frame.name}"
             for cause in reversed(chain)
-            for frame in traceback.extract_tb(cause.__traceback__, limit=-_MOST_FRAMES)
+            for frame in traceback.extract_tb(cause.__traceback__, limit=-_MAX_FRAMES)
         ],
     }
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """An exception and what led to it, at most ten of them."""
+    """An exception and its causes, at most ten exceptions."""
     current: BaseException | None = error
     for _ in range(10):
         if current is None:
@@ -107,4 +107,4 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).splitlines()
-    return lines[0][:_LONGEST] if lines else ""
+    return lines[0][:_MAX_LENGTH] if lines else ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``/metrics``, ``/healthz`` and ``/readyz`` on a port of their own, in threads of their own."""
+"""Serves ``/metrics``, ``/healthz`` and ``/readyz`` on a separate port, in separate threads."""
 
 import gzip
 import logging
@@ -14,17 +14,17 @@ from prometheus_client.exposition import choose_encoder
 
 log = logging.getLogger(__name__)
 
-_LEAST_GZIP_BYTES = 1024
+_MIN_GZIP_BYTES = 1024
 _CONNECTION_SECONDS = 30.0
 _STOP_SECONDS = 0.05
-"""How often it checks whether it was stopped."""
+"""Interval at which the server checks whether it was stopped."""
 
 
 class TelemetryServer:
     """Serves one registry and the health of one process; ``port`` 0 takes a free port.
 
-    ``not_ready`` gives the reasons why the process cannot work now, none when it can. ``stalled`` gives the loops
-    that have not moved for too long and for how many seconds: the process is then better restarted.
+    ``not_ready`` returns the reasons why the process cannot work now; empty when it can. ``stalled`` returns the loops
+    that have made no progress for too long, with their idle seconds; the process should then be restarted.
     """
 
     def __init__(self, host: str, port: int, registry: CollectorRegistry) -> None:
@@ -39,27 +39,27 @@ class TelemetryServer:
         )
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to serve."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Answer no more and give the port back."""
+        """Stop serving and close the port."""
         if self._thread.is_alive():
             self._server.shutdown()
             self._thread.join()
         self._server.server_close()
 
-    def answer(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
+    def response(self, path: str, accept: str) -> tuple[HTTPStatus, str, bytes]:
         """Status, content type and body for a path."""
         if path == "/metrics":
             encoder, content_type = choose_encoder(accept)
             return HTTPStatus.OK, content_type, encoder(self.registry)
         if path == "/healthz":
             stalled = self.stalled()
-            return _judgement(not stalled, {"alive": not stalled, "stalled": stalled})
+            return _health(not stalled, {"alive": not stalled, "stalled": stalled})
         if path == "/readyz":
             reasons = list(self.not_ready())
-            return _judgement(not reasons, {"ready": not reasons, "reasons": reasons})
+            return _health(not reasons, {"ready": not reasons, "reasons": reasons})
         return HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"/metrics /healthz /readyz\n"
 
 
@@ -72,7 +72,7 @@ class _Listener(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A scraper that goes away is no error; anything else is logged as an event."""
+        """Log at debug level only: usually a scraper has closed its connection."""
         _ = request, client_address
         log.debug("telemetry.request_failed", exc_info=True)
 
@@ -87,11 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, _Listener)
         path = self.path.partition("?")[0]
         try:
-            status, content_type, body = self.server.telemetry.answer(path, self.headers.get("Accept", ""))
+            status, content_type, body = self.server.telemetry.response(path, self.headers.get("Accept", ""))
         except Exception:
             log.exception("telemetry.answer_failed", extra={"path": path})
             status, content_type, body = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain", b"failed\n"
-        compressed = len(body) >= _LEAST_GZIP_BYTES and "gzip" in self.headers.get("Accept-Encoding", "")
+        compressed = len(body) >= _MIN_GZIP_BYTES and "gzip" in self.headers.get("Accept-Encoding", "")
         if compressed:
             body = gzip.compress(body, compresslevel=3)
         self.send_response(status)
@@ -107,9 +107,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def log_message(self, *_: object) -> None:
-        """Nothing: probes and scrapes are no events."""
+        """Log nothing: probes and scrapes are frequent."""
 
 
-def _judgement(good: bool, body: Mapping[str, object]) -> tuple[HTTPStatus, str, bytes]:
+def _health(good: bool, body: Mapping[str, object]) -> tuple[HTTPStatus, str, bytes]:
     status = HTTPStatus.OK if good else HTTPStatus.SERVICE_UNAVAILABLE
     return status, "application/json", msgspec.json.encode(body)

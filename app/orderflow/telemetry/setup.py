@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the telemetry of one process together: metrics, traces, logs and the server that shows them."""
+"""Builds the telemetry of one process: metrics, traces, logs and the telemetry server."""
 
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -32,9 +32,9 @@ IdleSeconds = Callable[[], Mapping[str, float]]
 
 
 class Telemetry:
-    """The telemetry of one process: ``instrumentation`` takes all reports; ``server`` answers from the start.
+    """The telemetry of one process. ``instrumentation`` receives all reports; ``server`` responds from the start.
 
-    ``pipeline`` is where spans go, None when tracing is off.
+    ``pipeline`` exports the spans; it is None when tracing is off.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class Telemetry:
         queues: Sequence[str] = (),
         clock: Clock | None = None,
     ) -> Self:
-        """Configure logging, begin to answer on the telemetry port and to export spans.
+        """Configure logging, begin to serve the telemetry port and to export spans.
 
-        ``areas`` is what the process does: those metrics are exported at 0 from now on, for the ``queues`` that it
-        consumes. Raises OSError when the port is taken.
+        The metrics of the ``areas`` are exported at 0 from now on, for the ``queues`` that the process consumes.
+        Raises OSError when the port is taken.
         """
         logging.configure(process_name, level=settings.log_level)
         registry = CollectorRegistry()
@@ -97,7 +97,7 @@ class Telemetry:
         return telemetry
 
     def watch(self, *, idle_seconds: IdleSeconds, stalled: IdleSeconds, not_ready: Callable[[], Sequence[str]]) -> None:
-        """Show from now on how the loops of the process are, which of them are stalled, and why it is not ready."""
+        """Report from now on the idle seconds of each loop, the stalled loops, and why the process is not ready."""
         self._loops.read = idle_seconds
         self.server.stalled = stalled
         self.server.not_ready = not_ready
@@ -110,7 +110,7 @@ class Telemetry:
 
 
 def broker_attributes(amqp_url: str) -> Attributes:
-    """What spans say about the broker; never its user or password."""
+    """The span attributes of the broker; never its user or password."""
     parts = urlsplit(amqp_url)
     if not parts.hostname:
         return {}

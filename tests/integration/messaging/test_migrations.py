@@ -254,6 +254,6 @@ def test_a_migration_gives_up_on_a_lock_before_others_queue_behind_it(
 
 
 def test_a_migration_may_take_longer_than_a_statement_of_the_service(database: str, tmp_path: Path) -> None:
-    impatient = Database(database, statement_timeout_seconds=0.2)
-    migrate(impatient, [component(tmp_path, "select pg_sleep(0.3);")])
-    impatient.close()
+    short_timeout = Database(database, statement_timeout_seconds=0.2)
+    migrate(short_timeout, [component(tmp_path, "select pg_sleep(0.3);")])
+    short_timeout.close()

@@ -120,7 +120,7 @@ def test_what_cannot_be_routed_stays(shop: Installation, channels: Channels) -> 
     Management(shop.management_url).delete("queues", shop.vhost, "payment_requests")
     queue = DeadLetterQueue(shop.url("replay"))
     settled = queue.replay(ALL, limit=10, operator="ann", per_second=1000)
-    assert [why for _, why in settled.kept] == ["its queue is not there"] * 2
+    assert [why for _, why in settled.kept] == ["its queue does not exist"] * 2
     assert settled.gone == ()
     assert ids_in(queue) == stored
 
@@ -145,7 +145,7 @@ def test_a_connection_that_breaks_ends_the_replay_and_the_part_done_is_reported(
     cut = queue.replay(ALL, limit=4, operator="ann", per_second=1000)
     assert [letter.message_id for letter in cut.gone] == stored[:2]
     assert [(letter.message_id, why) for letter, why in cut.kept] == [
-        (stored[2], "the broker went away, run it again when it is back")
+        (stored[2], "the connection to the broker was lost, run the command again")
     ]
     assert cut.left == 2
     DeadLetterQueue(shop.url("replay")).replay(ALL, limit=10, operator="ann", per_second=1000)
@@ -187,9 +187,9 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
     eventually(delivered_too_often, 20, what="21 deliveries")
     queue = DeadLetterQueue(shop.url("replay"))
     (letter,) = waited(queue, 1)
-    assert (letter.reason, letter.queue, letter.parked_by) == ("delivery_limit", "payment_requests", "broker")
+    assert (letter.reason, letter.queue, letter.dead_lettered_by) == ("delivery_limit", "payment_requests", "broker")
     assert letter.original_routing_key == "inventory.reserved"
-    assert letter.parked_at is not None
+    assert letter.dead_lettered_at is not None
     queue.replay(ALL, limit=1, operator="ann", per_second=1000)
     ((properties, _),) = taken(shop, channels)
     assert properties.message_id == letter.message_id

@@ -66,7 +66,7 @@ def test_the_number_beyond_the_limit_is_printed(shop: Installation, channels: Ch
     store_dead_letters(shop, channels, ["a"] * 5 + ["b"])
     code, text = run_command(shop, "replay", "--reason", "a", "--limit", "2", "--dry-run")
     assert code == 1
-    assert "would replay 2, kept 0, 3 more are meant: run it again" in text
+    assert "would replay 2, kept 0, 3 more are selected: run the command again" in text
     code, text = run_command(shop, "discard", "--reason", "a", "--limit", "4", "--yes", "--json")
     assert (code, json.loads(text)["left"]) == (1, 1)
     assert run_command(shop, "replay", "--all", "--rate", "1000")[0] == 0

@@ -81,7 +81,7 @@ def test_planted_differences_are_found_and_put_right_as_far_as_an_import_can(sho
         "extra queue left_over",
         "extra binding order_events queue payment_requests stock.changed",
         'changed queue dead_letter_queue: arguments is {"x-queue-type":"classic"}, should be {"x-queue-type":"quorum"}',
-        f"changed user {prefix}monitor: the password is another",
+        f"changed user {prefix}monitor: the password differs",
     }
     assert any(line.startswith(f'changed permission {prefix}payments: configure is ".*"') for line in planted)
 

@@ -224,7 +224,7 @@ def test_without_a_database_nothing_is_accepted(prepared: str) -> None:
 
 
 def test_too_many_concurrent_requests_are_asked_to_wait(prepared: str) -> None:
-    with opened(prepared, most_waiting=1) as api, ThreadPoolExecutor(40) as pool:
+    with opened(prepared, max_waiting=1) as api, ThreadPoolExecutor(40) as pool:
         responses = list(pool.map(lambda _: api.post(), range(40)))
         api.database.close()
     statuses = {response.status_code for response in responses}

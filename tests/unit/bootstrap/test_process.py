@@ -103,7 +103,7 @@ process.catch_signals()
 
 def stop() -> None:
     print("stopping", flush=True)
-    print("impatient", process.impatient.wait(60), flush=True)
+    print("second signal", process.second_signal.wait(60), flush=True)
 
 
 process.before_stop(stop)
@@ -121,7 +121,7 @@ def test_a_signal_stops_a_process_and_a_second_one_hurries_it(number: signal.Sig
         running.send_signal(number)
         assert running.stdout.readline() == "stopping\n"
         running.send_signal(number)
-        assert running.stdout.read() == "impatient True\n"
+        assert running.stdout.read() == "second signal True\n"
         assert running.wait(60) == 0
 
 

@@ -42,7 +42,7 @@ class FullWriter:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_database, "RESPONSE_SECONDS", 0.05)
 
 

@@ -5,14 +5,14 @@ from orderflow.messaging.backoff import Backoff, delay_seconds
 
 
 def test_waits_double_up_to_the_most_and_are_never_nothing() -> None:
-    backoff = Backoff(first=0.1, most=10, rng=random.Random(1))
+    backoff = Backoff(first=0.1, maximum=10, rng=random.Random(1))
     for failures in range(100):
         step = min(10, 0.1 * 2**failures)
         assert step / 10 <= backoff.next() <= step
 
 
 def test_after_a_success_it_begins_again() -> None:
-    backoff = Backoff(first=0.1, most=10, rng=random.Random(1))
+    backoff = Backoff(first=0.1, maximum=10, rng=random.Random(1))
     for _ in range(20):
         backoff.next()
     backoff.reset()
@@ -27,5 +27,5 @@ def test_two_processes_do_not_wait_in_step() -> None:
 def test_stored_attempts_wait_between_half_of_their_step_and_all_of_it() -> None:
     for attempts in range(100):
         step = min(30, 0.5 * 2**attempts)
-        assert step / 2 <= delay_seconds(attempts, first=0.5, most=30, rng=random.Random(attempts)) <= step
-    assert len({delay_seconds(5, first=0.5, most=30) for _ in range(10)}) > 1
+        assert step / 2 <= delay_seconds(attempts, first=0.5, maximum=30, rng=random.Random(attempts)) <= step
+    assert len({delay_seconds(5, first=0.5, maximum=30) for _ in range(10)}) > 1

@@ -56,10 +56,10 @@ def record(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
 
 
 def writer(
-    table: ListTable, apply: Apply = record, *, group_size: int = 100, most_waiting: int = 2000
+    table: ListTable, apply: Apply = record, *, group_size: int = 100, max_waiting: int = 2000
 ) -> GroupCommit[str, str]:
     return GroupCommit(
-        cast("UnitOfWorkFactory", table), apply, clock=SystemClock(), group_size=group_size, most_waiting=most_waiting
+        cast("UnitOfWorkFactory", table), apply, clock=SystemClock(), group_size=group_size, max_waiting=max_waiting
     )
 
 
@@ -148,7 +148,7 @@ def test_results_that_do_not_match_the_requests_roll_back() -> None:
 
 
 def test_when_too_many_wait_the_next_is_refused() -> None:
-    group_commit = writer(ListTable(), most_waiting=2)
+    group_commit = writer(ListTable(), max_waiting=2)
     first = [group_commit.submit("a"), group_commit.submit("b")]
     with pytest.raises(Overloaded):
         group_commit.submit("c")

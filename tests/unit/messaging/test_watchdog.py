@@ -20,7 +20,7 @@ class Loops:
         self.idle: dict[str, float] = {}
         self.codes: list[int] = []
         self.clock = ManualClock()
-        self.watchdog = Watchdog(lambda: self.idle, limit_seconds=60, clock=self.clock, leave=self.codes.append)
+        self.watchdog = Watchdog(lambda: self.idle, limit_seconds=60, clock=self.clock, exit_process=self.codes.append)
 
     def look_after(self, seconds: float) -> None:
         self.clock.advance(seconds)

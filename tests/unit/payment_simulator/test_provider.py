@@ -23,10 +23,10 @@ def test_a_slow_charge_is_executed_once_also_when_its_caller_leaves() -> None:
 
     async def main() -> None:
         provider = SimulatedProvider(Ledger(), sleep=sleep)
-        impatient = asyncio.ensure_future(provider.charge("k1", charge("slow")))
+        cancelled = asyncio.ensure_future(provider.charge("k1", charge("slow")))
         patient = asyncio.ensure_future(provider.charge("k1", charge("slow")))
         await asyncio.sleep(0)
-        impatient.cancel()
+        cancelled.cancel()
         await asyncio.sleep(0)
         assert provider.ledger.charges == {}
         gate.set()

@@ -41,7 +41,7 @@ def fill(registry: CollectorRegistry) -> None:
     instruments.prepare({area.name for area in catalogue.AREAS})
     series = instruments.histogram(catalogue.ORDER_SECONDS, "confirmed")
     series.observe(0.3)
-    series.exemplify(0.3, {"trace_id": TRACE})
+    series.set_exemplar(0.3, {"trace_id": TRACE})
 
 
 def test_classic_text_is_the_default(server: TelemetryServer, registry: CollectorRegistry) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One batch through its handler: decode, drop duplicates, apply in one transaction, collect what must be copied."""
+"""Applies one batch: decode, drop duplicates, handle in one transaction, collect the retries and the rejects."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -110,7 +110,7 @@ class BatchProcessor:
         with self.units_of_work.transaction() as work:
             known = self.inbox.claim(work, [incoming.message_id for _, incoming in items])
             new = [item for item in items if item[1].message_id not in known] if known else items
-            retries, rejects = self._sorted(new, self._handled(new, work), work)
+            retries, rejects = self._apply_outcomes(new, self._handle(new, work), work)
             again = {retry[0] for retry in retries} | {reject[0] for reject in rejects}
             if again:
                 self.inbox.forget(work, [incoming.message_id for position, incoming in new if position in again])
@@ -122,12 +122,12 @@ class BatchProcessor:
         progress.outcomes.published += len(work.outgoing)
         progress.outcomes.statements += work.statements
 
-    def _sorted(
+    def _apply_outcomes(
         self, items: Sequence[Item], outcomes: Sequence[Outcome], work: SqlUnitOfWork
     ) -> tuple[list[tuple[int, str]], list[tuple[int, str, str]]]:
         """Publish the events of handled messages; the retries and the rejects, by position.
 
-        Raises TypeError for a value that is no outcome, while the transaction can be rolled back.
+        Raises TypeError for a value that is not an outcome; the transaction is then rolled back.
         """
         retries: list[tuple[int, str]] = []
         rejects: list[tuple[int, str, str]] = []
@@ -140,13 +140,13 @@ class BatchProcessor:
             elif isinstance(outcome, Reject):
                 rejects.append((position, outcome.reason, "refused by the handler"))
             else:
-                raise TypeError(f"{self.handler!r} gave {outcome!r}, which is no outcome")
+                raise TypeError(f"{self.handler!r} returned {outcome!r}, which is not an outcome")
         return retries, rejects
 
-    def _handled(self, items: Sequence[Item], work: SqlUnitOfWork) -> Sequence[Outcome]:
+    def _handle(self, items: Sequence[Item], work: SqlUnitOfWork) -> Sequence[Outcome]:
         if not items:
             return []
         outcomes = self.handler.handle([incoming for _, incoming in items], work)
         if len(outcomes) != len(items):
-            raise RuntimeError(f"{self.handler!r} gave {len(outcomes)} outcomes for {len(items)} messages")
+            raise RuntimeError(f"{self.handler!r} returned {len(outcomes)} outcomes for {len(items)} messages")
         return outcomes

@@ -14,10 +14,10 @@ def bisect(
     attempt: Callable[[Sequence[Item]], None],
     on_failure: Callable[[Item, Exception], None],
 ) -> None:
-    """Attempt all items at once; when that fails, attempt each half, down to the failing item.
+    """Attempt all items together; when that fails, attempt each half, down to the failing item.
 
     ``attempt`` is all or nothing. The halves are attempted in order, so order is kept. ``on_failure`` is called for
-    every item that fails alone. InfrastructureError concerns no item: it is raised, and the items before it are done.
+    every item that fails alone. InfrastructureError is raised, because no item causes it; the items before it are done.
     One failing item among n costs about 2·log2(n) attempts.
     """
     if not items:

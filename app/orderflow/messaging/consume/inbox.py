@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which messages a queue's consumer has handled; recognises duplicates."""
+"""Stores which messages a queue's consumer has handled, to recognise duplicates."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -8,8 +8,8 @@ from uuid import UUID
 
 from orderflow.messaging.service import Transaction
 
-# Sorted, so that two consumers with the same messages wait for each other instead of deadlocking. Returns the known
-# ids, because they are few.
+# The ids are sorted, so that two consumers with the same messages do not deadlock. Returns the known ids, because they
+# are few.
 _CLAIM = """
 with claimed as (
     insert into inbox (queue, message_id, received_at)
@@ -25,7 +25,7 @@ with pruned as (
     returning 1)
 select count(*) from pruned
 """
-_PRUNED_AT_ONCE = 10_000
+_PRUNE_LIMIT = 10_000
 
 
 _as_int = attrgetter("int")
@@ -51,7 +51,7 @@ class Inbox:
 
 
 def prune(transaction: Transaction, *, retention_days: int) -> bool:
-    """Forget messages that are older than the retention, a bounded number of them; true when there may be more."""
+    """Delete rows that are older than the retention, up to a limit; true when there may be more."""
     before = transaction.now - timedelta(days=retention_days)
-    ((pruned,),) = transaction.execute(_PRUNE, {"before": before, "limit": _PRUNED_AT_ONCE})
-    return bool(pruned == _PRUNED_AT_ONCE)
+    ((pruned,),) = transaction.execute(_PRUNE, {"before": before, "limit": _PRUNE_LIMIT})
+    return bool(pruned == _PRUNE_LIMIT)

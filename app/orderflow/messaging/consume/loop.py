@@ -15,10 +15,10 @@ Failure                              Consequence
 process killed before the commit     nothing happened; the broker delivers the batch again
 process killed after the commit      delivered again; the inbox recognises the messages, the relay publishes the events
 database unavailable                 the loop pauses with jittered back-off, up to 10 s, then repeats the batch
-deadlock, serialization failure      the batch is repeated at once, up to five times; then as above
+deadlock, serialization failure      the batch is repeated immediately, up to five times; then as above
 connection lost before the ack       the ack is dropped; the broker delivers again, the inbox recognises
 handler raises, value refused        ``bisect`` halves the batch; the failing message alone is retried or dead-lettered
-copies not confirmed in time         only the missing copies are published again; the batch stays unacknowledged
+copies not confirmed in time         only failed copies are published again; the batch stays unacknowledged
 ==================================== ==================================================================================
 
 On 2 cores with RabbitMQ and PostgreSQL: 8,600 to 10,600 messages/s from queue to confirmed publish, 23 µs of CPU in the
@@ -41,7 +41,7 @@ from orderflow.messaging.instrumentation import MessagingInstrumentation
 
 log = logging.getLogger(__name__)
 
-_ABORTS = 5
+_MAX_ABORTS = 5
 """Consecutive aborted transactions after which the database counts as failing."""
 
 
@@ -84,7 +84,7 @@ class ConsumerLoop:
         self._backoff = Backoff()
 
     def run(self) -> None:
-        """Work until stopped and drained. A message never makes it raise; any other exception ends the process."""
+        """Work until stopped and drained. No message makes it raise; an exception ends the process."""
         while not self._given_up.is_set() and not (self._stopping.is_set() and self._consumer.drained):
             self.last_progress = self._clock.monotonic()
             if self._publisher.room == 0:
@@ -112,7 +112,7 @@ class ConsumerLoop:
     def give_up(self) -> None:
         """Return from ``run`` without finishing; what is not acknowledged will be delivered again.
 
-        Only a statement that the database is busy with is waited for.
+        It only waits for a statement that is running in the database.
         """
         self._stopping.set()
         self._given_up.set()
@@ -132,9 +132,9 @@ class ConsumerLoop:
                 copies.finish(seconds=self._confirm_timeout, given_up=self._given_up)
             except InfrastructureError as error:
                 aborts += isinstance(error, TransactionAborted)
-                if isinstance(error, TransactionAborted) and aborts <= _ABORTS:
+                if isinstance(error, TransactionAborted) and aborts <= _MAX_ABORTS:
                     log.info("consumer.transaction_aborted", extra={"queue": batch.queue, "error": str(error)})
-                    self._clock.wait(self._given_up, Backoff(most=0.1).next())
+                    self._clock.wait(self._given_up, Backoff(maximum=0.1).next())
                 else:
                     observer.failed(error)
                     self._pause(batch.queue, error)
@@ -145,10 +145,10 @@ class ConsumerLoop:
                 return
 
     def _report_progress(self) -> None:
-        """Record progress for the watchdog; raises GivenUp when the loop is to end at once."""
+        """Record progress for the watchdog; raises GivenUp when the loop must end immediately."""
         self.last_progress = self._clock.monotonic()
         if self._given_up.is_set():
-            raise GivenUp("the process has to end at once")
+            raise GivenUp("the process must end immediately")
 
     def _copies(self, batch: Batch, progress: BatchProgress) -> list[Publication]:
         """The retry copies and dead letters of a batch; adds them to its result."""
@@ -181,7 +181,7 @@ class ConsumerLoop:
             self._pause(self._consumer.queue, error)
 
     def _finish(self) -> None:
-        """Wait for the last confirms, for a while, and delete their rows."""
+        """Wait for the last confirms, up to the confirm timeout, and delete their rows."""
         for _ in range(round(self._confirm_timeout / 0.1)):
             if self._processor.units_of_work.outbox.wait(0.1) or self._given_up.is_set():
                 break

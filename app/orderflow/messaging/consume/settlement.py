@@ -3,8 +3,8 @@
 
 Both are copies, published with confirms before the batch is acknowledged. A retry is a copy to exchange ``retry``; it
 waits in a queue whose time to live sends it back. A dead letter is a copy to exchange ``dlx`` with its reason. Neither
-uses the work queue's own dead-letter exchange: together with a delivery limit a retry would be a cycle, which the
-broker detects and then strands the message (https://www.rabbitmq.com/docs/dlx#cycles).
+uses the work queue's own dead-letter exchange: with a delivery limit a retry would then form a cycle. The broker
+detects the cycle and strands the message (https://www.rabbitmq.com/docs/dlx#cycles).
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ DEAD_LETTERED_AT = "x-dead-lettered-at"
 DETAIL = "x-detail"
 
 _MAX_ROUTING_KEY_BYTES = 255
-"""By the protocol."""
+"""The limit of AMQP."""
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_DETAIL = 200
 _POLL_SECONDS = 0.1
@@ -72,7 +72,7 @@ def retry_copy(delivery: Delivery, *, queue: str, reason: str, delay_seconds: in
 
 
 def dead_letter(delivery: Delivery, *, queue: str, reason: str, detail: str, now: datetime) -> Publication:
-    """The copy for exchange ``dlx``: routed by the queue in which it failed, with its headers and the reason.
+    """The copy for exchange ``dlx``: its routing key is the queue in which it failed; it has the reason in its headers.
 
     ``detail`` is a short sentence without personal data.
     """
@@ -89,7 +89,7 @@ def dead_letter(delivery: Delivery, *, queue: str, reason: str, detail: str, now
 
 
 def copy(delivery: Delivery, *, exchange: str, routing_key: str, added: Headers) -> Publication:
-    """A publication of the same body and properties to another exchange, with more headers; headers are ``bounded``."""
+    """A publication of the same body and properties to another exchange. The old headers are ``bounded``."""
     old = delivery.properties
     properties = Properties(
         message_id=old.message_id,
@@ -111,10 +111,10 @@ def original_routing_key(delivery: Delivery) -> str:
 
 
 def bounded(headers: Headers) -> Headers:
-    """The headers, or as many as fit beside those of a copy, smallest first.
+    """The headers, or as many of them as leave space for those of a copy, smallest first.
 
-    All properties must fit one frame (128 KiB by default), and those of the delivery may fill it. A copy that does not
-    fit would end the connection each time it is sent.
+    All properties must fit in one frame (128 KiB by default), and those of the delivery may fill it. Each attempt to
+    publish a copy that does not fit would end the connection.
     """
     sizes = {name: _table_bytes(name, value) for name, value in headers.items()}
     if sum(sizes.values()) <= _MAX_HEADER_BYTES:
@@ -172,7 +172,7 @@ class CopyPublisher:
 
 
 def _table_bytes(name: str, value: str | int) -> int:
-    """Bytes of a header in its AMQP table: name with its length, type, value, and the length of a text."""
+    """Bytes of a header in its AMQP table: length and name, type, value, and the length of a string value."""
     return 1 + len(name.encode()) + 1 + (4 + len(value.encode()) if isinstance(value, str) else 8)
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL: the only room that imports psycopg."""
+"""PostgreSQL: the only package that imports psycopg."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists as PostgreSQL's binary arrays: what a batch sends to the database is mostly this.
+"""Packs lists as PostgreSQL's binary arrays, which are most of what a batch sends to the database.
 
-The driver calls a dumper object per element and escapes texts by regular expressions; that was half of the CPU time
+The driver calls a dumper object per element and escapes strings with regular expressions; that was half of the CPU time
 of a message. https://www.postgresql.org/docs/current/protocol-overview.html#PROTOCOL-FORMAT-CODES
 """
 
@@ -20,9 +20,9 @@ Packer = Callable[[Sequence[Any]], bytes]
 
 
 def packer(values: Sequence[object]) -> tuple[type, int, Packer] | None:
-    """The element type, the oid of the array and the function that packs it; None for lists that are not simple.
+    """The element type, the oid of the array and the function that packs it; None for other lists.
 
-    Simple are lists of one type only, which is UUID, str, bytes or int, and without None.
+    Only lists whose elements all have the same type, which is UUID, str, bytes or int, are packed here.
     """
     types = set(map(type, values))
     return _PACKERS.get(types.pop()) if len(types) == 1 else None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""PostgreSQL as the core sees it: one connection a thread, plain SQL, errors sorted by what to do about them.
+"""Access to PostgreSQL: one connection per thread, plain SQL, errors classified by what the caller must do.
 
 This module and ``read_pool`` are the only ones that import psycopg.
 """
@@ -28,7 +28,7 @@ _ABORTED = (errors.SerializationFailure, errors.DeadlockDetected)
 
 
 class _BinaryListDumper(Dumper):
-    """Writes a simple list as a binary array in one go; leaves every other list to the driver."""
+    """Packs a list as a binary array, if ``packer`` supports it; leaves every other list to the driver."""
 
     format = pq.Format.BINARY
 
@@ -38,7 +38,7 @@ class _BinaryListDumper(Dumper):
         self._pack: Packer | None = None
 
     def dump(self, obj: list[Any]) -> bytes:
-        """The array; only called on what ``upgrade`` made."""
+        """The array; only called on a dumper that ``upgrade`` returned."""
         assert self._pack is not None
         return self._pack(obj)
 
@@ -66,7 +66,7 @@ class SqlTransaction:
         self._cursor = connection.cursor(binary=True)
         self.statements = 2
         self.now = datetime.now(UTC) + clock_offset
-        """The server's time at the beginning: leases and holds are seen by processes whose clocks may differ."""
+        """The server's time at the beginning: processes whose clocks may differ compare leases and holds."""
 
     def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement with ``%(name)s`` parameters; the rows that it returns, if it returns any."""
@@ -80,7 +80,7 @@ class SqlTransaction:
 
 
 class Database:
-    """One connection, for one thread, opened when first needed and again after it broke."""
+    """One connection, for one thread, opened when it is first needed and again after it was lost."""
 
     def __init__(self, url: str, *, application_name: str = "orderflow", statement_timeout_seconds: float = 30) -> None:
         self._url = url
@@ -95,7 +95,7 @@ class Database:
         """A transaction, committed at the end of the block and rolled back when the block raises.
 
         Raises BadData, TransactionAborted or DatabaseUnavailable in place of the driver's errors. When the
-        commit itself fails with DatabaseUnavailable it is unknown whether it happened.
+        commit itself fails with DatabaseUnavailable, it is unknown whether the transaction was committed.
         """
         connection = self._connected()
         try:
@@ -111,7 +111,7 @@ class Database:
         return self.failed_at > self.committed_at
 
     def close(self) -> None:
-        """Give the connection back; the next transaction opens a new one."""
+        """Close the connection; the next transaction opens a new one."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
@@ -138,7 +138,7 @@ class Database:
 
 
 def connection_options(application_name: str, *, statement_timeout_seconds: float) -> dict[str, Any]:
-    """Arguments for ``psycopg.connect``: transactions are begun by hand, and a dead network is noticed."""
+    """Arguments for ``psycopg.connect``: explicit transactions, and timeouts that detect a dead network."""
     return {
         "autocommit": True,
         "connect_timeout": 5,
@@ -152,13 +152,13 @@ def connection_options(application_name: str, *, statement_timeout_seconds: floa
 
 
 def configure(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
-    """Prepare a new connection for ``SqlTransaction``; how far the server's clock is ahead of ours."""
+    """Prepare a new connection for ``SqlTransaction``; returns how far the server's clock is ahead of ours."""
     connection.adapters.register_dumper(list, _BinaryListDumper)
     return _clock_offset(connection)
 
 
 def classified(error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
-    """The error by what to do: bad data is rejected, an aborted transaction is repeated, all else waits."""
+    """The error for a driver error: a refused value, an aborted transaction, or else an unavailable database."""
     text = f"{error.sqlstate or 'no SQLSTATE'}: {_first_line(error)}"
     if isinstance(error, _BAD_DATA):
         return BadData(text)
@@ -168,7 +168,7 @@ def classified(error: psycopg.Error) -> BadData | TransactionAborted | DatabaseU
 
 
 def _clock_offset(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
-    """How far the server's clock is ahead of ours; nothing when the way there and back may explain the difference."""
+    """How far the server's clock is ahead of ours; 0 when the round trip may explain the difference."""
     before = datetime.now(UTC)
     row = connection.execute("select clock_timestamp()").fetchone()
     after = datetime.now(UTC)
@@ -181,6 +181,6 @@ def _clock_offset(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:
 
 
 def _first_line(error: psycopg.Error) -> str:
-    """What is wrong; the lines below it (DETAIL, the statement) hold the row, which belongs in no log."""
+    """The error message; the lines below it (DETAIL, the statement) hold the row, which must not be logged."""
     text = error.diag.message_primary or str(error)
     return text.strip().partition("\n")[0]

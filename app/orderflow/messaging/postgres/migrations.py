@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Brings a database to the numbered migrations of its components, each applied once and recorded.
+"""Applies the numbered migrations of a database's components, each once, and records them.
 
 A component is a folder of files ``0001_<name>.sql``, ``0002_<name>.sql`` and so on. The table ``orderflow_migrations``
 holds what was applied, with the SHA-256 of each file: a file that was applied is never edited again, and every change
-is a new file. A migration must keep serving the version before it, whose processes still run while it is applied: it
-may add a table, or a column that has a default or may be null; it removes what no released version reads any more.
+is a new file. A migration must stay compatible with the previous version, whose processes still run while it is
+applied: it may add a table, or a column that has a default or may be null. It may remove only what no released version
+still reads.
 """
 
 import logging
@@ -39,8 +40,9 @@ _EXISTING = """
 select to_regclass('orderflow_migrations') is not null,
        exists (select from pg_attribute where attrelid = to_regclass('migrations') and attname = 'applied_at')
 """
-# Version 0.1.0 recorded one name for each component in a table `migrations`. Its rows stay: it reads them at its start.
-_OF_0_1_0 = """
+# Version 0.1.0 recorded one name for each component in a table `migrations`. Its rows stay, because 0.1.0 reads them
+# when it starts.
+_RECORDED_BY_0_1_0 = """
 select regexp_replace(name, '^orderflow[.](services[.])?', ''), applied_at from migrations where name ~ '^orderflow[.]'
 """
 
@@ -72,7 +74,7 @@ class Component:
 
     @classmethod
     def read(cls, name: str, folder: Traversable) -> "Component":
-        """The migrations in a folder; raises ValueError when a file is named or numbered wrongly."""
+        """The migrations in a folder; raises ValueError when a file has a wrong name or number."""
         found: list[Migration] = []
         for file in sorted(folder.iterdir(), key=lambda file: file.name):
             match = _FILE.fullmatch(file.name)
@@ -104,9 +106,9 @@ def messaging_schema() -> Component:
 def migrate(database: Database, components: Sequence[Component]) -> list[Migration]:
     """Apply what is pending, each migration in a transaction of its own; the migrations applied now.
 
-    Safe to run from many processes at once: an advisory lock admits one at a time. A migration that fails leaves
-    nothing, and its error names it. Raises SchemaMismatch when the database is newer than the code or has other
-    migrations.
+    Many processes may run this concurrently: an advisory lock lets one at a time apply migrations. A migration that
+    fails is rolled back, and its error names it. Raises SchemaMismatch when the database is newer than the code or has
+    other migrations.
     """
     with database.transaction() as transaction:
         recorded = _recorded(transaction, components)
@@ -168,10 +170,10 @@ def _apply_next(database: Database, components: Sequence[Component]) -> Migratio
 
 def _recorded(transaction: SqlTransaction, components: Sequence[Component]) -> Recorded:
     """What the database records of these components."""
-    ((ours, of_0_1_0),) = transaction.execute(_EXISTING)
+    ((ours, has_0_1_0),) = transaction.execute(_EXISTING)
     recorded: dict[tuple[str, int], Applied] = {}
-    if of_0_1_0:
-        recorded = {(component, 1): Applied("", None, at) for component, at in transaction.execute(_OF_0_1_0)}
+    if has_0_1_0:
+        recorded = {(component, 1): Applied("", None, at) for component, at in transaction.execute(_RECORDED_BY_0_1_0)}
     if ours:
         rows = transaction.execute("select component, number, name, checksum, applied_at from orderflow_migrations")
         recorded |= {(component, number): Applied(*applied) for component, number, *applied in rows}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Queries for HTTP APIs: a few threads over a pool of connections, so that no event loop waits for the database."""
+"""Runs the queries of HTTP APIs in threads with a connection pool, so that no event loop waits for the database."""
 
 import os
 import socket
@@ -21,17 +21,17 @@ from orderflow.messaging.service import Transaction
 Connection = psycopg.Connection[tuple[Any, ...]]
 Result = TypeVar("Result")
 _RECONNECT_SECONDS = 0.2
-"""A lost connection is tried for so long, and again when a query needs it; the default (5 min) backs off to minutes."""
+"""How long the pool tries to reconnect before a query asks again; in the default 5 min its pauses grow to minutes."""
 _FAILING_SECONDS = 0.5
-"""The longest wait for a connection while the database is known to fail: time enough for the next try to connect."""
+"""The longest wait for a connection while the database is known to fail: long enough for one attempt to connect."""
 
 
 class ReadPool:
     """Runs each query in a read-only transaction of its own; ``size`` at most run at a time.
 
     Neither waiting for a connection nor a statement takes longer than ``timeout_seconds``; while the database fails, a
-    query is refused sooner. Connections are made in the background and tested before use, so a restart of the database
-    costs no query.
+    query is refused sooner. Connections are opened in the background and tested before use, so no query fails because
+    the database was restarted before it.
     """
 
     def __init__(self, url: str, *, application_name: str, timeout_seconds: float, size: int = 4) -> None:
@@ -39,7 +39,7 @@ class ReadPool:
         """Monotonic times of the last DatabaseUnavailable and of the last query that succeeded."""
         options = connection_options(application_name, statement_timeout_seconds=timeout_seconds)
         options["options"] += " -c default_transaction_read_only=on"
-        options["connect_timeout"] = 2  # the least that libpq takes
+        options["connect_timeout"] = 2  # libpq's minimum
         options["tcp_user_timeout"] = round(timeout_seconds * 1000)
         self._timeout = timeout_seconds
         self._clock_offset = timedelta()
@@ -66,7 +66,7 @@ class ReadPool:
         return self._threads.submit(self._run, query)
 
     def close(self) -> None:
-        """Drop the queries that wait and cut off those that run; no thread outlives this for ``timeout_seconds``."""
+        """Drop the queries that wait and cut off those that run, so that no thread runs on until its timeout."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._closed = True
@@ -77,7 +77,7 @@ class ReadPool:
     def _run(self, query: Callable[[Transaction], Result]) -> Result:
         try:
             with (
-                self._pool.connection(self._patience()) as connection,
+                self._pool.connection(self._connection_timeout()) as connection,
                 self._waiting_for(connection),
                 connection.transaction(),
             ):
@@ -87,7 +87,7 @@ class ReadPool:
         self.committed_at = time.monotonic()
         return result
 
-    def _patience(self) -> float:
+    def _connection_timeout(self) -> float:
         return min(self._timeout, _FAILING_SECONDS) if self.failed_at > self.committed_at else self._timeout
 
     def _check(self, connection: Connection) -> None:
@@ -96,7 +96,7 @@ class ReadPool:
 
     @contextmanager
     def _waiting_for(self, connection: Connection) -> Generator[None]:
-        """A connection that ``close`` cuts off meanwhile; raises PoolClosed when that has happened."""
+        """Let ``close`` cut off the connection during the block; raises PoolClosed when the pool is closed."""
         with self._lock:
             if self._closed:
                 raise PoolClosed("the pool is closed")

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a commit to the broker: the outbox, the unit of work that fills it, the relay, the confirm window."""
+"""From a commit to the broker: the outbox, the unit of work, the relay, the confirm window."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The publish window: what waits, what is on the wire, and what became of it. Pure bookkeeping, no broker library.
+"""The publish window: the publications that wait, those on the wire, and their results. Uses no broker library.
 
-Tags are those of one channel in confirm mode: 1 for its first publish, then one more for each.
+Tags are those of one channel in confirm mode: 1 for its first publish, increased by one for each further publish.
 """
 
 from collections import Counter, OrderedDict, deque
@@ -56,7 +56,7 @@ class ConfirmWindow:
 
     @property
     def waiting(self) -> int:
-        """Publications behind the window."""
+        """Publications queued behind the window."""
         return len(self._pending)
 
     def add(self, publications: Iterable[Publication], receipt: Receipt) -> None:
@@ -69,7 +69,7 @@ class ConfirmWindow:
         return [publication for publication, _ in islice(self._pending, free)]
 
     def written(self, count: int, observer: PublishObserver, now: float) -> range:
-        """The first ``count`` that were due went out; the tags they got."""
+        """Record that the first ``count`` due publications were written; their tags."""
         group = _Group(observer, now, count, count, Counter())
         for _ in range(count):
             publication, receipt = self._pending.popleft()
@@ -78,14 +78,14 @@ class ConfirmWindow:
         return range(self._next_tag - count, self._next_tag)
 
     def returned(self, exchange: str, routing_key: str, properties: Properties, body: bytes) -> bool:
-        """The broker gave a publication back; its confirm follows. False when nothing like it is on the wire.
+        """The broker returned a publication; its confirm follows. False when no publication on the wire matches.
 
-        Two publications may share their message id, so the way and the body are compared too; of two that are alike in
-        all it does not matter which one is meant. Other properties may have changed on the way: the broker's message
-        interceptors add headers and times before they return a message. When nothing fits, everything on the wire
-        that goes the same way counts as returned: to send again what was routed is harmless, to forget is not.
+        Two publications may share a message id, so exchange, routing key and body are compared too. When two match, it
+        does not matter which is marked. Other properties are not compared: the broker's message interceptors may add
+        headers and times before the return. Without a match, every publication on the wire with this exchange and
+        routing key counts as returned: publishing a routed message again is harmless, losing an unroutable one is not.
         """
-        same_way = []
+        same_route = []
         for entry in self._wire.values():
             publication = entry.publication
             if entry.returned or publication.routing_key != routing_key or publication.exchange != exchange:
@@ -93,13 +93,13 @@ class ConfirmWindow:
             if publication.properties.message_id == properties.message_id and publication.body == body:
                 entry.returned = True
                 return True
-            same_way.append(entry)
-        for entry in same_way:
+            same_route.append(entry)
+        for entry in same_route:
             entry.returned = True
         return False
 
     def settle(self, tag: int, *, multiple: bool, acked: bool) -> None:
-        """A confirm (or nack) came for this tag, or for all up to it."""
+        """A confirm (or nack) arrived for this tag, or for all tags up to it."""
         if multiple:
             tags = []
             for known in self._wire:
@@ -111,7 +111,7 @@ class ConfirmWindow:
         self._close([(self._wire.pop(known), None if acked else Failure.NACKED) for known in tags])
 
     def lose(self) -> int:
-        """The connection is gone: everything fails, on the wire and behind the window; how many that were."""
+        """The channel is closed: every publication on the wire and behind the window fails as LOST; their number."""
         lost = [(entry, Failure.LOST) for entry in self._wire.values()]
         pending = list(self._pending)
         self._wire.clear()

@@ -3,11 +3,11 @@
 
 Invariants, together with ``relay``:
 
-- An event exists exactly when its transaction committed. The row is deleted after the confirm, with the next commit.
+- An event is stored exactly when its transaction commits. The row is deleted after the confirm, with the next commit.
 - A row has a lease. Until it expires only the process that wrote or relayed the row publishes it.
-- The relay finds rows by their lease, never by a moving id: ids are made before the commit, so a late commit would be
-  skipped for ever.
-- Publishing is at least once. The id of the row is the message id, so consumers recognise a repetition.
+- The relay finds rows by their lease, never by an id cursor: ids are created before the commit, so the row of a late
+  commit would be skipped for ever.
+- Publishing is at least once. The id of the row is the message id, so consumers recognise duplicates.
 
 ==================================== ==================================================================================
 Failure                              Consequence
@@ -16,7 +16,7 @@ process killed after the commit      the lease expires (10 s), a relay publishes
 message returned or nacked           the row stays; the relay tries again when its lease expires
 connection lost before the confirm   the row stays; it may be published twice
 publish window full                  the row is stored with an expired lease: the relay publishes it when there is room
-database away after the confirm      the row is deleted with the next commit; until then it may be published again
+database lost after the confirm      the row is deleted with the next commit; until then it may be published again
 ==================================== ==================================================================================
 
 Writing and deleting cost two statements for a batch of any size
@@ -55,7 +55,7 @@ class OutboxChange(msgspec.Struct, frozen=True):
 
 
 class Outbox:
-    """The outbox of one thread. It keeps what it published until the rows are deleted."""
+    """The outbox of one thread. Keeps the ids of confirmed rows until the rows are deleted."""
 
     def __init__(self, publisher: Publisher, codec: Codec, *, lease_seconds: float) -> None:
         self._publisher = publisher
@@ -67,7 +67,7 @@ class Outbox:
     def write(self, transaction: Transaction, outgoing: Sequence[Outgoing]) -> OutboxChange:
         """Insert a row per event, delete the rows confirmed since the last commit: at most two statements.
 
-        When the publisher has no room, the relay may take the rows at once.
+        When the publisher has no room, the relay may take the rows immediately.
         """
         self.collect()
         if self._confirmed:
@@ -80,7 +80,7 @@ class Outbox:
         return OutboxChange(publications, len(self._confirmed), dispatch)
 
     def committed(self, change: OutboxChange) -> None:
-        """Publish what was written, forget what was deleted; call once the transaction is committed."""
+        """Publish the written rows, forget the deleted ones; call it after the commit."""
         del self._confirmed[: change.deleted]
         if change.dispatch:
             self.publish(change.publications)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes the outbox rows that a crash, a return or a lost connection left, and measures the outbox.
+"""Publishes the outbox rows that were not confirmed in time, and measures the outbox.
 
 Invariants and failures are those of ``outbox``.
 """
@@ -18,7 +18,7 @@ from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 
 log = logging.getLogger(__name__)
 
-# Never a moving id cursor: ids are made before the commit, so a late committer would be skipped for ever.
+# Never an id cursor: ids are created before the commit, so the row of a late commit would be skipped for ever.
 _TAKE = """
 with due as materialized (
     select id from outbox where leased_until <= statement_timestamp()
@@ -50,7 +50,7 @@ class Relay:
         self.name = "relay"
         self.last_progress = clock.monotonic()
         self.oldest_seconds = 0.0
-        """Age of the oldest unpublished row when it was last measured."""
+        """Age of the oldest row when it was last measured."""
         self._publisher = publisher
         self._unit_of_work = unit_of_work
         self._instrumentation = instrumentation
@@ -85,8 +85,8 @@ class Relay:
         self._stopping.set()
 
     def relay_once(self) -> int:
-        """Take due rows as far as the publish window has room, and publish them; the number of rows."""
-        # First: a confirmed row must not be taken again, even when its lease has expired.
+        """Take as many due rows as the publish window has room for, and publish them; the number of rows."""
+        # Delete first: a confirmed row must not be taken again, even when its lease has expired.
         self._unit_of_work.delete_confirmed()
         limit = min(self._publisher.room, _LIMIT)
         if limit == 0:

@@ -14,7 +14,7 @@ from orderflow.messaging.publish.outbox import Outbox
 
 
 class SqlUnitOfWork:
-    """An open transaction that also takes events; everything in it happens, or nothing."""
+    """An open transaction that also collects events: either everything is committed, or nothing."""
 
     def __init__(self, transaction: SqlTransaction) -> None:
         self._transaction = transaction
@@ -50,7 +50,7 @@ class SqlUnitOfWork:
         self.outgoing.append(Outgoing(event=event, causation_id=causation_id, trace=trace or {}))
 
     def committed(self) -> None:
-        """Call what waited for the commit."""
+        """Run the actions that were registered with ``after_commit``."""
         for action in self._actions:
             action()
 
@@ -76,11 +76,11 @@ class UnitOfWorkFactory:
         work.committed()
 
     def delete_confirmed(self) -> None:
-        """Delete the rows that were confirmed since the last commit; for moments without work."""
+        """Delete the rows that were confirmed since the last commit; for use when there is no other work."""
         if self.outbox.collect():
             with self.transaction():
                 pass
 
     def close(self) -> None:
-        """Give the database connection back."""
+        """Close the database connection."""
         self._database.close()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RabbitMQ through pika: the only room of the core that imports pika."""
+"""RabbitMQ through pika: the only package of the core that imports pika."""

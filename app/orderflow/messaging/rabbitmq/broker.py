@@ -23,7 +23,7 @@ unreadable header table              ``field_table_patch`` reads it; otherwise p
 I/O thread fails                     everything is LOST, ``last_tick`` is -inf: the watchdog ends the process
 ==================================== ==================================================================================
 
-A cancel makes a quorum queue return what is in flight to the consumer, marked as redelivered:
+When a consumer is cancelled, a quorum queue requeues the messages in flight to it and marks them as redelivered:
 https://github.com/rabbitmq/rabbitmq-server/issues/3729. Measured by ``make bench``: docs/decisions/0003 and README.
 """
 
@@ -48,7 +48,7 @@ _TICK_SECONDS = 0.5
 
 
 class RabbitMQBroker:
-    """A ``Broker`` on RabbitMQ. ``window`` is the most unconfirmed publishes on the wire, at most 2000."""
+    """A ``Broker`` on RabbitMQ. ``window`` is the maximum of unconfirmed publishes on the wire, at most 2000."""
 
     def __init__(
         self, url: str, *, window: int, instrumentation: MessagingInstrumentation, clock: Clock, connection_name: str
@@ -137,7 +137,7 @@ class RabbitMQBroker:
 
     def _close(self) -> None:
         self._publisher.refuse()
-        self._each_consumer(RabbitConsumer.leave)
+        self._each_consumer(RabbitConsumer.close_ordered_channel)
         for connection in self._connections.values():
             connection.close()
         self._stop_when_closed()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One connection of pika that comes back by itself. Everything here lives in the I/O thread."""
+"""A pika connection that reconnects by itself. Everything here runs in the I/O thread."""
 
 import logging
 import time
@@ -13,12 +13,12 @@ from orderflow.messaging.instrumentation import MessagingInstrumentation
 
 log = logging.getLogger(__name__)
 
-_PROVEN_SECONDS = 10
-"""A connection that ends sooner is like one that failed: each costs a delivery count of all that was prefetched."""
+_STABLE_SECONDS = 10
+"""A shorter connection does not reset the back-off: each loss raises the delivery count of prefetched messages."""
 
 
 class ReconnectingConnection:
-    """One connection with a role; opens again after every loss, with jittered back-off. Lives in the I/O thread."""
+    """One connection with a role; reconnects after every loss, with jittered back-off. For the I/O thread only."""
 
     def __init__(
         self, role: str, parameters: pika.URLParameters, loop: IOLoop, instrumentation: MessagingInstrumentation
@@ -30,12 +30,12 @@ class ReconnectingConnection:
         self._parameters = parameters
         self._loop = loop
         self._instrumentation = instrumentation
-        self._backoff = Backoff(first=0.2, most=10)
+        self._backoff = Backoff(first=0.2, maximum=10)
         self._closing = False
         self._opened_at = 0.0
 
     def connect(self) -> None:
-        """Begin to connect; ``opened`` is called when it is done."""
+        """Begin to connect; ``opened`` is called when the connection is open."""
         if not self._closing:
             SelectConnection(
                 self._parameters,
@@ -67,7 +67,7 @@ class ReconnectingConnection:
 
     def _on_closed(self, _connection: SelectConnection, reason: BaseException) -> None:
         was_open, self.current = self.current is not None, None
-        if was_open and time.monotonic() - self._opened_at >= _PROVEN_SECONDS:
+        if was_open and time.monotonic() - self._opened_at >= _STABLE_SECONDS:
             self._backoff.reset()
         if was_open:
             self._instrumentation.connected(self.role, connected=False)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Consuming through pika: one channel a queue, a prefetch, and multiple-acks."""
+"""Consumes through pika: one channel per queue, a prefetch, and multiple-acks."""
 
 import logging
 from functools import partial
@@ -17,8 +17,8 @@ from orderflow.messaging.rabbitmq.properties import from_pika, text
 
 log = logging.getLogger(__name__)
 
-_SETTLING_SECONDS = 0.2
-"""Longest wait between the last ack and a cancel for what the broker sends because of that ack."""
+_MAX_CANCEL_DELAY_SECONDS = 0.2
+"""The longest time for which a cancel waits for the deliveries that the last ack allowed."""
 
 
 class RabbitConsumer:
@@ -46,10 +46,10 @@ class RabbitConsumer:
         self._tag = ""
         self._cancelling = False
         self._cancelled = False
-        self._delivered_tag = self._acked_tag = self._held_tag = 0
+        self._delivered_tag = self._acked_tag = self._deferred_ack_tag = 0
         self._last_tag = 0
-        """Of an ordered consumer that was cancelled: the tag after whose ack it leaves."""
-        self._backoff = Backoff(first=0.2, most=10)
+        """For a cancelled ordered consumer: its channel is closed after the ack of this tag."""
+        self._backoff = Backoff(first=0.2, maximum=10)
 
     @property
     def queue(self) -> str:
@@ -58,7 +58,7 @@ class RabbitConsumer:
 
     @property
     def drained(self) -> bool:
-        """True when cancelled and everything that had arrived was received (or its connection is gone)."""
+        """True when cancelled and everything that had arrived was received (or its channel is closed)."""
         return self._cancelled and not len(self._buffer)
 
     def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
@@ -77,9 +77,9 @@ class RabbitConsumer:
         self._loop.add_callback_threadsafe(self._cancel)
 
     def subscribe(self) -> None:
-        """Open a channel and consume; again after every loss, unless cancelled. Called in the I/O thread.
+        """Open a channel and consume, unless cancelled. Called in the I/O thread.
 
-        Does nothing when there is a channel: a new connection, a new consumer and a back-off that ends may all ask.
+        Does nothing when there is a channel: a new connection, a new consumer and the end of a back-off all call this.
         """
         connection = self._connection.current
         if self._cancelling or self._opening or self._channel is not None:
@@ -89,21 +89,22 @@ class RabbitConsumer:
             connection.channel(on_open_callback=self._on_channel)
 
     def lost(self) -> None:
-        """The connection is gone. Called in the I/O thread."""
+        """The channel or its connection is closed. Called in the I/O thread."""
         self.subscribed = False
         self._opening = False
         self._channel = None
         self._tag = ""
-        self._delivered_tag = self._acked_tag = self._held_tag = 0
+        self._delivered_tag = self._acked_tag = self._deferred_ack_tag = 0
         self._buffer.renew()
         if self._cancelling:
             self._end()
 
-    def leave(self) -> None:
-        """Close the channel of an ordered consumer: what it holds goes back. Called in the I/O thread.
+    def close_ordered_channel(self) -> None:
+        """Close the channel of an ordered consumer: the broker requeues what is unacknowledged.
 
-        pika would cancel first, and a cancel lets the next consumer begin while this one still holds messages; the end
-        of the channel takes them back in the same step (``rabbit_fifo``, the queue's state machine, does so).
+        Called in the I/O thread. pika would cancel first, and a cancel lets the next consumer begin while this one has
+        unacknowledged messages. Without a cancel, the broker (``rabbit_fifo``, the queue's state machine) requeues them
+        and starts the next consumer in the same step.
         """
         channel = self._channel
         if self._ordered and channel is not None and channel.is_open:
@@ -112,7 +113,7 @@ class RabbitConsumer:
             channel._consumers = consumers  # noqa: SLF001
 
     def end(self) -> None:
-        """The I/O thread ends: nothing more will come, whether it was cancelled or not."""
+        """The I/O thread ends: nothing more will arrive, even if the consumer was not cancelled."""
         self._cancelling = True
         self.lost()
 
@@ -151,11 +152,11 @@ class RabbitConsumer:
         if epoch != self._buffer.epoch or self._channel is None or not self._channel.is_open:
             return
         if self._cancelling and not self._cancelled:
-            self._held_tag = tag
+            self._deferred_ack_tag = tag
         else:
             self._acked_tag = tag
             self._channel.basic_ack(tag, multiple=True)
-            self._leave_when_done()
+            self._close_channel_when_done()
 
     def _cancel(self) -> None:
         if self._cancelling:
@@ -164,22 +165,22 @@ class RabbitConsumer:
         if self._ordered:
             self._last_tag = self._buffer.stop()
             self._cancelled = True
-            self._leave_when_done()
+            self._close_channel_when_done()
         elif self._tag:
-            self._cancel_when_quiet(self._clock.monotonic() + _SETTLING_SECONDS)
+            self._cancel_when_quiet(self._clock.monotonic() + _MAX_CANCEL_DELAY_SECONDS)
         else:
             self._end()
 
-    def _leave_when_done(self) -> None:
+    def _close_channel_when_done(self) -> None:
         if self._ordered and self._cancelled and self._acked_tag >= self._last_tag:
-            self.leave()
+            self.close_ordered_channel()
 
     def _cancel_when_quiet(self, deadline: float) -> None:
-        """Acks wait from now until the broker has cancelled.
+        """Cancel when no delivery is in flight, or at the deadline. Acks are deferred until the broker has cancelled.
 
-        Each makes it send more, and what a quorum queue sends while it cancels goes back to it, marked as redelivered
-        although no consumer received it (https://github.com/rabbitmq/rabbitmq-server/issues/3729). This spares a
-        consumer that holds a full prefetch.
+        Each ack lets the broker send more, and a quorum queue requeues what it sends during a cancel, marked as
+        redelivered although no consumer received it (https://github.com/rabbitmq/rabbitmq-server/issues/3729). Once a
+        full prefetch is unacknowledged, the broker sends nothing more.
         """
         if self._cancelled or self._channel is None or not self._channel.is_open:
             return
@@ -188,7 +189,7 @@ class RabbitConsumer:
             self._loop.call_later(0.01, partial(self._cancel_when_quiet, deadline))
             return
         self._channel.basic_cancel(self._tag, callback=self._on_cancelled)
-        # pika would reject what is still on its way, and the broker deliver it again: take it instead.
+        # pika would reject deliveries still in flight, and the broker would deliver them again: accept them instead.
         self._channel._cancelled.discard(self._tag)  # noqa: SLF001
 
     def _on_cancelled(self, _frame: object) -> None:
@@ -197,9 +198,9 @@ class RabbitConsumer:
 
     def _end(self) -> None:
         self._cancelled = True
-        if self._held_tag and self._channel is not None and self._channel.is_open:
-            self._channel.basic_ack(self._held_tag, multiple=True)
-        self._held_tag = 0
+        if self._deferred_ack_tag and self._channel is not None and self._channel.is_open:
+            self._channel.basic_ack(self._deferred_ack_tag, multiple=True)
+        self._deferred_ack_tag = 0
         self._buffer.wake()
 
     def _on_cancelled_by_broker(self, _frame: object) -> None:

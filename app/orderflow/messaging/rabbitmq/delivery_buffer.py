@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deliveries of one queue between the I/O thread, which appends them, and the worker, which takes batches of them."""
+"""Passes the deliveries of one queue from the I/O thread, which appends them, to the worker, which takes batches."""
 
 import threading
 import time
@@ -11,8 +11,8 @@ from orderflow.messaging.broker import Batch, Delivery
 class DeliveryBuffer:
     """A buffer that wakes the worker for the first delivery and for a full batch, never for each one.
 
-    An epoch is one life of the channel. What came over an earlier one cannot be acknowledged any more, so it is
-    dropped: the broker delivers it again.
+    An epoch is the lifetime of one channel. A delivery of an earlier epoch can no longer be acknowledged, so it is
+    dropped: the broker delivers the message again.
     """
 
     def __init__(self, queue: str) -> None:
@@ -41,7 +41,7 @@ class DeliveryBuffer:
             self._full.set()
 
     def renew(self) -> int:
-        """Begin a new epoch and drop what is left of the old one; the new epoch."""
+        """Begin a new epoch and drop the remaining deliveries of the old one; the number of the new epoch."""
         with self._lock:
             self.epoch += 1
             self._deliveries.clear()
@@ -49,7 +49,7 @@ class DeliveryBuffer:
             return self.epoch
 
     def stop(self) -> int:
-        """Hand out nothing more and drop what is here; the tag of the last delivery that was handed out, or 0."""
+        """Return no further batch and drop the remaining deliveries; the tag of the last delivery taken, or 0."""
         with self._lock:
             self._stopped = True
             self._deliveries.clear()
@@ -57,16 +57,16 @@ class DeliveryBuffer:
             return self._handed_tag
 
     def wake(self) -> None:
-        """Let a waiting worker check again, for example because nothing more will come."""
+        """Let a waiting worker check again, for example because nothing more will arrive."""
         self._some.set()
         self._full.set()
 
     def take(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
-        """A batch as ``Consumer.receive`` promises it."""
+        """See ``broker.Consumer.receive``."""
         deadline = time.monotonic() + timeout_seconds
         while True:
             epoch = self.epoch
-            if not self._some_come(deadline - time.monotonic()):
+            if not self._wait_for_some(deadline - time.monotonic()):
                 return None
             self._linger(limit, linger_seconds)
             with self._lock:
@@ -77,7 +77,7 @@ class DeliveryBuffer:
                 if epoch == self.epoch:
                     return None
 
-    def _some_come(self, seconds: float) -> bool:
+    def _wait_for_some(self, seconds: float) -> bool:
         if not self._deliveries:
             self._some.clear()
         return bool(self._deliveries) or self._some.wait(max(0.0, seconds))

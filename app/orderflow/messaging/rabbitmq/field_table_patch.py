@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Header tables, read without fail.
+"""Lets pika read every header table.
 
-The broker passes on what pika 1.4 cannot read: a time after the year 9999 (milliseconds that somebody took for
-seconds), or tables in tables beyond Python's recursion limit. pika then ends the connection in the middle of the
-message; it comes again, with everything that was delivered beside it, until the broker has parked them all. And pika
-makes a whole number of every fraction, which for 1e19 is one that it cannot write again.
+The broker passes on what pika 1.4 cannot read: a time after the year 9999 (milliseconds in place of seconds), or tables
+nested beyond Python's recursion limit. pika then ends the connection, and the broker redelivers the message and all
+others in flight, until it has dead-lettered them all. pika also converts every float to an integer; the integer of 1e19
+is too large for pika to encode.
 """
 
 import struct
@@ -14,10 +14,10 @@ from typing import Any
 
 from pika import data
 
-_DEEPEST = 16
-"""The broker's own lists of deaths are three levels deep."""
+_MAX_DEPTH = 16
+"""The broker's own ``x-death`` lists are three levels deep."""
 _TIME, _TABLE, _LIST = b"T", b"F", b"A"
-_FRACTIONS = {b"f": ">f", b"d": ">d"}
+_FLOATS = {b"f": ">f", b"d": ">d"}
 
 _pikas_value = data.decode_value
 _nesting = threading.local()
@@ -26,8 +26,8 @@ _nesting = threading.local()
 def read_all_tables() -> None:
     """Let pika read every table that the broker passes on, in the whole process; safe to repeat.
 
-    A time that Python cannot hold stays the number that it was, unless that is beyond 64 bits with a sign; such a time
-    and what is nested deeper than sixteen levels is None. A fraction is a float.
+    A time that Python cannot represent is read as its number of seconds, or as None beyond a signed 64-bit integer. A
+    value that is nested deeper than sixteen levels is None. A float stays a float.
     """
     data.decode_value = _value
 
@@ -38,13 +38,13 @@ def _value(encoded: bytes, offset: int) -> tuple[Any, int]:
     if kind == _TIME:
         (seconds,) = struct.unpack_from(">Q", encoded, offset + 1)
         return _moment(seconds), offset + 9
-    if kind in _FRACTIONS:
-        (fraction,) = struct.unpack_from(_FRACTIONS[kind], encoded, offset + 1)
-        return fraction, offset + 1 + struct.calcsize(_FRACTIONS[kind])
+    if kind in _FLOATS:
+        (number,) = struct.unpack_from(_FLOATS[kind], encoded, offset + 1)
+        return number, offset + 1 + struct.calcsize(_FLOATS[kind])
     if kind not in {_TABLE, _LIST}:
         return _pikas_value(encoded, offset)
     depth = getattr(_nesting, "depth", 0)
-    if depth == _DEEPEST:
+    if depth == _MAX_DEPTH:
         (size,) = struct.unpack_from(">I", encoded, offset + 1)
         return None, offset + 5 + size
     _nesting.depth = depth + 1

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our properties as pika's, and back."""
+"""Converts our properties to pika's, and back."""
 
 import pika
 
@@ -38,7 +38,7 @@ def from_pika(properties: pika.BasicProperties) -> Properties:
 
 
 def text(short: str | bytes | None) -> str | None:
-    """A short string as text: pika leaves bytes that are no UTF-8 as they are. Never longer than it was on the wire."""
+    """A short string as text: pika returns bytes that are not UTF-8 undecoded. Never longer than it was on the wire."""
     return short.decode(errors="replace").replace("\ufffd", "?") if isinstance(short, bytes) else short
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishing through pika: confirms, mandatory, and a bounded window."""
+"""Publishes through pika: with confirms, mandatory, and a bounded window."""
 
 import logging
 import threading
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class RabbitPublisher:
-    """Publishes over the publish connection, within the window. ``publish`` and ``room`` are for every thread."""
+    """Publishes over the publish connection, within the window. Any thread may use ``publish`` and ``room``."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class RabbitPublisher:
         self._unroutable: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._channel: Any = None
-        self._backoff = Backoff(first=0.2, most=10)
+        self._backoff = Backoff(first=0.2, maximum=10)
         self._connection = connection
         connection.opened = self._on_connection
         connection.lost = self._on_connection_lost
 
     def publish(self, publications: Sequence[Publication]) -> Receipt:
-        """Hand over a batch, in order; never blocks. Without a connection every key fails as LOST at once."""
+        """Hand over a batch, in order; never blocks. Without a connection every key fails as LOST immediately."""
         receipt = Receipt([publication.key for publication in publications])
         if not publications:
             return receipt
@@ -73,22 +73,22 @@ class RabbitPublisher:
 
     @property
     def room(self) -> int:
-        """How many publications would go out without queueing; 0 while blocked, unconnected or the window is full."""
+        """How many publications can be sent without queueing; 0 while blocked, unconnected or the window is full."""
         return max(0, self._size - self._handed) if self.ready and not self.blocked else 0
 
     def end(self) -> None:
-        """The I/O thread ends: what was handed over is lost, and so is what comes later."""
+        """The I/O thread ends: every publication that is not settled fails as LOST, as do later ones."""
         with self._lock:
             self._ended = True
         self._on_lost()
         self._take()
 
     def measure(self) -> None:
-        """Report how full the window is."""
+        """Report the numbers of unconfirmed and waiting publications."""
         self._instrumentation.window(unconfirmed=self._window.unconfirmed, waiting=self._window.waiting)
 
     def refuse(self) -> None:
-        """Take nothing more, because the connection is about to be closed."""
+        """Accept nothing more, because the connection is about to be closed."""
         self.ready = False
 
     def _take(self) -> None:
@@ -121,7 +121,7 @@ class RabbitPublisher:
     ) -> None:
         seconds = self._clock.monotonic() - written_at
         observer.settled(confirmed=confirmed, failures=failures, seconds=seconds)
-        if self._unroutable:  # a line a batch, not a message: a missing binding concerns them all
+        if self._unroutable:  # one line per batch, not per message: a missing binding affects all
             log.warning("publish.returned", extra={"messages": dict(self._unroutable)})
             self._unroutable.clear()
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The operator's view of the dead letters."""
+"""Lists, replays and discards dead letters."""

@@ -29,23 +29,23 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's actions and options to its parser."""
     actions = parser.add_subparsers(dest="action", required=True)
-    listing = actions.add_parser("list", help="show the oldest dead letters that are meant")
-    inspect = actions.add_parser("inspect", help="show everything about dead letters, personal fields masked")
+    listing = actions.add_parser("list", help="show the selected dead letters, oldest first")
+    inspect = actions.add_parser("inspect", help="show everything about dead letters, with personal fields masked")
     replay = actions.add_parser("replay", help="send dead letters back to the queue in which they failed")
     discard = actions.add_parser("discard", help="remove dead letters for ever")
     for action in (listing, inspect, replay, discard):
-        _selecting(action, ids="+" if action is inspect else "*")
+        _add_selection(action, ids="+" if action is inspect else "*")
         action.add_argument("--json", action="store_true", help="print JSON instead of a table")
     for action in (replay, discard):
-        action.add_argument("--all", action="store_true", help="really all, when nothing else selects")
+        action.add_argument("--all", action="store_true", help="select all; required when no other option selects")
         action.add_argument("--dry-run", action="store_true", help="only list the selected messages")
-        action.add_argument("--operator", default=None, help="your name for the audit log (default: the system's)")
-    replay.add_argument("--rate", type=_rate, default=50.0, help="messages a second (default: %(default)g)")
+        action.add_argument("--operator", default=None, help="your name for the audit log (default: the account's)")
+    replay.add_argument("--rate", type=_rate, default=50.0, help="messages per second (default: %(default)g)")
     discard.add_argument("--yes", action="store_true", help="confirm that the messages are removed for ever")
 
 
 def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Run the command with the settings of an environment, traced when they ask for it; logs go to standard error."""
+    """Run the command with the settings in ``environ``; traced when they enable tracing. Logs go to standard error."""
     settings = Settings.from_env(environ, frozenset({"amqp"}))
     configure("dead-letters", level=settings.log_level, stream=sys.stderr)
     pipeline = pipeline_if_enabled("dead-letters", environ)
@@ -64,7 +64,7 @@ def run(
     console: Console | None = None,
     clock: Clock | None = None,
 ) -> int:
-    """Do it; the exit code: 0 done, 1 not all of it (kept, or not found), 2 it could not be done."""
+    """Run the action; the exit code: 0 done, 1 some messages were kept, left or not found, 2 the action failed."""
     clock = clock or SystemClock()
     console = console or view.terminal()
     if problem := _problem(options):
@@ -73,14 +73,14 @@ def run(
     queue = DeadLetterQueue(settings.amqp_url, traced=traced, clock=clock)
     try:
         if options.action in {"list", "inspect"}:
-            return _look(options, queue, console, clock)
+            return _browse(options, queue, console, clock)
         return _settle(options, queue, console)
     except BrokerUnavailable as error:
         sys.stderr.write(f"dead-letters {options.action}: {error}\n")
         return FAILED
 
 
-def _look(options: argparse.Namespace, queue: DeadLetterQueue, console: Console, clock: Clock) -> int:
+def _browse(options: argparse.Namespace, queue: DeadLetterQueue, console: Console, clock: Clock) -> int:
     found = queue.browse(_selection(options), limit=options.limit)
     missing = set(options.message_ids) - {letter.message_id for letter in found.letters}
     if options.json:
@@ -129,7 +129,7 @@ def _whoami() -> str:
 
 
 def _problem(options: argparse.Namespace) -> str:
-    """Why the command must not run as it was given, or nothing."""
+    """Why the command must not run with these options, or an empty text."""
     if options.action in {"replay", "discard"} and _selection(options).everything and not options.all:
         return "no message is selected; --all selects all of them"
     if options.action == "discard" and not (options.yes or options.dry_run):
@@ -137,14 +137,16 @@ def _problem(options: argparse.Namespace) -> str:
     return ""
 
 
-def _selecting(parser: argparse.ArgumentParser, *, ids: str) -> None:
+def _add_selection(parser: argparse.ArgumentParser, *, ids: str) -> None:
     parser.add_argument("message_ids", nargs=ids, default=[], metavar="message-id")
     parser.add_argument("--reason", help="dead-lettered for this reason, for example invalid_body or delivery_limit")
     parser.add_argument("--queue", help="failed in this queue")
     parser.add_argument("--event-type", help="of this type, for example ORDER_CREATED")
     parser.add_argument("--order-id", help="belonging to this order")
-    parser.add_argument("--older-than", type=_seconds, help="dead-lettered longer ago, for example 90s, 15m, 2h, 3d")
-    parser.add_argument("--limit", type=_limit, default=1000, help="at most so many (default: %(default)s)")
+    parser.add_argument(
+        "--older-than", type=_seconds, help="dead-lettered longer ago than this, for example 90s, 15m, 2h, 3d"
+    )
+    parser.add_argument("--limit", type=_limit, default=1000, help="maximum number of messages (default: %(default)s)")
 
 
 def _selection(options: argparse.Namespace) -> Selection:
@@ -168,7 +170,7 @@ def _seconds(text: str) -> float:
 
 def _rate(text: str) -> float:
     if not 0 < (rate := float(text)) <= 10_000:
-        raise argparse.ArgumentTypeError("must be above 0 and at most 10000 a second")
+        raise argparse.ArgumentTypeError("must be above 0 and at most 10000 per second")
     return rate
 
 

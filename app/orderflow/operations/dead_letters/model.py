@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Dead letters as an operator sees them: reason, origin, content, and which of them a command selects.
+"""Reads dead letters: reason, origin, content, and which of them a command selects.
 
 A service dead-letters a message with headers of its own. The broker dead-letters a message that was redelivered too
-often; then only the broker's headers exist. Its *last* death counts: the first may be a hop through a retry queue.
+often; then only the broker's headers exist. The *last* death in them counts: the first may be in a retry queue.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ from orderflow.messaging.consume.settlement import (
 from orderflow.messaging.errors import MalformedMessage
 
 PERSONAL = frozenset({"user_id", "payment_token"})
-"""Fields of a body that an operator does not get to see, besides those that no event has."""
+"""Fields of a body that are masked, in addition to the fields that no event has."""
 
 _STRUCTS: tuple[type[msgspec.Struct], ...] = (*EVENTS, OrderLine)
-_SHOWN = ({part.name for struct in _STRUCTS for part in fields(struct)} | {"event_type"}) - PERSONAL
+_UNMASKED = ({part.name for struct in _STRUCTS for part in fields(struct)} | {"event_type"}) - PERSONAL
 
-_OF_THE_FAILURE = frozenset({RETRY_COUNT, FIRST_FAILURE, REASON, DETAIL, DEAD_LETTERED_AT, FAILED_QUEUE})
-_OF_THE_BROKER = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
+_FAILURE_HEADERS = frozenset({RETRY_COUNT, FIRST_FAILURE, REASON, DETAIL, DEAD_LETTERED_AT, FAILED_QUEUE})
+_BROKER_PREFIXES = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +58,8 @@ class DeadLetter:
     reason: str
     detail: str
     queue: str
-    parked_by: str
-    parked_at: datetime | None
+    dead_lettered_by: str
+    dead_lettered_at: datetime | None
     first_failure_at: datetime | None
     retry_count: int
     original_routing_key: str
@@ -87,11 +87,11 @@ class Selection:
 
     @property
     def everything(self) -> bool:
-        """True when nothing is restricted."""
+        """True when there is no criterion."""
         return self == Selection()
 
     def __call__(self, letter: DeadLetter, now: datetime) -> bool:
-        """Whether a dead letter is selected. One of unknown age is never selected by age."""
+        """Whether a dead letter is selected. A dead letter of unknown age is never selected by age."""
         wanted = (
             (self.reason, letter.reason),
             (self.queue, letter.queue),
@@ -104,7 +104,10 @@ class Selection:
             return False
         if self.older_than_seconds is None:
             return True
-        return letter.parked_at is not None and (now - letter.parked_at).total_seconds() > self.older_than_seconds
+        return (
+            letter.dead_lettered_at is not None
+            and (now - letter.dead_lettered_at).total_seconds() > self.older_than_seconds
+        )
 
 
 def dead_letter(routing_key: str, properties: Properties, headers: Mapping[str, Any], body: bytes) -> DeadLetter:
@@ -119,8 +122,8 @@ def dead_letter(routing_key: str, properties: Properties, headers: Mapping[str, 
         reason=_text(headers.get(REASON if by_service else f"{last}reason")) or "unknown",
         detail=_text(headers.get(DETAIL)) if by_service else "",
         queue=_text(headers.get(FAILED_QUEUE if by_service else f"{last}queue")) or routing_key,
-        parked_by="service" if by_service else "broker",
-        parked_at=_moment(headers.get(DEAD_LETTERED_AT)) if by_service else _last(history),
+        dead_lettered_by="service" if by_service else "broker",
+        dead_lettered_at=_moment(headers.get(DEAD_LETTERED_AT)) if by_service else _last(history),
         first_failure_at=_moment(headers.get(FIRST_FAILURE)),
         retry_count=_count(headers.get(RETRY_COUNT)),
         original_routing_key=_text(headers.get(ORIGINAL_ROUTING_KEY)) or _first_key(headers) or routing_key,
@@ -132,15 +135,15 @@ def dead_letter(routing_key: str, properties: Properties, headers: Mapping[str, 
 
 
 def replay_headers(letter: DeadLetter, *, operator: str, now: datetime) -> dict[str, str | int]:
-    """The headers of the copy that is replayed: those of the event, none of its failure, and who sent it back.
+    """The headers of the replayed copy: those of the event, without those of its failure, and the operator's name.
 
-    So retries count from nothing again. The trace context stays: the replay is part of the order's trace. Headers that
-    leave no room in the frame are left out, as in every copy.
+    So the retry count starts again at 0. The trace context stays: the replay is part of the order's trace. Headers that
+    do not fit in the frame are left out, as in every copy.
     """
     kept = {
         name: value
         for name, value in letter.properties.headers.items()
-        if name not in _OF_THE_FAILURE and not name.startswith(_OF_THE_BROKER)
+        if name not in _FAILURE_HEADERS and not name.startswith(_BROKER_PREFIXES)
     }
     return {
         **bounded(kept),
@@ -150,29 +153,29 @@ def replay_headers(letter: DeadLetter, *, operator: str, now: datetime) -> dict[
     }
 
 
-_MOST_BODY_BYTES = 1024 * 1024
-_DEEPEST = 8
+_MAX_BODY_BYTES = 1024 * 1024
+_MAX_DEPTH = 8
 """Our events nest three levels."""
 
 
 def masked_body(letter: DeadLetter) -> Any:
-    """The body with personal and unknown fields masked; size and digest only when it is no JSON object."""
+    """The body with personal and unknown fields masked; only its size and digest when it is not a JSON object."""
     try:
-        plain = decompressed(letter.body, letter.properties.content_encoding, limit_bytes=_MOST_BODY_BYTES)
+        plain = decompressed(letter.body, letter.properties.content_encoding, limit_bytes=_MAX_BODY_BYTES)
         content = msgspec.json.decode(plain)
         if isinstance(content, dict):
-            return _masked(content, depth=_DEEPEST)
+            return _masked(content, depth=_MAX_DEPTH)
     except (MalformedMessage, msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         pass
     return {"not_an_object": True, "bytes": len(letter.body), "sha256": hashlib.sha256(letter.body).hexdigest()}
 
 
 def _masked(value: Any, *, depth: int) -> Any:
-    """A value with the names in it, and the contents of those that are known to be harmless; no deeper than that."""
+    """The value with all field names, but only the contents of known fields that are not personal, to ``depth``."""
     if isinstance(value, dict | list) and not depth:
         return "…"
     if isinstance(value, dict):
-        return {key: _masked(inner, depth=depth - 1) if key in _SHOWN else "***" for key, inner in value.items()}
+        return {key: _masked(inner, depth=depth - 1) if key in _UNMASKED else "***" for key, inner in value.items()}
     return [_masked(inner, depth=depth - 1) for inner in value] if isinstance(value, list) else value
 
 
@@ -190,9 +193,9 @@ def _last(history: tuple[Death, ...]) -> datetime | None:
 
 
 def _first_key(headers: Mapping[str, Any]) -> str:
-    """The routing key of the earliest stop; the broker lists the latest first."""
-    stops = _list(headers.get("x-death"))
-    keys = stops[-1].get("routing-keys") if stops else None
+    """The routing key of the earliest death; the broker lists the latest first."""
+    deaths = _list(headers.get("x-death"))
+    keys = deaths[-1].get("routing-keys") if deaths else None
     return _text(keys[0]) if isinstance(keys, list) and keys else ""
 
 

@@ -2,9 +2,9 @@
 """The dead letter queue on the broker: browse, replay, discard.
 
 Browsing takes messages without acknowledging them and then closes the channel, so the broker requeues them. The policy
-of the queue has no delivery limit, so browsing never drops a message. The broker does not requeue in the same order
-(above 32 messages it does not), so messages are ordered here by the time at which they were dead-lettered. A browsing
-client hides what it holds from others, so it is quick.
+of the queue has no delivery limit, so browsing never drops a message. The broker does not keep the order when it
+requeues more than 32 messages, so messages are ordered here by the time at which they were dead-lettered. Other clients
+cannot see the messages while they are unacknowledged, so a browse must be short.
 """
 
 import heapq
@@ -32,24 +32,24 @@ from orderflow.telemetry.tracing.pika_channel import TracedChannel
 
 log = logging.getLogger(__name__)
 
-MAX_HOLD_SECONDS = 20 * 60
-"""Below the broker's 30 minutes, after which it closes a channel with unacknowledged messages."""
+MAX_UNACKED_SECONDS = 20 * 60
+"""Longest time for which messages stay unacknowledged; after 30 minutes the broker closes the channel."""
 
 _FULL = "its queue is full"
-_GONE = "its queue is not there"
-_LATE = "time ran out, run it again"
-_CUT = "the broker went away, run it again when it is back"
+_GONE = "its queue does not exist"
+_LATE = "the time limit was reached, run the command again"
+_CUT = "the connection to the broker was lost, run the command again"
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
-Held = tuple[int, DeadLetter]
-"""A delivery tag and what was delivered."""
+Fetched = tuple[int, DeadLetter]
+"""A delivery tag and the dead letter that was delivered."""
 
 
 @dataclass(frozen=True, slots=True)
-class _HeldLetters:
-    """The selected messages that are held; how many are selected in all; the size of the queue."""
+class _FetchedLetters:
+    """The fetched letters up to the limit; how many are selected in all; the size of the queue."""
 
-    letters: list[Held]
+    letters: list[Fetched]
     selected: int
     total: int
 
@@ -78,7 +78,7 @@ class Settled:
     gone: tuple[DeadLetter, ...]
     kept: tuple[tuple[DeadLetter, str], ...] = ()
     left: int = 0
-    """How many more are selected that this run did not reach: the limit, the time, or a full queue ended it."""
+    """How many selected messages this run did not reach, because the limit, the time or an error ended it."""
 
 
 class DeadLetterQueue:
@@ -94,8 +94,8 @@ class DeadLetterQueue:
     def browse(self, selection: Selection, *, limit: int) -> Browsed:
         """The selected dead letters, oldest first, at most ``limit``; all of them stay in the queue."""
         with self._connected() as connection:
-            held = self._hold(connection.channel(), selection, limit)
-        return Browsed(letters=tuple(letter for _, letter in held.letters), total=held.total)
+            fetched = self._fetch(connection.channel(), selection, limit)
+        return Browsed(letters=tuple(letter for _, letter in fetched.letters), total=fetched.total)
 
     def replay(
         self, selection: Selection, *, limit: int, operator: str, per_second: float, dry_run: bool = False
@@ -103,8 +103,8 @@ class DeadLetterQueue:
         """Send a copy of each selected dead letter back to the queue in which it failed, then remove it.
 
         The copy has the same message id. It is confirmed before the dead letter is removed, so a crash in between
-        leaves both; when the dead letter is replayed again the inbox drops the second copy. What cannot be routed
-        stays; a full queue, and a broker that goes away in between, end the run.
+        leaves both; when the dead letter is replayed again the inbox drops the second copy. A message that cannot
+        be routed stays. A full queue or a lost connection ends the run.
         """
         gone: list[DeadLetter] = []
         kept: list[tuple[DeadLetter, str]] = []
@@ -112,9 +112,9 @@ class DeadLetterQueue:
             reading, publishing = connection.channel(), connection.channel()
             publishing.confirm_delivery()
             copies = self._traced(publishing)
-            deadline = self._clock.monotonic() + MAX_HOLD_SECONDS
-            held = self._hold(reading, selection, limit)
-            for tag, letter in [] if dry_run else held.letters:
+            deadline = self._clock.monotonic() + MAX_UNACKED_SECONDS
+            fetched = self._fetch(reading, selection, limit)
+            for tag, letter in [] if dry_run else fetched.letters:
                 late = self._clock.monotonic() > deadline
                 wait = partial(connection.sleep, 1 / per_second)
                 send = partial(self._publish, copies, letter, operator)
@@ -128,22 +128,24 @@ class DeadLetterQueue:
                 if obstacle != _GONE:
                     break
         if dry_run:
-            gone = [letter for _, letter in held.letters]
-        return Settled(gone=tuple(gone), kept=tuple(kept), left=held.selected - len(gone) - len(kept))
+            gone = [letter for _, letter in fetched.letters]
+        return Settled(gone=tuple(gone), kept=tuple(kept), left=fetched.selected - len(gone) - len(kept))
 
     def discard(self, selection: Selection, *, limit: int, operator: str, dry_run: bool = False) -> Settled:
-        """Remove the selected dead letters for ever; each leaves a line in the audit log."""
+        """Remove the selected dead letters for ever; each is recorded in the audit log."""
         with self._connected() as connection:
             reading = connection.channel()
-            held = self._hold(reading, selection, limit)
-            for tag, letter in [] if dry_run else held.letters:
+            fetched = self._fetch(reading, selection, limit)
+            for tag, letter in [] if dry_run else fetched.letters:
                 _audit("dead_letters.discarded", letter, operator)
                 reading.basic_ack(tag)
-        return Settled(gone=tuple(letter for _, letter in held.letters), left=held.selected - len(held.letters))
+        return Settled(
+            gone=tuple(letter for _, letter in fetched.letters), left=fetched.selected - len(fetched.letters)
+        )
 
     @contextmanager
     def _connected(self) -> Iterator[pika.BlockingConnection]:
-        """A connection; closing it gives back what was not acknowledged."""
+        """A connection; when it closes, the broker requeues what was not acknowledged."""
         read_all_tables()
         try:
             connection = pika.BlockingConnection(pika.URLParameters(self._url))
@@ -155,15 +157,15 @@ class DeadLetterQueue:
         except (AMQPError, OSError) as error:
             raise BrokerUnavailable(f"the dead letter queue: {error!r}") from error
 
-    def _hold(self, channel: BlockingChannel, selection: Selection, limit: int) -> _HeldLetters:
-        """Take every message, and hold the selected ones, oldest first.
+    def _fetch(self, channel: BlockingChannel, selection: Selection, limit: int) -> _FetchedLetters:
+        """Get every message without acknowledging it, and return the selected ones, oldest first.
 
-        Memory is bounded by ``limit``, not by the queue. A message that arrives meanwhile, perhaps a replayed
-        one that failed again, is ignored.
+        Memory is bounded by ``limit``, not by the queue. A message that arrives meanwhile, for example a replay that
+        failed again, is ignored.
         """
         now, total, others = self._clock.now(), 0, 0
 
-        def selected() -> Iterator[Held]:
+        def selected() -> Iterator[Fetched]:
             nonlocal total, others
             for tag, letter, count in self._all(channel):
                 total = count
@@ -172,12 +174,12 @@ class DeadLetterQueue:
                 else:
                     others += 1
 
-        letters = heapq.nsmallest(limit, selected(), key=_parked)
-        return _HeldLetters(letters=letters, selected=total - others, total=total)
+        letters = heapq.nsmallest(limit, selected(), key=_age_order)
+        return _FetchedLetters(letters=letters, selected=total - others, total=total)
 
     def _all(self, channel: BlockingChannel) -> Iterator[tuple[int, DeadLetter, int]]:
         """(delivery tag, dead letter, messages in the queue at first) for each message, in the queue's order."""
-        deadline = self._clock.monotonic() + MAX_HOLD_SECONDS / 2
+        deadline = self._clock.monotonic() + MAX_UNACKED_SECONDS / 2
         seen, total = 0, 1
         while seen < total and self._clock.monotonic() < deadline:
             method, properties, body = channel.basic_get(DEAD_LETTER_QUEUE)
@@ -197,9 +199,9 @@ class DeadLetterQueue:
         )
 
 
-def _parked(held: Held) -> tuple[datetime, str]:
+def _age_order(fetched: Fetched) -> tuple[datetime, str]:
     """The order of dead-lettering; message ids sort by time, so messages of one batch keep their order."""
-    return held[1].parked_at or _LONG_AGO, held[1].message_id
+    return fetched[1].dead_lettered_at or _LONG_AGO, fetched[1].message_id
 
 
 def _obstacle(*steps: Callable[[], object]) -> str:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How dead letters look on a terminal, and as JSON for other programs. Personal fields are masked in both."""
+"""Formats dead letters for a terminal, and as JSON for other programs. Personal fields are masked in both."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -21,7 +21,7 @@ def terminal(**options: Any) -> Console:
 
 
 def summary(letter: DeadLetter) -> dict[str, Any]:
-    """What a dead letter is and why it is there, as JSON values."""
+    """The headers and the reason of a dead letter, as JSON values."""
     return {
         "message_id": letter.message_id,
         "event_type": letter.event_type,
@@ -29,8 +29,8 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
         "reason": letter.reason,
         "detail": letter.detail,
         "queue": letter.queue,
-        "parked_by": letter.parked_by,
-        "parked_at": letter.parked_at,
+        "dead_lettered_by": letter.dead_lettered_by,
+        "dead_lettered_at": letter.dead_lettered_at,
         "first_failure_at": letter.first_failure_at,
         "retry_count": letter.retry_count,
         "original_routing_key": letter.original_routing_key,
@@ -40,7 +40,7 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
 
 
 def details(letter: DeadLetter) -> dict[str, Any]:
-    """The summary with the broker's history, and the body as far as it may be seen."""
+    """The summary with the broker's history and the masked body."""
     history = [{"queue": d.queue, "reason": d.reason, "count": d.count, "at": d.at} for d in letter.history]
     return {**summary(letter), "history": history, "body": masked_body(letter)}
 
@@ -53,7 +53,7 @@ def as_json(value: Any) -> str:
 def show_list(console: Console, letters: Sequence[DeadLetter], *, total: int, now: datetime) -> None:
     """One row each, oldest first."""
     table = Table(box=None, pad_edge=False)
-    for heading in ("message id", "event", "queue", "reason", "retries", "parked", "order id"):
+    for heading in ("message id", "event", "queue", "reason", "retries", "dead-lettered", "order id"):
         table.add_column(heading, overflow="fold", justify="right" if heading == "retries" else "left")
     for letter in letters:
         table.add_row(
@@ -62,7 +62,7 @@ def show_list(console: Console, letters: Sequence[DeadLetter], *, total: int, no
             _plain(letter.queue),
             _plain(letter.reason),
             str(letter.retry_count),
-            f"{age(letter.parked_at, now)} ago" if letter.parked_at else "-",
+            f"{age(letter.dead_lettered_at, now)} ago" if letter.dead_lettered_at else "-",
             _plain(letter.order_id),
         )
     if letters:
@@ -71,7 +71,7 @@ def show_list(console: Console, letters: Sequence[DeadLetter], *, total: int, no
 
 
 def show_details(console: Console, letter: DeadLetter) -> None:
-    """Everything that may be seen of one."""
+    """The details of one dead letter."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in summary(letter).items():
         table.add_row(name.replace("_", " "), _plain(value), style=None)
@@ -83,17 +83,17 @@ def show_details(console: Console, letter: DeadLetter) -> None:
 
 
 def show_settled(console: Console, settled: Settled, verb: str) -> None:
-    """What left, what stayed and why, and how many more are meant."""
+    """The messages that left the queue, those that stayed with the reason, and how many more are selected."""
     for letter in settled.gone:
         console.print(f"{verb} {_line(letter)}")
     for letter, why in settled.kept:
         console.print(f"kept {_line(letter)}: {why}")
-    more = f", {settled.left} more are meant: run it again" if settled.left else ""
+    more = f", {settled.left} more are selected: run the command again" if settled.left else ""
     console.print(f"{verb} {len(settled.gone)}, kept {len(settled.kept)}{more}", style="dim")
 
 
 def settled_json(settled: Settled, verb: str) -> dict[str, Any]:
-    """The same as JSON values."""
+    """The result of a replay or discard, as JSON values."""
     kept = [{**summary(letter), "kept_because": why} for letter, why in settled.kept]
     return {verb.replace(" ", "_"): [summary(letter) for letter in settled.gone], "kept": kept, "left": settled.left}
 

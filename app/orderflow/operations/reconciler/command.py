@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``orderflow reconcile`` once, and the process that does it again and again for the metrics."""
+"""``orderflow reconcile``: checks the promises once."""
 
 import argparse
 import logging
@@ -27,7 +27,9 @@ KEPT, BROKEN, FAILED = 0, 1, 2
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("--json", action="store_true", help="print JSON; then the exit code is 0 whatever it says")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON; the exit code is then 0 even when a promise is broken"
+    )
     parser.add_argument(
         "--grace",
         type=float,
@@ -39,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Compare once, and again when something looks wrong; the exit code: 0 kept, 1 broken, 2 no database."""
+    """Compare once, and again after a finding; the exit code: 0 kept, 1 broken, 2 no database."""
     settings = Settings.from_env(environ, NEEDS)
     configure("reconcile", level=settings.log_level, stream=sys.stderr)
     opened = databases(settings)

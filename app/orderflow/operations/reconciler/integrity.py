@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the promises hold, decided from the contents of the four databases, without input or output.
+"""Whether the promises hold, decided from the contents of the four databases, without I/O.
 
-The databases are not read at one moment, so orders in flight can look wrong. What is wrong is therefore named (by
-SKU, or by order), and counts only when the next run finds it again.
+The databases are not read at the same moment, so orders in flight can look wrong. Each finding therefore has a name (a
+SKU or an order), and counts only when the next run finds it again.
 """
 
 from collections.abc import Iterable, Mapping
@@ -25,7 +25,7 @@ class Stock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """One promise, the numbers that it rests on, whether it is kept, and some of the orders or SKUs that break it."""
+    """One promise, its numbers, whether it is kept, and some of the orders or SKUs that break it."""
 
     promise: str
     numbers: str
@@ -35,7 +35,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Integrity:
-    """What one run found. Everything that is wrong is named; amounts are in minor units."""
+    """What one run found. Each finding has a name; amounts are in minor units."""
 
     orders: Mapping[str, int]
     """Orders by status."""
@@ -48,13 +48,13 @@ class Integrity:
     drift: Mapping[str, int] = field(default_factory=dict)
     """How far stock, ledger and reservations are apart, in units, by SKU."""
     ended_twice: frozenset[str] = frozenset()
-    """Final orders whose history has not exactly one end."""
+    """Final orders whose history does not have exactly one final state."""
     duplicate_charges: frozenset[str] = frozenset()
     duplicate_notifications: frozenset[str] = frozenset()
     charge_mismatches: frozenset[str] = frozenset()
-    """Confirmed orders not charged what they cost, and other final orders whose charge was kept."""
+    """Confirmed orders that were not charged their total, and other final orders whose charge was not refunded."""
     stock_mismatches: frozenset[str] = frozenset()
-    """Confirmed orders whose reservation is not sold, and other final orders whose reservation is still held."""
+    """Confirmed orders whose reservation is not sold, and other final orders whose reservation is not released."""
     stale_availability: frozenset[str] = frozenset()
     """SKUs whose newest stock the orders API does not have, with the version that it has."""
     missing_notifications: frozenset[str] = frozenset()
@@ -74,11 +74,11 @@ class Integrity:
 
     @property
     def suspicious(self) -> bool:
-        """True when something looks wrong; it may only be in flight."""
+        """True when there are findings; the orders may only be in flight."""
         return any(getattr(self, name) for name in _NAMED)
 
     def confirmed_by(self, earlier: "Integrity | None") -> "Integrity":
-        """This result reduced to what an earlier run found wrong too; empty when there was no earlier run."""
+        """This result with only the findings that an earlier run has too; with none when there was no earlier run."""
         before = earlier or replace(self, **{name: type(getattr(self, name))() for name in _NAMED})
         return replace(self, **{name: _both(getattr(self, name), getattr(before, name)) for name in _NAMED})
 
@@ -152,9 +152,9 @@ _NAMED = (
     "stale_availability",
     "missing_notifications",
 )
-"""What is wrong, each by name. On a busy system it may be in flight, so a second run has to confirm it."""
+"""The fields with findings. On a busy system an order may be in flight, so a second run must confirm them."""
 
-_MOST_EXAMPLES = 10
+_MAX_EXAMPLES = 10
 
 
 def _both(now: Any, earlier: Any) -> Any:
@@ -164,7 +164,7 @@ def _both(now: Any, earlier: Any) -> Any:
 
 
 def _some(names: Iterable[str]) -> tuple[str, ...]:
-    return tuple(sorted(names)[:_MOST_EXAMPLES])
+    return tuple(sorted(names)[:_MAX_EXAMPLES])
 
 
 def _absent(promise: str, names: frozenset[str], words: str) -> Check:

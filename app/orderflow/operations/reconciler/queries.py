@@ -14,7 +14,7 @@ STUCK_SECONDS = 30
 """An order is stuck when it is open that long after its hold ended."""
 
 GRACE_SECONDS = 600
-"""How long the refund, sale, release and notification that an order's end leads to may take, as in a backlog."""
+"""How long after the end of an order its refund, sale, release and notification may happen, even in a backlog."""
 
 _PAGE = 10_000
 _LAST = UUID(int=2**128 - 1)
@@ -38,7 +38,7 @@ _ORDER_PAGE = """
 select order_id, status, total_amount, coalesce(final_at < now() - make_interval(secs => %(grace)s), false)
 from orders where order_id > %(after)s order by order_id limit %(limit)s
 """
-# One statement, so all three are seen at one moment.
+# One statement, so that all three tables are read from the same snapshot.
 _STOCK = """
 with moved as (
     select sku, sum(d_available)::bigint as available, sum(d_reserved)::bigint as reserved, sum(d_sold)::bigint as sold,
@@ -84,8 +84,9 @@ union select subject from notifications group by subject, kind having count(*) >
 def integrity(databases: Mapping[str, Database], *, grace_seconds: float = GRACE_SECONDS) -> Integrity:
     """One pass over the databases of ``orders``, ``inventory``, ``payments`` and ``notifications``.
 
-    What follows the end of an order (its refund, sale, release or notification) must have happened ``grace_seconds``
-    later. Raises DatabaseUnavailable. What it finds wrong on a busy system may be in flight: see ``confirmed_by``.
+    What follows the end of an order (its refund, sale, release or notification) must have happened within
+    ``grace_seconds``. Raises DatabaseUnavailable or TransactionAborted. On a busy system a finding may be an order in
+    flight: see ``confirmed_by``.
     """
     orders = _query(databases["orders"], _ORDERS)
     sold = dict(_query(databases["orders"], _CONFIRMED_UNITS))
@@ -160,7 +161,7 @@ def _drift(stock_rows: list[tuple[Any, ...]]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class _Page:
-    """Orders of one range of ids: status, amount, and whether all that follows their end must have happened."""
+    """Orders of one range of ids: status, amount, and whether everything that follows their end must have happened."""
 
     after: UUID
     last: UUID
@@ -172,7 +173,7 @@ class _Page:
 
 
 def _pages(orders: Database, grace_seconds: float) -> Iterator[_Page]:
-    """All orders, and no gap between two pages. Each page is read before what other databases know of its orders."""
+    """All orders in pages without gaps. Each page is read before the rows of its orders in the other databases."""
     after, last = UUID(int=0), UUID(int=0)
     while last != _LAST:
         found = _query(orders, _ORDER_PAGE, after=after, limit=_PAGE, grace=grace_seconds)
@@ -198,7 +199,7 @@ def _charge_mismatches(page: _Page, payments: Database) -> Iterator[str]:
 
 
 def _stock_mismatches(page: _Page, inventory: Database) -> Iterator[str]:
-    """Confirmed orders that took no stock, others that took or still hold some, and reservations of unknown orders."""
+    """Confirmed orders whose stock is not sold, others with stock sold or reserved, reservations of unknown orders."""
     reservations = page.rows(inventory, _RESERVATIONS_BETWEEN)
     for order_id, (status, _, settled) in page.orders.items():
         (state,) = reservations.pop(order_id, ("",))
@@ -212,14 +213,14 @@ def _stock_mismatches(page: _Page, inventory: Database) -> Iterator[str]:
 
 
 def _missing_notifications(page: _Page, notifications: Database) -> Iterator[str]:
-    """Orders that ended a while ago, and no notification of it is stored, or it was given up."""
+    """Orders that ended before the grace period and whose notification is missing or has failed for good."""
     ended = {str(order_id) for order_id, (_, _, settled) in page.orders.items() if settled}
     notified = {subject for (subject,) in _query(notifications, _NOTIFIED, subjects=list(ended))} if ended else set()
     yield from ended - notified
 
 
 def _stale(orders: Database, inventory: Database) -> Iterator[str]:
-    """SKUs whose stock is old in the orders API. The name holds the version: two runs that differ only show a delay."""
+    """SKUs whose stock in the orders API is outdated. The name has the version, so a mere delay is not found twice."""
     shown = dict(_query(orders, _AVAILABILITY_VERSIONS))
     for sku, version in _query(inventory, _STOCK_VERSIONS):
         if shown.get(sku, 0) < version:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the databases continuously, and reports what two consecutive runs found wrong."""
+"""Compares the databases periodically, and reports the findings of two consecutive runs."""
 
 import logging
 from collections.abc import Mapping
@@ -17,15 +17,15 @@ from orderflow.settings import Need, Settings
 log = logging.getLogger(__name__)
 
 NEEDS: frozenset[Need] = frozenset({"reconciler"})
-_PATIENCE_SECONDS = 300
-LONGEST_RUN_SECONDS = 15 * _PATIENCE_SECONDS
+_STATEMENT_TIMEOUT_SECONDS = 300
+LONGEST_RUN_SECONDS = 15 * _STATEMENT_TIMEOUT_SECONDS
 """A run has about fifteen long statements, each with this timeout; those for a page of orders are short."""
 _REST_FACTOR = 9
-"""At most a tenth of a database's time is spent on comparing, also when runs fail."""
+"""Runs take at most a tenth of a database's time, even when they fail."""
 
 
 class Reconciler:
-    """Compares the databases, and reports what two consecutive runs found wrong. For one thread."""
+    """Compares the databases, and reports the findings of two consecutive runs. For one thread."""
 
     def __init__(self, databases: Mapping[str, Database], *, instrumentation: Instrumentation, clock: Clock) -> None:
         self._databases = databases
@@ -72,6 +72,8 @@ def databases(settings: Settings) -> dict[str, Database]:
         "notifications": settings.reconciler_notifications_url,
     }
     return {
-        name: Database(url, application_name="orderflow reconciler", statement_timeout_seconds=_PATIENCE_SECONDS)
+        name: Database(
+            url, application_name="orderflow reconciler", statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS
+        )
         for name, url in urls.items()
     }

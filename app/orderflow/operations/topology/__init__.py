@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The broker's topology: applied, compared."""
+"""Renders, applies and compares the broker's topology."""

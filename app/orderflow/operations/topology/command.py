@@ -28,7 +28,7 @@ SAME, DIFFERENT, FAILED = 0, 1, 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Applied:
-    """What an application did, and what is left different."""
+    """The differences that ``apply`` removed, and those that are left."""
 
     done: Sequence[Difference]
     left: Sequence[Difference]
@@ -45,10 +45,10 @@ def diff(management: Management, wanted: Definitions) -> list[Difference]:
 
 
 def apply(management: Management, wanted: Definitions, *, prune: bool = False, clock: Clock | None = None) -> Applied:
-    """Bring the broker to the document; doing it again changes nothing.
+    """Make the broker match the document; applying it again changes nothing.
 
-    Creates and changes, and deletes only with ``prune``, then never a queue with messages. Users without a password
-    in the document are left as they are. Raises BrokerUnavailable or ManagementRefused.
+    Creates and changes objects. Deletes objects only with ``prune``, and never a queue with messages. Users without a
+    password in the document stay unchanged. Raises BrokerUnavailable or ManagementRefused.
     """
     actual = _actual(management)
     before = compare(wanted, actual)
@@ -69,7 +69,7 @@ def _actual(management: Management) -> Definitions:
 
 
 def _importable(wanted: Definitions, actual: Definitions, differences: Sequence[Difference]) -> Definitions:
-    """The document without what the broker would choke on: unchanged users, and permissions of absent users."""
+    """The document without unchanged users, and without permissions of absent users, which the broker would refuse."""
     touched = {found.key[0] for found in differences if found.kind == "user"}
     users = [user for user in wanted.users if user.password and user.name in touched]
     present = {user.name for user in (*actual.users, *users)}
@@ -83,11 +83,11 @@ def _importable(wanted: Definitions, actual: Definitions, differences: Sequence[
 
 _DELETIONS = ("binding", "queue", "exchange", "policy", "topic permission", "permission")
 _COUNTS_AGE_SECONDS = 12.0
-"""The broker's counts are up to two intervals of 5 s old, and it cannot delete a quorum queue only if it is empty."""
+"""The broker's counts may be two intervals of 5 s old, and quorum queues do not support deletion only if empty."""
 
 
 def _prune(management: Management, vhost: str, differences: Sequence[Difference], clock: Clock) -> None:
-    """Delete what is extra, bindings first; a queue only when it stayed empty for as long as counts may be wrong."""
+    """Delete what is extra, bindings first; a queue only if it is empty ``_COUNTS_AGE_SECONDS`` later."""
     extra = sorted(differences, key=lambda found: _DELETIONS.index(found.kind))
     queues = [found.key[0] for found in extra if found.kind == "queue"]
     for found in extra:
@@ -108,7 +108,7 @@ def _empty(management: Management, vhost: str, queue: str) -> bool:
 
 
 def _delete(management: Management, vhost: str, extra: Difference) -> None:
-    """Delete one thing; what is in use stays, with a warning."""
+    """Delete one object; when the broker refuses, it stays and a warning is logged."""
     key = extra.key
     try:
         match extra.kind:
@@ -144,18 +144,24 @@ def _delete_binding(management: Management, vhost: str, key: Sequence[str]) -> N
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's actions and options to its parser."""
-    parser.add_argument("action", choices=("render", "apply", "diff"), help="print, bring about, or compare")
+    parser.add_argument(
+        "action",
+        choices=("render", "apply", "diff"),
+        help="print the definitions, apply them, or compare them with the broker",
+    )
     parser.add_argument("--vhost", default="orderflow", help="the vhost (default: %(default)s)")
     parser.add_argument("--passwords", type=Path, help="JSON file with the password of each broker user")
-    parser.add_argument("--user-prefix", default="", help="goes before each user's name, for several installations")
     parser.add_argument(
-        "--prune", action="store_true", help="apply: delete what should not be there, but no queue with messages"
+        "--user-prefix", default="", help="prefix of each user's name, for several installations on one broker"
+    )
+    parser.add_argument(
+        "--prune", action="store_true", help="apply: delete what is not in the definitions, but no queue with messages"
     )
     parser.add_argument("--wait", type=float, default=60, help="seconds to wait for the broker (default: %(default)s)")
 
 
 def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Do it with the settings of an environment; logs go to standard error."""
+    """Run the command with the settings in ``environ``; logs go to standard error."""
     needs: frozenset[Need] = frozenset() if options.action == "render" else frozenset({"management"})
     settings = Settings.from_env(environ, needs)
     configure("topology", level=settings.log_level, stream=sys.stderr)
@@ -163,7 +169,7 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def run(options: argparse.Namespace, settings: Settings) -> int:
-    """Do it; the exit code: 0 as it should be, 1 the broker differs, 2 it could not be done."""
+    """Run the action; the exit code: 0 the broker matches, 1 the broker differs, 2 the action failed."""
     try:
         wanted = definitions(
             SERVICES, vhost=options.vhost, passwords=_passwords(options.passwords), user_prefix=options.user_prefix
@@ -174,23 +180,23 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         management = Management(settings.management_url)
         management.wait(options.wait)
         if options.action == "diff":
-            return _tell(diff(management, wanted))
+            return _print(diff(management, wanted))
         applied = apply(management, wanted, prune=options.prune)
     except (ValueError, OSError, BrokerUnavailable, ManagementRefused) as error:
         sys.stderr.write(f"topology {options.action}: {error}\n")
         return FAILED
     for difference in applied.done:
         sys.stdout.write(f"done: {difference}\n")
-    _tell(applied.left)
+    _print(applied.left)
     return SAME if applied.complete else DIFFERENT
 
 
-def _tell(differences: Sequence[Difference]) -> int:
+def _print(differences: Sequence[Difference]) -> int:
     for difference in differences:
-        stuck = difference.verdict == "changed" and not difference.importable
-        sys.stdout.write(f"{difference}{' (an import cannot change this)' if stuck else ''}\n")
+        immutable = difference.verdict == "changed" and not difference.importable
+        sys.stdout.write(f"{difference}{' (an import cannot change this)' if immutable else ''}\n")
     if not differences:
-        sys.stdout.write("the broker is as it should be\n")
+        sys.stdout.write("the broker matches the definitions\n")
     return DIFFERENT if differences else SAME
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a broker has compared with what it should have. Pure.
+"""Compares the definitions of a broker with the wanted definitions, without I/O.
 
 An import of definitions skips queues and exchanges that exist, even when their arguments differ, and deletes nothing.
-So agreement has to be checked, not assumed.
+So the result of an import must be checked.
 """
 
 import base64
@@ -37,7 +37,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference:
-    """One thing that is not as it should be; ``detail`` never has a secret in it."""
+    """One object that differs from the wanted definitions; ``detail`` never contains a secret."""
 
     verdict: Verdict
     kind: Kind
@@ -46,7 +46,7 @@ class Difference:
 
     @property
     def importable(self) -> bool:
-        """True when an import puts it right; an existing queue or exchange keeps its arguments for ever."""
+        """True when an import removes the difference; it never changes an existing queue or exchange."""
         return self.verdict == "missing" or (self.verdict == "changed" and self.kind not in _UNCHANGEABLE)
 
     def __str__(self) -> str:
@@ -57,8 +57,8 @@ class Difference:
 def compare(wanted: Definitions, actual: Definitions) -> list[Difference]:
     """Every difference within the vhost of ``wanted``, missing ones first, then changed, then extra.
 
-    Users belong to no vhost, so an unexpected user is recognised by its permission. Administrators are
-    expected: they can give themselves any permission.
+    Users do not belong to a vhost, so an unexpected user is recognised by its permission. Administrators are never
+    extra, because they can give themselves any permission.
     """
     return sorted(_differences(wanted, actual), key=lambda found: ["missing", "changed", "extra"].index(found.verdict))
 
@@ -87,7 +87,7 @@ def _items(kind: Kind, document: Definitions) -> dict[Key, Any]:
 
 
 def _within(wanted: Definitions, actual: Definitions) -> Definitions:
-    """The part of a broker's export that lies in the wanted document's vhost, and all users."""
+    """The part of a broker's export in the vhost of the wanted document, and all users."""
     vhosts = {vhost.name for vhost in wanted.vhosts}
     known = {user.name for user in wanted.users}
     admins = {user.name for user in actual.users if "administrator" in user.tags} - known
@@ -119,13 +119,13 @@ def _user_detail(wanted: User, actual: User) -> str:
     found = []
     if set(wanted.tags) != set(actual.tags):
         found.append(f"tags is {_json(actual.tags)}, should be {_json(wanted.tags)}")
-    if wanted.password is not None and not _fits(wanted.password, actual):
-        found.append("the password is another")
+    if wanted.password is not None and not _password_matches(wanted.password, actual):
+        found.append("the password differs")
     return ", ".join(found)
 
 
-def _fits(password: str, user: User) -> bool:
-    """Whether a password belongs to a broker's hash: base64 of four bytes of salt and the digest."""
+def _password_matches(password: str, user: User) -> bool:
+    """Whether a password matches the broker's hash: base64 of four bytes of salt and the digest."""
     digest = _HASHES.get(user.hashing_algorithm or "")
     stored = base64.b64decode(user.password_hash or "")
     return digest is not None and stored[4:] == digest(stored[:4] + password.encode()).digest()

@@ -21,7 +21,7 @@ from orderflow.services.inventory import store
 from orderflow.services.inventory.set_stock import StockUpdate
 from orderflow.services.inventory.store import Stock
 
-TOO_FEW = ProblemType("too-few", 409, "More units than that are reserved or sold already.")
+TOO_FEW = ProblemType("too-few", 409, "More units are already reserved or sold.")
 _SET_PROBLEMS = (*WRITE_PROBLEMS, TOO_FEW)
 _SHOW_PROBLEMS = (*READ_PROBLEMS, INVALID)
 _SkuInPath = Annotated[
@@ -31,7 +31,7 @@ _SkuInPath = Annotated[
 
 
 class StockRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The body of ``PUT /v1/stock/{sku}``: units on hand, sold ones included, and the price of one."""
+    """The body of ``PUT /v1/stock/{sku}``: units on hand, including sold ones, and the price of one unit."""
 
     on_hand: Units
     unit_price: Amount
@@ -56,7 +56,7 @@ _STOCK = StockView("sku-1", 100, 90, 7, 3, 1999, "EUR")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockApi:
-    """What the stock API needs."""
+    """Builds the stock API from its dependencies."""
 
     database: ApiDatabase[StockUpdate, Stock | None]
     keys: ApiKeys | None
@@ -70,7 +70,7 @@ class StockApi:
             **documented("stock:write", _SET_PROBLEMS, request=_REQUEST, response=_STOCK),
         )
         async def set_stock(request: JsonRequest, sku: _SkuInPath, data: JSONBody[StockRequest]) -> StockView:
-            """Sets the units on hand and the price; refused when more than that is reserved or sold already."""
+            """Sets the units on hand and the price; refused when more units are already reserved or sold."""
             update = StockUpdate(
                 sku=sku,
                 on_hand=data.on_hand,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides in memory, without input or output, what a batch of order events does to the stock."""
+"""Decides in memory, without I/O, how a batch of order events changes the stock."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class State(StrEnum):
 
 @dataclass(slots=True)
 class Reservation:
-    """The units of an order, by SKU, and their state. ``new`` is true until the database has it."""
+    """The units of an order, by SKU, and their state. ``new`` is true until it is stored."""
 
     order_id: UUID
     state: State
@@ -51,7 +51,7 @@ class StockAllocator:
     """Allocates the available units of a batch's SKUs to its orders, in the order of the messages.
 
     The state of a reservation decides which change may follow. So each event changes the stock at most once, however
-    often and in whatever order it arrives. A release that comes before its reservation leaves a tombstone: a released
+    often and in whatever order it arrives. A release that arrives before its reservation leaves a tombstone: a released
     reservation without units, which makes the later reservation take nothing.
     """
 
@@ -80,13 +80,13 @@ class StockAllocator:
         return None
 
     def sell(self, order_id: UUID) -> bool:
-        """Sell the units of a confirmed order; false when it has none: it was never reserved, or is released."""
+        """Sell the units of a confirmed order; false when its reservation is missing, rejected or released."""
         self._end(order_id, State.SOLD, "sell")
         reservation = self.reservations.get(order_id)
         return reservation is not None and reservation.state is State.SOLD
 
     def release(self, order_id: UUID) -> bool:
-        """Release the units of a rejected or cancelled order; false when it holds none."""
+        """Release the units of a rejected or cancelled order; false when none are reserved."""
         if order_id not in self.reservations:
             self._add(order_id, State.RELEASED, {})
             return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handles the messages of inventory: reserve, sell and release stock, and publish every change of it."""
+"""Handles the messages of inventory: reserves, sells and releases stock, and publishes every change."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,13 +25,13 @@ from orderflow.services.inventory.domain import OUT_OF_STOCK, Reservation, State
 from orderflow.services.inventory.store import Stock
 
 NOTHING_RESERVED = Reject("nothing_reserved")
-"""The order was charged but holds no units. It is dead-lettered, because only a person can repair that."""
+"""The order was charged but has no reserved units. It is dead-lettered, because only an operator can resolve this."""
 
 
 class InventoryUpdates:
-    """Handles queue ``inventory_updates``: six statements a batch, one stock event for each SKU that changed.
+    """Handles queue ``inventory_updates``: six statements per batch, one stock event for each SKU that changed.
 
-    ``low_units`` as in ``stock_event``.
+    See ``stock_event`` for ``low_units``.
     """
 
     def __init__(self, *, low_units: int, instrumentation: Instrumentation) -> None:
@@ -39,7 +39,7 @@ class InventoryUpdates:
         self._instrumentation = instrumentation
 
     def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
-        """Decide in the order of the messages. Stock events belong to no single order, nor to its trace."""
+        """Decide in the order of the messages. A stock event may concern several orders, so it carries no trace."""
         allocator, before = store.load(unit_of_work, *_order_ids_and_skus(messages))
         outcomes = [self._decide(message.event, allocator, unit_of_work.now) for message in messages]
         for stock in store.save(unit_of_work, allocator):
@@ -55,7 +55,7 @@ class InventoryUpdates:
         match event:
             case OrderCreated():
                 reservation = allocator.reserve(event.order_id, event.items)
-                return Done((_reply(event, reservation, allocator, now),)) if reservation else DONE
+                return Done((_reservation_event(event, reservation, allocator, now),)) if reservation else DONE
             case OrderConfirmed():
                 return DONE if allocator.sell(event.order_id) else NOTHING_RESERVED
             case OrderRejected() | OrderCancelled():
@@ -72,7 +72,7 @@ class InventoryUpdates:
 def stock_event(before: Stock, stock: Stock, now: datetime, *, low_units: int) -> StockChanged:
     """The event for a changed stock.
 
-    It is ``StockLow`` when the available units fell to ``low_units`` or below, once per fall.
+    It is ``StockLow`` when this change lowers the available units to ``low_units`` or below.
     """
     low = stock.available <= low_units < before.available
     return (StockLow if low else StockChanged)(
@@ -93,10 +93,10 @@ def _order_ids_and_skus(messages: Sequence[Incoming]) -> tuple[set[UUID], set[st
     return order_ids, {line.sku for event in events if isinstance(event, OrderCreated) for line in event.items}
 
 
-def _reply(
+def _reservation_event(
     event: OrderCreated, reservation: Reservation, allocator: StockAllocator, now: datetime
 ) -> InventoryReserved | InventoryRejected:
-    """What inventory publishes about a new order."""
+    """The event about the reservation of a new order."""
     if reservation.state is State.RESERVED:
         return InventoryReserved(
             timestamp=now,

@@ -5,7 +5,7 @@ from orderflow.runtime import ProcessDeclaration, Runtime
 
 
 def build_inventory_api(runtime: Runtime) -> None:
-    """HTTP in, group commit, relay."""
+    """The HTTP API, the group commit of its writes, and the relay."""
     from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
     from orderflow.messaging.group_commit import GroupCommit
     from orderflow.services.inventory.api import StockApi

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the stock of SKUs: all requests that arrive together in one transaction."""
+"""Sets the stock of SKUs. Requests that arrive together share one transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from orderflow.services.inventory.store import Stock
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StockUpdate:
-    """One request: units on hand, sold ones included, and the price of one in minor units."""
+    """One request: units on hand, including sold ones, and the price of one unit in minor units."""
 
     sku: str
     on_hand: int
@@ -23,14 +23,14 @@ class StockUpdate:
 
 
 class SetStock:
-    """Applies a group of stock updates; for ``GroupCommit``. ``low_units`` as in ``stock_event``."""
+    """Applies a group of stock updates; for ``GroupCommit``. See ``stock_event`` for ``low_units``."""
 
     def __init__(self, *, low_units: int, instrumentation: Instrumentation) -> None:
         self._low_units = low_units
         self._instrumentation = instrumentation
 
     def __call__(self, updates: Sequence[StockUpdate], unit_of_work: UnitOfWork) -> list[Stock | None]:
-        """The new stock for each update, in their order; None when more units are reserved and sold already."""
+        """The new stock for each update, in the same order; None when more units are already reserved or sold."""
         # Rows are locked in the order of their keys, so that two groups never deadlock.
         order = sorted(range(len(updates)), key=lambda position: updates[position].sku)
         results = {position: self._set(updates[position], unit_of_work) for position in order}

@@ -75,14 +75,14 @@ class Stock:
 def load(
     transaction: Transaction, order_ids: Iterable[UUID], skus: Iterable[str]
 ) -> tuple[StockAllocator, dict[str, Stock]]:
-    """Lock the reservations and the stock that a batch concerns, including the SKUs that the reservations hold."""
+    """Lock the reservations and the stock that a batch concerns, including the SKUs of the reservations."""
     rows = transaction.execute(_LOCK_RESERVATIONS, {"ids": sorted(set(order_ids))})
     reservations = {
         order_id: Reservation(order_id, State(state), msgspec.json.decode(items, type=dict[str, int]))
         for order_id, state, items in rows
     }
-    held = {sku for reservation in reservations.values() for sku in reservation.units}
-    stock = {row[0]: Stock(*row) for row in transaction.execute(_LOCK_STOCK, {"skus": sorted(held | set(skus))})}
+    reserved = {sku for reservation in reservations.values() for sku in reservation.units}
+    stock = {row[0]: Stock(*row) for row in transaction.execute(_LOCK_STOCK, {"skus": sorted(reserved | set(skus))})}
     return StockAllocator({sku: item.available for sku, item in stock.items()}, reservations), stock
 
 
@@ -90,7 +90,7 @@ def save(transaction: Transaction, allocator: StockAllocator) -> list[Stock]:
     """Write what the allocator decided; the new stock of every SKU that changed.
 
     The updates are relative and the table refuses negative counts, so a decision on outdated numbers fails instead of
-    overselling. Raises BadData when a SKU that an order holds has no row.
+    overselling. Raises BadData when the SKU of a reservation has no row.
     """
     changed = [allocator.reservations[order_id] for order_id in sorted(allocator.changed)]
     _save_reservations(transaction, [item for item in changed if item.new], [item for item in changed if not item.new])
@@ -100,7 +100,7 @@ def save(transaction: Transaction, allocator: StockAllocator) -> list[Stock]:
     after = [Stock(*row) for row in transaction.execute(_MOVE, _sums(allocator.movements))]
     gone = {movement.sku for movement in allocator.movements} - {item.sku for item in after}
     if gone:
-        raise BadData(f"the stock table has no row for {', '.join(sorted(gone))}, which an order holds")
+        raise BadData(f"the stock table has no row for {', '.join(sorted(gone))}, which a reservation has")
     return after
 
 
@@ -109,7 +109,7 @@ def put(
 ) -> tuple[Stock, Stock] | None:
     """Set the units on hand and the price; the stock before and after.
 
-    None, without a change, when more units than that are reserved and sold.
+    None, without a change, when more units are reserved or sold.
     """
     parameters = {"sku": sku, "on_hand": on_hand, "unit_price": unit_price, "currency": currency}
     transaction.execute(_ENSURE, parameters)

@@ -51,10 +51,11 @@ _TEXTS: Mapping[str, Text] = {
         "We could not take your order", "Order {order_id} was not taken ({reason}). You were not charged."
     ),
     "order_cancelled": Text(
-        "Your order was cancelled", "Order {order_id} was cancelled ({reason}). If you were charged, you get it back."
+        "Your order was cancelled",
+        "Order {order_id} was cancelled ({reason}). If you were charged, you will be refunded.",
     ),
-    "payment_refunded": Text("Your payment is on its way back", "We refund {amount} {currency} for order {order_id}."),
-    "stock_low": Text("{sku} runs out", "{available} units of {sku} are left to sell, {on_hand} are on hand."),
+    "payment_refunded": Text("Your payment is being refunded", "We refund {amount} {currency} for order {order_id}."),
+    "stock_low": Text("{sku} is running out", "{available} units of {sku} are left to sell, {on_hand} are on hand."),
 }
 KINDS = tuple(_TEXTS)
 """Every kind of notification."""

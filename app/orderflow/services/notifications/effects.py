@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends notifications, each a bounded number of times.
 
-A notification is recorded once and sent at least once: when the process dies after a send and before its record, the
+A notification is recorded once and sent at least once: when the process ends between a send and its record, the
 notification is sent again with the same idempotency key. A receiver recognises duplicates by that key.
 """
 
@@ -21,28 +21,28 @@ from orderflow.services.notifications.store import DeliveryUpdate, DueNotificati
 
 log = logging.getLogger(__name__)
 
-MOST_ATTEMPTS = 12
+MAX_ATTEMPTS = 12
 FIRST_DELAY_SECONDS = 1.0
-MOST_DELAY_SECONDS = 300.0
-"""With 12 attempts the last one is about 25 minutes after the first."""
+MAX_DELAY_SECONDS = 300.0
+"""With 12 attempts the last one is 9 to 19 minutes after the first, plus the duration of the sends."""
 _OUTCOMES = {"sent": "sent", "pending": "retried", "failed": "failed"}
 
 Result = SendFailed | None
 
 
 class NotificationEffect:
-    """The effect of notifications (``messaging.effects``)."""
+    """The ``messaging.effects.Effect`` that sends notifications."""
 
     def __init__(
         self,
         sender: Sender,
         *,
         instrumentation: Instrumentation,
-        most_attempts: int = MOST_ATTEMPTS,
+        max_attempts: int = MAX_ATTEMPTS,
     ) -> None:
         self._sender = sender
         self._instrumentation = instrumentation
-        self._most_attempts = most_attempts
+        self._max_attempts = max_attempts
 
     def resources(self) -> AbstractAsyncContextManager[object]:
         """The sender's connections."""
@@ -66,8 +66,8 @@ class NotificationEffect:
         return None
 
     def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueNotification, Result]]) -> None:
-        """One statement, whatever the number of attempts; they are counted after the commit."""
-        changes = [after_attempt(task, result, most_attempts=self._most_attempts) for task, result in pairs]
+        """Record the attempts in one statement; count them after the commit."""
+        changes = [after_attempt(task, result, max_attempts=self._max_attempts) for task, result in pairs]
         written = Counter(store.record(unit_of_work, changes))
         unit_of_work.after_commit(partial(self._count, written))
         for failed in (change for change in changes if change.state == "failed"):
@@ -78,15 +78,15 @@ class NotificationEffect:
             self._instrumentation.notification(kind, _OUTCOMES[state])
 
 
-def after_attempt(task: DueNotification, result: Result, *, most_attempts: int = MOST_ATTEMPTS) -> DeliveryUpdate:
+def after_attempt(task: DueNotification, result: Result, *, max_attempts: int = MAX_ATTEMPTS) -> DeliveryUpdate:
     """The state of a notification after an attempt: sent, pending with a delay, or failed for good."""
     if result is None:
         return DeliveryUpdate(notification=task.notification, state="sent")
-    if task.attempts >= most_attempts:
+    if task.attempts >= max_attempts:
         return DeliveryUpdate(notification=task.notification, state="failed", reason=result.reason)
     return DeliveryUpdate(
         notification=task.notification,
         state="pending",
-        due_seconds=delay_seconds(task.attempts - 1, first=FIRST_DELAY_SECONDS, most=MOST_DELAY_SECONDS),
+        due_seconds=delay_seconds(task.attempts - 1, first=FIRST_DELAY_SECONDS, maximum=MAX_DELAY_SECONDS),
         reason=result.reason,
     )

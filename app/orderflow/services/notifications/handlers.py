@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handles the messages of notifications: records what is to be sent. ``effects`` sends it."""
+"""Handles the messages of notifications: records the notifications. ``effects`` sends them."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends notifications: as a log line, to a webhook, by mail."""
+"""Sends notifications: to the log, to a webhook, or by mail."""
 
 import asyncio
 import logging
@@ -37,20 +37,20 @@ class SendFailed(Exception):
 
 
 class Sender(Protocol):
-    """Sends notifications. The same one may be sent again; the receiver recognises it by its key.
+    """Sends notifications. A notification may be sent again; the receiver recognises it by its key.
 
     Up to ``MAX_CONCURRENT_SENDS`` run concurrently; none takes longer than ``longest_seconds``.
     """
 
     @property
     def longest_seconds(self) -> float:
-        """The longest that one send can take."""
+        """The longest time that one send can take."""
 
     def connections(self) -> AbstractAsyncContextManager[object]:
         """The connections that the sends share; entered in their event loop before the first send."""
 
     async def send(self, notification: Notification, trace: Mapping[str, str]) -> None:
-        """Return when the receiver accepted it; raises SendFailed otherwise, also without a response."""
+        """Return when the receiver has accepted it; raises SendFailed otherwise, even without a response."""
 
 
 class LogSender:
@@ -115,7 +115,7 @@ class SmtpSender:
 
     With a user in the URL it logs in, over TLS only. ``{user_id}`` in ``mail_to`` is replaced by the customer; a
     notification without a customer goes to ``mail_from``. The Message-ID is the same for every attempt.
-    ``timeout_seconds`` applies to each of about a dozen steps of the SMTP session.
+    ``timeout_seconds`` applies to each of the twelve steps of the SMTP session.
     """
 
     def __init__(self, url: str, *, mail_from: str, mail_to: str, clock: Clock, timeout_seconds: float = 10) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of notifications: a constant number of statements for any number, rows locked in the order of keys."""
+"""The table of notifications: a constant number of statements per batch, rows locked in the order of their keys."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ where (subject, kind) in (select subject, kind from notifications where due_at <
                           order by due_at limit %(limit)s for update skip locked)
 returning subject, kind, payload, trace, attempts
 """
-# Locked first, in the order of keys: an update alone takes its locks in the order of its plan.
+# The rows are locked first, in the order of their keys: an update alone locks rows in the order of its plan.
 _RECORD = """
 with locked as (
     select notifications.subject, notifications.kind, step.state, step.due_at, step.reason
@@ -59,7 +59,7 @@ class DeliveryUpdate:
 
 
 def add(transaction: Transaction, notifications: Sequence[Notification]) -> None:
-    """Record notifications; one with the same subject and kind as an earlier one changes nothing."""
+    """Record notifications; a second notification with the same subject and kind changes nothing."""
     encode = msgspec.json.Encoder().encode
     transaction.execute(
         _ADD,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Orders: accepts them over HTTP, and alone decides how they end."""
+"""Orders: accepts orders over HTTP, and is the only service that decides their final state."""
 
 from orderflow.events import (
     InventoryRejected,

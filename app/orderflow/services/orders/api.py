@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The orders API. An order is accepted when it and its event are committed; nothing else is waited for."""
+"""The orders API. An order is accepted when it and its event are committed."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -41,9 +41,9 @@ SOLD_OUT = ProblemType("sold-out", 409, "There is not enough stock of an item.")
 UNKNOWN_SKU = ProblemType("unknown-sku", 422, "There is no such SKU.")
 MIXED_CURRENCIES = ProblemType("mixed-currencies", 422, "The items are priced in different currencies.")
 KEY_REUSED = ProblemType("idempotency-key-reused", 422, "This Idempotency-Key was used with another body.")
-OUTBOX_TOO_OLD = ProblemType("outbox-too-old", 503, "Orders cannot be published at present.", retry_after=5)
+OUTBOX_TOO_OLD = ProblemType("outbox-too-old", 503, "Orders cannot be published at the moment.", retry_after=5)
 _PLACE_PROBLEMS = (*WRITE_PROBLEMS, IN_FLIGHT, SOLD_OUT, UNKNOWN_SKU, MIXED_CURRENCIES, KEY_REUSED, OUTBOX_TOO_OLD)
-_OF_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
+_BY_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
 _WRITE = "orders:write"
 _READ = "orders:read"
 
@@ -101,7 +101,7 @@ _STEPS = [StepView(Status.ACCEPTED, None, _AT), StepView(Status.RESERVED, None, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrdersApi:
-    """What the orders API needs. ``outbox_age`` gives the age in seconds of the oldest event that is not published."""
+    """Builds the orders API from its dependencies. ``outbox_age`` returns the seconds since the oldest outbox row."""
 
     database: ApiDatabase[Submission, Result]
     keys: ApiKeys | None
@@ -122,7 +122,7 @@ class OrdersApi:
         async def place_order(
             request: JsonRequest, data: JSONBody[OrderRequest], idempotency_key: _IdempotencyKey
         ) -> Response[Accepted]:
-            """Accepts an order and responds at once. GET /v1/orders/{order_id} shows how it goes on."""
+            """Accepts an order and responds immediately. GET /v1/orders/{order_id} returns its status."""
             submission = Submission(request.user.name, idempotency_key, data, trace_of(request.scope))
             name = (submission.client, submission.key)
             if name in in_flight:
@@ -135,7 +135,7 @@ class OrdersApi:
 
         @get("/v1/orders/{order_id:uuid}", summary="Get an order", **documented(_READ, READ_PROBLEMS, response=_ORDER))
         async def get_order(order_id: _OrderId) -> OrderView:
-            """The order's present status."""
+            """The order's current status."""
             order = await self.database.read(lambda transaction: store.read(transaction, order_id))
             if order is None:
                 raise Problem(NOT_FOUND, "there is no such order")
@@ -157,7 +157,7 @@ class OrdersApi:
             [place_order, get_order, get_order_history],
             keys=self.keys,
             title="orderflow orders",
-            description="Places orders and shows how they end.",
+            description="Places orders and shows their status.",
             after_exception=[self._count_refusal],
         )
 
@@ -166,13 +166,13 @@ class OrdersApi:
             raise Problem(OUTBOX_TOO_OLD)
         result = await self.database.write(submission)
         if isinstance(result, Refused):
-            raise Problem(_OF_REASON[result.reason], result.detail)
+            raise Problem(_BY_REASON[result.reason], result.detail)
         assert isinstance(result, Placed)
         response: Response[Any] = Response(result.response, status_code=202, media_type="application/json")
         return response
 
     async def _count_refusal(self, error: Exception, scope: Scope) -> None:
-        """Count an order that was refused, by whatever part refused it."""
+        """Count a refused order, whichever component refused it."""
         problem = problem_of(error).kind
         options = getattr(scope.get("route_handler"), "opt", {})  # none when no route matched
         if options.get("scope") == _WRITE and problem not in {CLIENT_GONE, INTERNAL_ERROR}:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state machine of an order, without input or output.
+"""The state machine of an order, without I/O.
 
 ::
 
@@ -9,7 +9,7 @@
        └────────────┴───────> cancelled      (the hold expired)
 
 The three on the right are final. Events may arrive in any order and more than once: a capture may overtake the
-reservation, and an event after the end changes nothing.
+reservation, and an event after the final state changes nothing.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Status(StrEnum):
 
     @property
     def final(self) -> bool:
-        """True when no event changes the order any more."""
+        """True when no event can change the order."""
         return self in FINAL
 
 

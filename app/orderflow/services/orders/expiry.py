@@ -12,7 +12,7 @@ LIMIT = 500
 
 
 def expire_holds(unit_of_work: UnitOfWork, *, instrumentation: Instrumentation) -> bool:
-    """Cancel up to LIMIT orders whose hold expired, and publish it; true when there may be more."""
+    """Cancel up to LIMIT orders whose hold expired, and publish their events; true when there may be more."""
     orders = store.expired(unit_of_work, limit=LIMIT)
     changes = [StatusChange(order.order_id, Status.CANCELLED, HOLD_EXPIRED, None) for order in orders]
     store.change(unit_of_work, changes)

@@ -27,13 +27,13 @@ class _Batch:
 
 
 class OrderUpdates:
-    """Handles queue ``order_updates``: three statements a batch; the end of each order is published once."""
+    """Handles queue ``order_updates``: three statements per batch; the final state of each order is published once."""
 
     def __init__(self, instrumentation: Instrumentation) -> None:
         self._instrumentation = instrumentation
 
     def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
-        """Apply the events in the order of the messages, also when several concern one order."""
+        """Apply the events in the order of the messages, even when several concern one order."""
         events = [message.event for message in messages]
         orders = store.lock(unit_of_work, [event.order_id for event in events if isinstance(event, OrderEvent)])
         batch = _Batch(orders, {order_id: order.status for order_id, order in orders.items()})
@@ -60,7 +60,7 @@ class OrderUpdates:
 
 
 class AvailabilityUpdates:
-    """Handles queue ``availability_updates``: one statement a batch, the highest version of each SKU wins."""
+    """Handles queue ``availability_updates``: one statement per batch; the highest version of each SKU is stored."""
 
     def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         """Every message is done."""
@@ -72,7 +72,7 @@ class AvailabilityUpdates:
 def final_event(
     order: Order, status: Status, reason: str | None, now: datetime
 ) -> OrderConfirmed | OrderRejected | OrderCancelled:
-    """The event that announces the end of an order; raises ValueError for a status that is not final."""
+    """The event of a final state; raises ValueError for a status that is not final."""
     match status:
         case Status.CONFIRMED:
             return OrderConfirmed(
@@ -108,6 +108,6 @@ def final_event(
 
 
 def report_final(instrumentation: Instrumentation, order: Order, status: Status, unit_of_work: UnitOfWork) -> None:
-    """Report the end of an order once it is committed."""
+    """Report the final state of an order after the commit."""
     seconds = (unit_of_work.now - order.accepted_at).total_seconds()
     unit_of_work.after_commit(lambda: instrumentation.order_final(str(status), seconds, order.trace))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Accepts orders: all requests that arrive together in one transaction, each idempotency key once."""
+"""Accepts orders, each idempotency key once. Requests that arrive together share one transaction."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +45,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """One request with its identity. ``client`` is the name of its API key, ``key`` its Idempotency-Key."""
+    """One request. ``client`` is the name of its API key, ``key`` its Idempotency-Key."""
 
     client: str
     key: str
@@ -54,7 +54,7 @@ class Submission:
 
     @property
     def body_hash(self) -> bytes:
-        """Equal for equal orders, whatever the spacing and order of their JSON."""
+        """Equal for equal orders, whatever the whitespace and the field order of their JSON."""
         return sha256(msgspec.json.encode(self.order)).digest()
 
 
@@ -85,9 +85,9 @@ class PlaceOrders:
         self._instrumentation = instrumentation
 
     def __call__(self, submissions: Sequence[Submission], unit_of_work: UnitOfWork) -> list[Result]:
-        """Store the acceptable orders and publish them; one result for each submission, in their order.
+        """Store the acceptable orders and publish them; one result for each submission, in the same order.
 
-        Raises TransactionAborted when a concurrent transaction used one of the keys: the repetition finds its record.
+        Raises TransactionAborted when a concurrent transaction used one of the keys; a repetition finds its record.
         """
         known = store.find_responses(unit_of_work, [(item.client, item.key) for item in submissions])
         offers = store.offers(unit_of_work, (line.sku for item in submissions for line in item.order.items))
@@ -144,7 +144,7 @@ class PlaceOrders:
 
 
 def _priced(order: OrderRequest, offers: Mapping[str, Offer]) -> tuple[OrderLine, ...] | Refused:
-    """The lines at today's prices, or why the order is refused."""
+    """The lines with the current prices, or why the order is refused."""
     units: dict[str, int] = {}
     for line in order.items:
         units[line.sku] = units.get(line.sku, 0) + line.quantity

@@ -7,7 +7,7 @@ from orderflow.runtime import ProcessDeclaration, Runtime
 
 
 def build_orders_api(runtime: Runtime) -> None:
-    """HTTP in, group commit, relay."""
+    """The HTTP API, the group commit of its writes, and the relay."""
     from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
     from orderflow.messaging.group_commit import GroupCommit
     from orderflow.services.orders.api import OrdersApi
@@ -30,7 +30,7 @@ def build_orders_api(runtime: Runtime) -> None:
 
 
 def build_orders(runtime: Runtime) -> None:
-    """The state machine, the availability view, and what is due by time."""
+    """The state machine, the availability view, and the periodic tasks."""
     from orderflow.services.orders.expiry import expire_holds
     from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
     from orderflow.services.orders.store import prune_idempotency_keys

@@ -82,7 +82,7 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class StatusChange:
-    """A new status of an order, and the message that led to it."""
+    """A new status of an order, and the id of the message that caused it."""
 
     order_id: UUID
     status: Status
@@ -92,7 +92,7 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """An order that the API accepts now."""
+    """An order to be stored."""
 
     order_id: UUID
     user_id: str
@@ -130,7 +130,7 @@ def lock(transaction: Transaction, order_ids: Iterable[UUID]) -> dict[UUID, Orde
 
 
 def expired(transaction: Transaction, *, limit: int) -> list[Order]:
-    """Open orders whose hold expired, oldest first, locked; orders that another transaction has locked are left out."""
+    """Open orders whose hold expired, oldest first, locked; orders that another transaction has locked are skipped."""
     return [_order(row) for row in transaction.execute(_EXPIRED, {"now": transaction.now, "limit": limit})]
 
 
@@ -176,7 +176,7 @@ def read(transaction: Transaction, order_id: UUID) -> Order | None:
 
 
 def history(transaction: Transaction, order_id: UUID) -> list[tuple[str, str | None, datetime]]:
-    """(status, reason, when) of each step that an order took, oldest first."""
+    """(status, reason, time) of each status that an order reached, oldest first."""
     return [(status, reason, at) for status, reason, at in transaction.execute(_READ_HISTORY, {"id": order_id})]
 
 
@@ -214,7 +214,7 @@ def find_responses(
 
 
 def claim_keys(transaction: Transaction, records: Sequence[IdempotencyRecord]) -> set[tuple[str, str]]:
-    """Insert records; the (client, key) pairs that were free. Waits for a concurrent transaction with the same key."""
+    """Insert records; the (client, key) pairs that were new. Waits for a concurrent transaction with the same key."""
     rows = transaction.execute(
         _CLAIM_KEYS,
         {
@@ -230,7 +230,7 @@ def claim_keys(transaction: Transaction, records: Sequence[IdempotencyRecord]) -
 
 
 def prune_idempotency_keys(transaction: Transaction, *, hours: float) -> None:
-    """Delete the idempotency keys that are older than that."""
+    """Delete the idempotency keys that are older than ``hours``."""
     transaction.execute(_PRUNE_KEYS, {"before": transaction.now - timedelta(hours=hours)})
 
 

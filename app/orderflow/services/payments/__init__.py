@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Payments: charges and refunds through a provider, each once, whatever the provider answers."""
+"""Payments: charges and refunds through a provider, each at most once."""
 
 from orderflow.events import (
     InventoryReserved,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state machine of a charge, without input or output.
+"""The state machine of a charge, without I/O.
 
 ::
 
@@ -21,7 +21,7 @@ from orderflow.messaging.backoff import delay_seconds
 from orderflow.services.payments.provider import Captured, Declined, NotKnown, ProviderResult, Refunded, Unclear
 
 FIRST_DELAY_SECONDS = 0.5
-MOST_DELAY_SECONDS = 30.0
+MAX_DELAY_SECONDS = 30.0
 SETTLED_AFTER_SECONDS = 60.0
 """A charge that the provider does not know this long after the last call counts as never executed."""
 LATE_LOOK_UPS_SECONDS = (3600.0, 82_800.0)
@@ -32,7 +32,7 @@ class State(StrEnum):
     """The state of a charge."""
 
     REQUESTED = "requested"
-    """The provider is to be asked to charge."""
+    """A charge call is due or in flight."""
     UNKNOWN = "unknown"
     """A charge call had no response; its result is to be looked up."""
     CAPTURED = "captured"
@@ -42,7 +42,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"
     """The provider has no such charge."""
     REFUND_REQUESTED = "refund_requested"
-    """The provider is to be asked for a refund."""
+    """A refund call is due or in flight."""
     REFUNDED = "refunded"
 
 
@@ -52,7 +52,10 @@ OPEN = frozenset({State.REQUESTED, State.UNKNOWN, State.CANCELLING, State.REFUND
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Charge:
-    """What a decision depends on. ``attempts`` counts consecutive calls without a usable result."""
+    """The fields of a charge that a decision depends on.
+
+    ``attempts`` counts consecutive calls without a usable result.
+    """
 
     state: State
     attempts: int = 0
@@ -61,7 +64,7 @@ class Charge:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """What follows: the new state, whether an event announces it, and in how many seconds the next call is due."""
+    """A decision: the new state, whether an event announces it, and in how many seconds the next call is due."""
 
     state: State
     announced: bool = False
@@ -72,9 +75,9 @@ class Step:
 def decide(
     charge: Charge, result: ProviderResult, *, settled_after_seconds: float = SETTLED_AFTER_SECONDS
 ) -> Step | None:
-    """What the result of a call means for the charge as it is now; None when it changes nothing.
+    """The step that the result of a call causes in the current state of the charge; None when it changes nothing.
 
-    The charge may have changed since the call: it was cancelled, or another process recorded a result first.
+    The charge may have changed since the call, by a cancellation or by a result that another process recorded.
     """
     match charge.state, result:
         case ((State.REQUESTED | State.UNKNOWN), Captured()):
@@ -111,6 +114,6 @@ def _retry(charge: Charge, result: ProviderResult) -> Step | None:
     if charge.state not in OPEN:
         return None
     unknown = charge.state is State.REQUESTED and isinstance(result, Unclear)
-    delay = delay_seconds(charge.attempts, first=FIRST_DELAY_SECONDS, most=MOST_DELAY_SECONDS)
+    delay = delay_seconds(charge.attempts, first=FIRST_DELAY_SECONDS, maximum=MAX_DELAY_SECONDS)
     state = State.UNKNOWN if unknown else charge.state
     return Step(state=state, due_seconds=delay, attempts=charge.attempts + 1)

@@ -19,7 +19,7 @@ CANCELLED = "order_cancelled"
 
 
 class ChargeEffect:
-    """The effect of payments (``messaging.effects``). A result applies to the charge as it is when it is recorded."""
+    """The ``messaging.effects.Effect`` that calls the provider. A result applies to the current state of its charge."""
 
     def __init__(self, provider: PaymentProvider, *, settled_after_seconds: float = SETTLED_AFTER_SECONDS) -> None:
         self._provider = provider
@@ -44,7 +44,7 @@ class ChargeEffect:
                 return await self._provider.look_up(task.payment)
 
     def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueCall, ProviderResult]]) -> None:
-        """Two statements, whatever the number of results, and one event for each announced change."""
+        """Record the results in two statements, and publish one event for each announced change."""
         rows = store.lock(unit_of_work, [call.payment.order_id for call, _ in pairs])
         updates: dict[UUID, ChargeUpdate] = {}
         for call, result in pairs:

@@ -12,9 +12,9 @@ from orderflow.services.payments.store import ChargeIntent
 
 
 class PaymentRequests:
-    """Handles queue ``payment_requests``: a reserved order is to be charged, a cancelled one is not.
+    """Handles queue ``payment_requests``: requests the charge of a reserved order, cancels that of a cancelled order.
 
-    One statement per batch. ``wake`` is called after the commit, so that the calls begin at once.
+    One statement per batch. ``wake`` is called after the commit, so that the calls begin immediately.
     """
 
     def __init__(self, wake: Callable[[], None]) -> None:
@@ -30,7 +30,7 @@ class PaymentRequests:
 
 
 def _intents(messages: Sequence[Incoming]) -> list[ChargeIntent]:
-    """One intent per order: the first message's, but a cancellation overrides a reservation."""
+    """One intent per order: that of the first message, but a cancellation overrides a charge."""
     intents: dict[UUID, ChargeIntent] = {}
     for message in messages:
         intent = _intent(message)

@@ -27,14 +27,14 @@ from orderflow.services.payments.provider import (
     Unclear,
 )
 
-Settled = TypeVar("Settled", bound=ProviderResult)
+Result = TypeVar("Result", bound=ProviderResult)
 
 
 class _Body(msgspec.Struct, frozen=True):
     """The fields of the provider's responses that are used."""
 
     status: Literal["captured", "declined", "not_known", "refunded"]
-    charge_id: Annotated[str, msgspec.Meta(max_length=255, pattern="^[^\\x00]*$")] = ""  # no database stores a NUL
+    charge_id: Annotated[str, msgspec.Meta(max_length=255, pattern="^[^\\x00]*$")] = ""  # PostgreSQL stores no NUL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,9 +50,9 @@ _decode = msgspec.json.Decoder(_Body).decode
 
 
 class HttpPaymentProvider:
-    """Implements PaymentGateway; one pool of kept-alive connections, open while ``connections`` is entered.
+    """A ``PaymentProvider`` over HTTP, with one pool of kept-alive connections, open while ``connections`` is entered.
 
-    ``timeout_seconds`` bounds every call from connecting to the last byte of the response.
+    ``timeout_seconds`` limits every call, from connecting to the last byte of the response.
     """
 
     def __init__(
@@ -72,8 +72,8 @@ class HttpPaymentProvider:
 
     @asynccontextmanager
     async def connections(self) -> AsyncGenerator[object]:
-        """Opens the pool for the event loop that it is entered in."""
-        # The caller bounds the number of calls, so the pool need not.
+        """Opens the pool in the event loop that enters it."""
+        # The caller limits the number of concurrent calls, so the pool has no limit.
         async with aiohttp.ClientSession(
             timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0), cookie_jar=aiohttp.DummyCookieJar()
         ) as self._session:
@@ -114,9 +114,9 @@ class HttpPaymentProvider:
         return await self._call(request, payment, _refunded)
 
     async def _call(
-        self, request: _Request, payment: Payment, read: Callable[[int, bytes], Settled]
-    ) -> Settled | Failed | Unclear:
-        """Make one call and report it, however it ends."""
+        self, request: _Request, payment: Payment, read: Callable[[int, bytes], Result]
+    ) -> Result | Failed | Unclear:
+        """Make one call and report its outcome, even when it raises."""
         observer = self._instrumentation.calling(request.operation, payment.trace)
         started = self._clock.monotonic()
         outcome = "unclear"
@@ -129,8 +129,8 @@ class HttpPaymentProvider:
         return result
 
     async def _send(
-        self, request: _Request, headers: dict[str, str], read: Callable[[int, bytes], Settled]
-    ) -> Settled | Failed | Unclear:
+        self, request: _Request, headers: dict[str, str], read: Callable[[int, bytes], Result]
+    ) -> Result | Failed | Unclear:
         if request.key is not None:
             headers |= {"Idempotency-Key": request.key, "Content-Type": "application/json"}
         try:
@@ -149,7 +149,7 @@ class HttpPaymentProvider:
 
 
 def _charged(status: int, body: bytes) -> Captured | Declined | Failed | Unclear:
-    """Only an explicit status is a capture or a decline; every error is neither."""
+    """Only an explicit status is a capture or a decline; every other response is a failure."""
     if status in {HTTPStatus.OK, HTTPStatus.CREATED}:
         return _captured(_decode(body))
     if status == HTTPStatus.PAYMENT_REQUIRED and _decode(body).status == "declined":

@@ -10,7 +10,7 @@ from uuid import UUID
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:
-    """The payment that a call concerns. ``amount`` is in minor units; ``trace`` are trace headers to send along."""
+    """The payment that a call concerns. ``amount`` is in minor units; ``trace`` are trace headers to send."""
 
     order_id: UUID
     amount: int
@@ -50,14 +50,14 @@ class Declined:
 
 @dataclass(frozen=True, slots=True)
 class NotKnown:
-    """The provider has not executed a charge with this key so far."""
+    """The provider has not executed a charge with this key yet."""
 
     outcome: ClassVar[str] = "not_known"
 
 
 @dataclass(frozen=True, slots=True)
 class Refunded:
-    """The charge was paid back."""
+    """The charge was refunded."""
 
     outcome: ClassVar[str] = "refunded"
 
@@ -72,7 +72,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Unclear:
-    """The call was sent without a usable response: it may have been executed. Look it up."""
+    """The call got no usable response, so it may have been executed. Look it up."""
 
     outcome: ClassVar[str] = "unclear"
     reason: str
@@ -82,13 +82,13 @@ ProviderResult = Captured | Declined | NotKnown | Refunded | Failed | Unclear
 
 
 class PaymentProvider(Protocol):
-    """A payment provider. Every call ends, and a failure of provider or network is a result, not an exception."""
+    """A payment provider. Every call ends in bounded time; a failure of provider or network is a result."""
 
     def connections(self) -> AbstractAsyncContextManager[object]:
         """The connections that the calls share; entered in their event loop before the first call."""
 
     async def charge(self, payment: Payment) -> Captured | Declined | Failed | Unclear:
-        """Charge once: a repeated call with the same key executes nothing."""
+        """Charge once: a repeated call with the same key executes nothing and returns the same result."""
 
     async def look_up(self, payment: Payment) -> Captured | Declined | NotKnown | Failed | Unclear:
         """The result of the charge with this payment's key."""

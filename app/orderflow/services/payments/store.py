@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of charges: a constant number of statements for any number of orders, rows locked in the order of ids."""
+"""The table of charges: a constant number of statements per batch, rows locked in the order of their ids."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from orderflow.messaging.service import Transaction
 from orderflow.services.payments.domain import Charge, State, Step
 from orderflow.services.payments.provider import Payment
 
-# Cancelling wins over charging, in whatever order the two arrive. A row whose call is in flight keeps its lease
-# (due_at); the result of that call applies to the state that it finds.
+# A cancellation overrides a charge, in whatever order the two arrive. A row whose call is in flight keeps its lease
+# (due_at); the result of that call applies to the new state.
 _REQUEST = """
 insert into charges (order_id, state, user_id, amount, currency, payment_token, reason, due_at, caused_by, trace,
                      created_at, updated_at)
@@ -64,7 +64,7 @@ select count(*) from charges where due_at is not null and state in ('unknown', '
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeIntent:
-    """What a message requires for an order: a charge, or none (``state`` cancelled)."""
+    """What a message requests for an order: a charge, or its cancellation (``state`` CANCELLED)."""
 
     order_id: UUID
     state: State
@@ -79,7 +79,7 @@ class ChargeIntent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueCall:
-    """A call that is due; the state says which one."""
+    """A call that is due; ``state`` determines which call."""
 
     state: State
     payment: Payment
@@ -102,7 +102,7 @@ class ChargeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeUpdate:
-    """What changes in a row; ``charge_id`` and ``reason`` stay unchanged when None."""
+    """The changes of a row; ``charge_id`` and ``reason`` stay unchanged when None."""
 
     order_id: UUID
     step: Step
@@ -111,7 +111,7 @@ class ChargeUpdate:
 
 
 def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
-    """Record the intents, at most one per order; an intent that comes too late changes nothing."""
+    """Record the intents, at most one per order; an intent that arrives too late changes nothing."""
     encode = msgspec.json.Encoder().encode
     transaction.execute(
         _REQUEST,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The catalogue: every metric that orderflow exports, once. Code, dashboards, alerts and documents take it from here.
+"""The catalogue of metrics: code, dashboards, alerts and documents take the names from here.
 
 Each metric is a constant, so a name that does not exist is a type error. Needs no metrics library.
 """
@@ -7,38 +7,38 @@ Each metric is a constant, so a name that does not exist is a type error. Needs 
 from orderflow.telemetry.metrics import labels as by
 from orderflow.telemetry.metrics.types import Metric, MetricArea, reference_lines
 
-CONSUMING = MetricArea("consuming", "takes messages out of queues")
-PUBLISHING = MetricArea("publishing", "puts messages into the broker")
-INTAKE = MetricArea("intake", "takes orders from customers")
-ORDERS = MetricArea("orders", "decides how orders end")
-HTTP = MetricArea("http", "answers HTTP requests")
-STOCK = MetricArea("stock", "moves stock")
+CONSUMING = MetricArea("consuming", "consumes messages")
+PUBLISHING = MetricArea("publishing", "publishes messages")
+INTAKE = MetricArea("intake", "accepts orders from customers")
+ORDERS = MetricArea("orders", "decides the final state of orders")
+HTTP = MetricArea("http", "serves HTTP requests")
+STOCK = MetricArea("stock", "sets, reserves, releases and sells stock")
 PAYMENTS = MetricArea("payments", "calls the payment provider")
 NOTIFICATIONS = MetricArea("notifications", "sends notifications")
-RECONCILING = MetricArea("reconciling", "recomputes from the databases whether every promise holds")
-PROCESS = MetricArea("process", "runs")
+RECONCILING = MetricArea("reconciling", "checks every promise against the databases")
+PROCESS = MetricArea("process", "belongs to every process")
 AREAS = (CONSUMING, PUBLISHING, INTAKE, ORDERS, HTTP, STOCK, PAYMENTS, NOTIFICATIONS, RECONCILING, PROCESS)
-"""What a process can do. The metrics of what it does stand at 0 from its start; others appear when they are used."""
+"""A process exports the metrics of its own areas at 0 from its start, and other metrics when they are first used."""
 
 # Consuming
 CONSUMED = CONSUMING.counter(
     "orderflow_messages_consumed_total", "Messages received, redelivered ones included.", by.QUEUE
 )
 CONSUMED_BYTES = CONSUMING.counter(
-    "orderflow_consumed_bytes_total", "Bytes of the bodies received, as they came.", by.QUEUE
+    "orderflow_consumed_bytes_total", "Bytes of the bodies received, before decompression.", by.QUEUE
 )
 REDELIVERED = CONSUMING.counter(
     "orderflow_messages_redelivered_total", "Messages that the broker had delivered before.", by.QUEUE
 )
 HANDLED = CONSUMING.counter("orderflow_messages_handled_total", "Messages whose effects were committed.", by.QUEUE)
 DUPLICATES = CONSUMING.counter(
-    "orderflow_messages_duplicate_total", "Messages dropped because the inbox knew them.", by.QUEUE
+    "orderflow_messages_duplicate_total", "Duplicates: messages dropped because their ids were in the inbox.", by.QUEUE
 )
 RETRIED = CONSUMING.counter(
     "orderflow_messages_retried_total", "Messages sent to a retry queue.", by.QUEUE, by.RETRY_REASON
 )
 DEAD_LETTERED = CONSUMING.counter(
-    "orderflow_messages_dead_lettered_total", "Messages sent to the dead letters.", by.QUEUE, by.DEAD_REASON
+    "orderflow_messages_dead_lettered_total", "Messages that were dead-lettered.", by.QUEUE, by.DEAD_REASON
 )
 EVENTS_STORED = CONSUMING.counter(
     "orderflow_events_stored_total", "Events that handlers wrote to the outbox.", by.QUEUE
@@ -47,11 +47,11 @@ STATEMENTS = CONSUMING.counter(
     "orderflow_sql_statements_total", "SQL statements of batches, begin and commit included.", by.QUEUE
 )
 BATCHES_FAILED = CONSUMING.counter(
-    "orderflow_batch_failures_total", "Attempts at a batch that a failing broker or database ended.", by.QUEUE
+    "orderflow_batch_failures_total", "Attempts at a batch that failed because of the broker or the database.", by.QUEUE
 )
 PAUSES = CONSUMING.counter(
     "orderflow_consumer_pauses_total",
-    "Times that a consumer backed off because broker or database failed.",
+    "Times that a consumer backed off because the broker or the database failed.",
     by.QUEUE,
     by.PAUSE_REASON,
 )
@@ -67,7 +67,7 @@ BATCH_SECONDS = CONSUMING.histogram(
 )
 MESSAGE_AGE = CONSUMING.histogram(
     "orderflow_message_age_seconds",
-    "From the event to the receipt of its message, by the publisher's clock and ours.",
+    "From the event to the receipt of its message, by the clocks of publisher and consumer.",
     by.QUEUE,
     unit="seconds",
     buckets=by.AGES,
@@ -96,10 +96,12 @@ UNCONFIRMED = PUBLISHING.gauge(
 WAITING = PUBLISHING.gauge(
     "orderflow_publish_waiting_messages", "Messages queued behind the publish window.", unit="messages"
 )
-CONNECTED = PUBLISHING.gauge("orderflow_broker_connected", "Is 1 while the connection is up.", by.ROLE, unit="state")
-CONNECTS = PUBLISHING.counter("orderflow_broker_connects_total", "Times that a connection came up.", by.ROLE)
+CONNECTED = PUBLISHING.gauge("orderflow_broker_connected", "Is 1 while the connection is open.", by.ROLE, unit="state")
+CONNECTS = PUBLISHING.counter("orderflow_broker_connects_total", "Times that a connection was opened.", by.ROLE)
 BLOCKED = PUBLISHING.gauge(
-    "orderflow_broker_blocked", "Is 1 while the broker blocks publishing (memory or disk).", unit="state"
+    "orderflow_broker_blocked",
+    "Is 1 while the broker blocks publishing because of a memory or disk alarm.",
+    unit="state",
 )
 OUTBOX_ROWS = PUBLISHING.gauge("orderflow_outbox_rows", "Events stored and not yet deleted.", unit="messages")
 OUTBOX_AGE = PUBLISHING.gauge(
@@ -149,7 +151,9 @@ PAYMENT_SECONDS = PAYMENTS.histogram(
     buckets=by.FAST,
 )
 PAYMENTS_UNKNOWN = PAYMENTS.gauge("orderflow_payments_unknown", "Charges whose result is not known yet.", unit="orders")
-NOTIFIED = NOTIFICATIONS.counter("orderflow_notifications_total", "Attempts to notify.", by.NOTIFICATION, by.NOTIFIED)
+NOTIFIED = NOTIFICATIONS.counter(
+    "orderflow_notifications_total", "Attempts to send a notification.", by.NOTIFICATION, by.NOTIFIED
+)
 
 # Integrity, as the reconciler recomputes it from the databases
 OVERSOLD = RECONCILING.gauge(
@@ -185,32 +189,37 @@ MISSING_NOTIFICATIONS = RECONCILING.gauge(
     unit="orders",
 )
 ORDERS_STUCK = RECONCILING.gauge(
-    "orderflow_reconciler_orders_stuck", "Orders that are open beyond their hold.", by.STATE, unit="orders"
+    "orderflow_reconciler_orders_stuck",
+    "Orders that are still open 30 s after their hold expired.",
+    by.STATE,
+    unit="orders",
 )
 ORDERS_STUCK_AGE = RECONCILING.gauge(
     "orderflow_reconciler_orders_stuck_oldest_age_seconds", "Age of the oldest stuck order.", by.STATE, unit="seconds"
 )
 RECONCILED_AT = RECONCILING.gauge(
     "orderflow_reconciler_last_run_timestamp_seconds",
-    "When the reconciler last finished, since 1970.",
+    "When the last run of the reconciler ended, in seconds since 1970.",
     unit="timestamp_seconds",
 )
 
 # The process itself
-BUILD = PROCESS.gauge("orderflow_build_info", "Always 1; the labels say what runs.", *by.BUILD_LABELS, unit="info")
+BUILD = PROCESS.gauge(
+    "orderflow_build_info", "Always 1; the labels name the process and its versions.", *by.BUILD_LABELS, unit="info"
+)
 READY = PROCESS.gauge("orderflow_ready", "Is 1 while the process is ready for work.", unit="state")
 LOOP_IDLE = PROCESS.gauge(
     "orderflow_loop_idle_seconds", "Seconds since the last progress of a loop.", by.LOOP, unit="seconds"
 )
 SPANS_EXPORTED = PROCESS.counter("orderflow_spans_exported_total", "Spans that were exported.")
-SPANS_DROPPED = PROCESS.counter("orderflow_spans_dropped_total", "Spans that were lost in the process.", by.DROP_REASON)
+SPANS_DROPPED = PROCESS.counter("orderflow_spans_dropped_total", "Spans that were not exported.", by.DROP_REASON)
 
 CATALOGUE: tuple[Metric, ...] = tuple(value for value in list(vars().values()) if isinstance(value, Metric))
-"""Every metric above, in that order."""
+"""Every metric above, in the same order."""
 
 
 def metric(name: str) -> Metric:
-    """The metric with this name, or whose sample has this name; raises KeyError when the catalogue has none."""
+    """The metric with this name, or with a sample of this name; raises KeyError when the catalogue has none."""
     for known in CATALOGUE:
         if name == known.name or name in known.series:
             return known
@@ -222,9 +231,9 @@ def reference() -> str:
     head = (
         "# Metrics",
         "",
-        "Every process exports these at `/metrics` on its telemetry port, as far as it does what they measure.",
-        "Beside them are the `process_*` metrics of the Prometheus client. With `Accept: application/openmetrics-text`",
-        "the histograms marked so carry exemplars.",
+        "Every process exports the metrics of its areas at `/metrics` on its telemetry port, and the `process_*`",
+        "metrics of the Prometheus client. With `Accept: application/openmetrics-text`,",
+        f"`{ORDER_SECONDS.name}` has exemplars.",
         "",
     )
     return "\n".join((*head, *reference_lines(CATALOGUE))).rstrip() + "\n"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A histogram that takes the values of a whole batch under one lock; the client library's takes one at a time."""
+"""A histogram that records the values of a whole batch under one lock; the client library locks for each value."""
 
 import time
 from bisect import bisect_left
@@ -44,19 +44,19 @@ class HistogramSeries:
                 counts[position] += 1
             self._sum += total
 
-    def exemplify(self, value: float, labels: Mapping[str, str]) -> None:
-        """Make an observed value the example of its bucket; the labels may have 128 characters together."""
+    def set_exemplar(self, value: float, labels: Mapping[str, str]) -> None:
+        """Set an observed value as the exemplar of its bucket. The labels may have 128 characters in total."""
         exemplar = Exemplar(dict(labels), value, time.time())
         with self._lock:
             self._exemplars[bisect_left(self._bounds, value)] = exemplar
 
-    def example_age(self, value: float, now: float) -> float:
-        """Seconds since the value's bucket got its example; infinite when it has none."""
+    def exemplar_age(self, value: float, now: float) -> float:
+        """Seconds since the exemplar of the value's bucket was set; infinite without an exemplar."""
         exemplar = self._exemplars[bisect_left(self._bounds, value)]
         return now - float(exemplar.timestamp) if exemplar and exemplar.timestamp else float("inf")
 
     def state(self) -> tuple[list[Bucket], float]:
-        """The cumulative buckets and the sum, of one moment."""
+        """The cumulative buckets and the sum, as a consistent snapshot."""
         with self._lock:
             counts, exemplars, total = list(self._counts), list(self._exemplars), self._sum
         buckets: list[Bucket] = []
@@ -77,11 +77,11 @@ class BatchHistogram(Collector):
         self._series: dict[tuple[str, ...], HistogramSeries] = {}
 
     def labels(self, *values: str) -> HistogramSeries:
-        """The series for these values; made when it is not there. Callers must not race for the same values."""
+        """The series for these values, created when it is missing. Concurrent callers must not use the same values."""
         return self._series.setdefault(values, HistogramSeries(self._bounds))
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """All series, in the form of the registry."""
+        """All series, as the registry expects them."""
         family = self._family()
         for values, series in list(self._series.items()):
             buckets, total = series.state()

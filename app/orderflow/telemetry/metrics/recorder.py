@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records what the messaging core reports: once per batch, with every metric looked up beforehand."""
+"""Records the reports of the messaging core, once per batch. Metrics are looked up in advance."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ class QueueRecorder:
         self.queue = queue
         self.clock = clock
         self.open: dict[int, float] = {}
-        """When the oldest message of each batch in work occurred, in seconds since 1970."""
+        """The time of the oldest event of each batch that is being handled, in seconds since 1970."""
         counter, histogram = registry.counter, registry.histogram
         self.registry = registry
         self.consumed = counter(catalogue.CONSUMED, queue)
@@ -39,7 +39,7 @@ class QueueRecorder:
         registry.gauge(catalogue.OLDEST_AGE, queue).set_function(self.oldest_age)
 
     def oldest_age(self) -> float:
-        """Seconds since the oldest message in work occurred; 0 when none is in work."""
+        """Seconds since the oldest event that is being handled; 0 when there is none."""
         starts = list(self.open.values())
         return max(0.0, self.clock.now().timestamp() - min(starts)) if starts else 0.0
 
@@ -78,7 +78,7 @@ class BatchRecorder(BatchObserver):
             queue.registry.counter(catalogue.DEAD_LETTERED, queue.queue, reason).inc()
 
     def failed(self, error: BaseException) -> None:
-        """Count the attempt; the batch stays in work."""
+        """Count the failed attempt; the batch is still being handled."""
         _ = error
         self._queue.batches_failed.inc()
 
@@ -103,7 +103,7 @@ class ConfirmRecorder(PublishObserver):
 
 
 class Recorder(Instrumentation):
-    """Feeds the metrics of consuming and publishing."""
+    """Records the metrics of consuming and publishing."""
 
     def __init__(self, registry: MetricRegistry, clock: Clock) -> None:
         self._registry = registry
@@ -116,7 +116,7 @@ class Recorder(Instrumentation):
         self._waiting = registry.gauge(catalogue.WAITING)
 
     def watch(self, queues: Sequence[str]) -> None:
-        """Let the metrics of these queues exist before their first batch."""
+        """Create the metrics of these queues before their first batch."""
         for queue in queues:
             self._queues[queue] = QueueRecorder(queue, self._registry, self._clock)
 
@@ -127,12 +127,12 @@ class Recorder(Instrumentation):
         return BatchRecorder(self._queues[queue], deliveries)
 
     def consumer_paused(self, queue: str, error: BaseException, seconds: float) -> None:
-        """Count the pause by what failed."""
+        """Count the pause, with the error as its reason."""
         _ = seconds
         self._registry.counter(catalogue.PAUSES, queue, snake_case(type(error).__name__)).inc()
 
     def publishing(self, publications: Sequence[Publication]) -> PublishObserver:
-        """Count what is written to the wire."""
+        """Count the publications that are written to the wire."""
         self._published.inc(len(publications))
         return self._confirms
 
@@ -147,12 +147,12 @@ class Recorder(Instrumentation):
         self._registry.gauge(catalogue.BLOCKED).set(blocked)
 
     def window(self, *, unconfirmed: int, waiting: int) -> None:
-        """Set how full the publish window is."""
+        """Set the numbers of unconfirmed and waiting publications."""
         self._unconfirmed.set(unconfirmed)
         self._waiting.set(waiting)
 
     def outbox_measured(self, *, rows: int, oldest_seconds: float) -> None:
-        """Set the size of the outbox, and from when its oldest row is."""
+        """Set the size of the outbox and the age of its oldest row."""
         self._registry.gauge(catalogue.OUTBOX_ROWS).set(rows)
         if self._outbox_measured is None:
             self._registry.gauge(catalogue.OUTBOX_AGE).set_function(self._outbox_age)
@@ -163,7 +163,7 @@ class Recorder(Instrumentation):
         self._registry.counter(catalogue.RELAYED).inc(count)
 
     def _outbox_age(self) -> float:
-        """The measured age plus the time since: while the database is away it cannot be measured anew."""
+        """The measured age plus the time since the measurement, because the database may be unavailable."""
         if self._outbox_measured is None or self._outbox_measured[0] <= 0:
             return 0.0
         age, measured_at = self._outbox_measured
@@ -171,7 +171,7 @@ class Recorder(Instrumentation):
 
 
 def occurred_at(delivery: Delivery, default: float) -> float:
-    """When the event of a delivery occurred, in seconds since 1970: by its header, else by its timestamp."""
+    """When the event of a delivery occurred, in seconds since 1970: from its header, else its timestamp property."""
     text = delivery.properties.headers.get(OCCURRED_AT)
     if isinstance(text, str):
         try:
@@ -185,5 +185,5 @@ def occurred_at(delivery: Delivery, default: float) -> float:
 
 
 def snake_case(name: str) -> str:
-    """The name of a class as a label's word: ``BrokerUnavailable`` is ``broker_unavailable``."""
+    """The name of a class as a label value: ``BrokerUnavailable`` is ``broker_unavailable``."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the metrics of the catalogue in a Prometheus registry, and keeps their labels within their bounds."""
+"""Creates the metrics of the catalogue in a Prometheus registry, and bounds the number of their label values."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import product
@@ -15,19 +15,19 @@ from orderflow.telemetry.metrics.histogram import BatchHistogram, HistogramSerie
 from orderflow.telemetry.metrics.types import OTHER, Counter, Gauge, Histogram, Label, Metric
 
 _Collector = prometheus_client.Counter | prometheus_client.Gauge | BatchHistogram
-"""What has children by label."""
+"""Has a child for each combination of label values."""
 _Child = prometheus_client.Counter | prometheus_client.Gauge | HistogramSeries
 
 
 class ScrapedGauge(Collector):
-    """A gauge with one label whose values are read at each scrape; no value, no series."""
+    """A gauge with one label. Its series are those that ``read`` returns at each scrape."""
 
     def __init__(self, metric: Gauge) -> None:
         self.read: Callable[[], Mapping[str, float]] = dict
         self._metric = metric
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """What is read now."""
+        """The current readings."""
         labels = [label.name for label in self._metric.labels]
         family = GaugeMetricFamily(self._metric.name, self._metric.meaning, labels=labels)
         for value, number in self.read().items():
@@ -36,9 +36,9 @@ class ScrapedGauge(Collector):
 
 
 class MetricRegistry:
-    """The metrics of one process in one registry. Ask once for a child and keep it: asking costs more than counting.
+    """The metrics of one process in one registry. Callers keep a child, because a look-up costs more than an increment.
 
-    ``given`` are values of labels that are known at the start, by label: the queues, for example.
+    ``given`` maps labels to their values that are known at the start, for example the queues.
     """
 
     def __init__(self, registry: CollectorRegistry, *, given: Mapping[str, Sequence[str]] | None = None) -> None:
@@ -79,7 +79,7 @@ class MetricRegistry:
         return child
 
     def scraped(self, metric: Gauge) -> ScrapedGauge:
-        """The gauge as one that is read at each scrape; set its ``read``."""
+        """The gauge as one that is read at each scrape; the caller sets its ``read``."""
         if metric.name not in self._scraped:
             self._scraped[metric.name] = ScrapedGauge(metric)
             self.registry.register(self._scraped[metric.name])
@@ -106,7 +106,7 @@ class MetricRegistry:
         used = self._used.setdefault((metric.name, label.name), set(self._known(label)))
         if value in used:
             return value
-        if label.closed or len(used) >= label.most:
+        if label.closed or len(used) >= label.max_values:
             return OTHER
         used.add(value)
         return value
@@ -115,10 +115,10 @@ class MetricRegistry:
         with self._lock:
             found = self._collectors.get(metric.name)
             if found is None:
-                found = self._collectors[metric.name] = self._made(metric)
+                found = self._collectors[metric.name] = self._create(metric)
         return found
 
-    def _made(self, metric: Metric) -> _Collector:
+    def _create(self, metric: Metric) -> _Collector:
         labels = [label.name for label in metric.labels]
         if isinstance(metric, Histogram):
             distribution = BatchHistogram(metric)

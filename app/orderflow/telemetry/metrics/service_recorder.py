@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records what services, APIs and operations report."""
+"""Records the reports of services, APIs and operations."""
 
 import time
 from collections.abc import Mapping
@@ -12,11 +12,11 @@ from orderflow.telemetry.tracing.tracer import Tracing
 
 UNMATCHED = "unmatched"
 _EXEMPLAR_EVERY_SECONDS = 5.0
-"""An example per bucket is scraped at most once a scrape; marking more spans only fills the trace store."""
+"""A scrape reads one exemplar per bucket; marking more spans would only fill the trace store."""
 
 
 class ServiceRecorder(Instrumentation):
-    """Feeds the metrics of orders, payments, notifications and of the reconciler."""
+    """Records the metrics of HTTP, orders, stock, payments, notifications and the reconciler."""
 
     def __init__(self, registry: MetricRegistry, tracing: Tracing) -> None:
         self._tracing = tracing
@@ -31,7 +31,7 @@ class ServiceRecorder(Instrumentation):
         return _RequestMetrics(self._registry, method)
 
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
-        """Count an accepted order and name it in the request's span."""
+        """Count an accepted order and add its id to the request's span."""
         self._counter(catalogue.ORDERS_ACCEPTED).inc()
         self._tracing.annotate(trace, {ORDER_ID: order_id})
 
@@ -44,16 +44,16 @@ class ServiceRecorder(Instrumentation):
         self._counter(catalogue.ORDERS_REFUSED, reason).inc()
 
     def order_final(self, outcome: str, seconds: float, trace: Mapping[str, str]) -> None:
-        """Count a final order; now and then a traced one becomes the example of its bucket."""
+        """Count a final order. At most every 5 s, a sampled order becomes the exemplar of its bucket."""
         self._counter(catalogue.ORDERS_FINAL, outcome).inc()
         series = self._histogram(catalogue.ORDER_SECONDS, outcome)
         series.observe(seconds)
-        if series.example_age(seconds, time.time()) < _EXEMPLAR_EVERY_SECONDS:
+        if series.exemplar_age(seconds, time.time()) < _EXEMPLAR_EVERY_SECONDS:
             return
         context = self._tracing.mark("finish order", trace, {EXEMPLAR: True})
         if context is not None:
             ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
-            series.exemplify(seconds, ids)
+            series.set_exemplar(seconds, ids)
 
     def stock_moved(self, move: str, units: int) -> None:
         """Count moved units."""
@@ -70,11 +70,11 @@ class ServiceRecorder(Instrumentation):
         self._gauge(catalogue.PAYMENTS_UNKNOWN).set(count)
 
     def notification(self, kind: str, outcome: str) -> None:
-        """Count an attempt to notify."""
+        """Count an attempt to send a notification."""
         self._counter(catalogue.NOTIFIED, kind, outcome).inc()
 
     def reconciled(self, found: Reconciliation) -> None:
-        """Set everything that the reconciler found, and when."""
+        """Set every finding of the reconciler, and the time of its run."""
         gauge = self._gauge
         gauge(catalogue.OVERSOLD).set(found.oversold_units)
         gauge(catalogue.DUPLICATE_CHARGES).set(found.duplicate_charges)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a metric is: its name, kind, unit, labels and meaning. Needs no metrics library."""
+"""The types of the catalogue: name, kind, unit, labels and meaning of a metric. Needs no metrics library."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -11,32 +11,33 @@ Unit = Literal["seconds", "bytes", "total", "info", "timestamp_seconds", "messag
 Kind = Literal["counter", "gauge", "histogram"]
 
 OTHER = "other"
-"""The value of a bounded label for everything above its bound."""
+"""The label value that replaces values beyond the bound of a label."""
 
 PREFIX = "orderflow_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Label:
-    """One label. ``values`` are those that are known beforehand; at most ``most`` are ever used, the rest is OTHER.
+    """One label. ``values`` are known in advance. At most ``max_values`` are used; OTHER replaces any other.
 
-    A metric all of whose labels are ``closed`` or given at start has its series from the start, at 0.
+    With ``closed``, only the known values are used. A metric whose labels all have known values (``values``, or those
+    given to ``MetricRegistry``) is exported at 0 from the start, for all these values.
     """
 
     name: str
     meaning: str
     values: tuple[str, ...] = ()
-    most: int = 32
+    max_values: int = 32
     closed: bool = False
 
     def __post_init__(self) -> None:
-        if len(self.values) > self.most:
-            raise ValueError(f"label {self.name} has more values than it may have")
+        if len(self.values) > self.max_values:
+            raise ValueError(f"label {self.name} has more than {self.max_values} values")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """One metric of the catalogue. ``area`` is what a process does that has it."""
+    """One metric of the catalogue. Processes with its ``area`` export it."""
 
     name: str
     area: Area
@@ -81,7 +82,7 @@ class Histogram(Metric):
 
 @dataclass(frozen=True, slots=True)
 class MetricArea:
-    """Something that a process does, with metrics of its own."""
+    """One kind of work of a process, with its own metrics."""
 
     name: Area
     meaning: str
@@ -119,7 +120,7 @@ def reference_lines(metrics: Iterable[Metric]) -> Iterator[str]:
         yield ""
         for label in metric.labels:
             values = ", ".join(f"`{value}`" for value in label.values)
-            bound = "" if label.closed else f"; at most {label.most} values, then `{OTHER}`"
+            bound = "" if label.closed else f"; at most {label.max_values} values, then `{OTHER}`"
             yield f"- `{label.name}`: {label.meaning}{f' ({values})' if values else ''}{bound}"
         if isinstance(metric, Histogram):
             yield f"- buckets: {', '.join(f'{bound:g}' for bound in metric.buckets)}"

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The traces: spans, propagation, semantic conventions, the OpenTelemetry SDK."""
+"""Tracing: spans, propagation, semantic conventions, the OpenTelemetry SDK."""

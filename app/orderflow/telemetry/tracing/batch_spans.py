@@ -25,12 +25,12 @@ class Forwarding(BatchObserver):
         self._deliveries = deliveries
 
     def headers(self, position: int) -> Mapping[str, str]:
-        """The trace headers as they came."""
+        """The trace headers of the message, unchanged."""
         return forwarded(self._deliveries[position].properties.headers)
 
 
 class BatchTrace(BatchObserver):
-    """Records one batch. While it is open, logs of this thread bear its ids."""
+    """Records one batch. Until it ends, the logs of this thread have the ids of its span."""
 
     __slots__ = ("_batch", "_deliveries", "_failures", "_messages", "_spans", "_token")
 
@@ -76,12 +76,12 @@ class BatchTrace(BatchObserver):
         self._token = attach(set_span_in_context(self._batch.span))
 
     def headers(self, position: int) -> Mapping[str, str]:
-        """The trace headers for what a message causes: its span's, or those it came with when it is not sampled."""
+        """The trace headers for what a message causes: those of its span, or its own when it is not sampled."""
         opened = self._messages.get(position)
         return opened.headers if opened else forwarded(self._deliveries[position].properties.headers)
 
     def handled(self, outcomes: BatchResult) -> None:
-        """End all spans, each with what became of its message."""
+        """End all spans, each with the outcome of its message."""
         ended = time.time_ns()
         if self._messages:
             self._end_messages(outcomes, ended)
@@ -92,7 +92,7 @@ class BatchTrace(BatchObserver):
         self._spans.end(self._batch, ended)
 
     def failed(self, error: BaseException) -> None:
-        """Note a failed attempt on the batch."""
+        """Add a failed attempt to the span of the batch."""
         self._failures += 1
         self._batch.span.add_event("attempt failed", {semconv.ERROR_TYPE: type(error).__name__})
 
@@ -102,10 +102,10 @@ class BatchTrace(BatchObserver):
         for position, opened in self._messages.items():
             if position in retried:
                 reason, delay = retried[position]
-                _blame(opened, "retried", reason)
+                _set_error(opened, "retried", reason)
                 opened.span.set_attribute(semconv.RETRY_DELAY, delay)
             elif position in dead:
-                _blame(opened, "dead_lettered", dead[position])
+                _set_error(opened, "dead_lettered", dead[position])
             self._spans.end(opened, ended)
 
 
@@ -127,6 +127,6 @@ def message_attributes(delivery: Delivery, queue: str, server: Attributes) -> At
     return attributes
 
 
-def _blame(opened: OpenSpan, outcome: str, reason: str) -> None:
+def _set_error(opened: OpenSpan, outcome: str, reason: str) -> None:
     opened.span.set_attributes({semconv.OUTCOME: outcome, semconv.REASON: reason, semconv.ERROR_TYPE: reason})
     opened.span.set_status(Status(StatusCode.ERROR, reason))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The span of an HTTP request: it begins a trace or continues the client's.
 
-Whether the trace is recorded is decided here, once for the whole way of the order.
+Whether the trace is sampled is decided here, once for the whole trace of the order.
 """
 
 from collections.abc import Mapping
@@ -27,19 +27,19 @@ class ForwardingRequest(RequestObserver):
         self._headers = headers_of(context) if context else {}
 
     def headers(self) -> Mapping[str, str]:
-        """The client's, if they are valid."""
+        """The client's trace headers, if they are valid."""
         return self._headers
 
 
 class RequestTrace(RequestObserver):
-    """A SERVER span that is the current one until the request has finished; ``edge`` decides whether it is recorded."""
+    """A SERVER span that is current until the request has finished; ``edge`` decides whether it is recorded."""
 
     __slots__ = ("_method", "_opened", "_spans", "_token")
 
     def __init__(
         self, edge: Tracer, spans: Spans, *, method: str, path: str, scheme: str, parent: SpanContext | None
     ) -> None:
-        # Before the route is known, the span is named by the method alone: a client must not be able to invent names.
+        # Until the route is known, only the method names the span: a client must not be able to choose span names.
         self._method = method if method in _METHODS else "HTTP"
         self._spans = spans
         self._opened = OpenSpan(
@@ -55,7 +55,7 @@ class RequestTrace(RequestObserver):
         self._token = attach(set_span_in_context(self._opened.span))
 
     def headers(self) -> Mapping[str, str]:
-        """Those of the span, also when it is not recorded."""
+        """The trace headers of the span, even when it is not recorded."""
         return self._opened.headers
 
     def finished(self, *, route: str, status: int, seconds: float) -> None:

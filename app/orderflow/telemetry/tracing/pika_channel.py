@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Traces the publishes of operator commands with opentelemetry-instrumentation-pika, one channel at a time.
 
-Only for BlockingConnection at a low rate. The library is used where it is sound and kept away from where it is not:
-its global ``instrument()`` patches two layers and makes two spans per publish, it never notes that a channel is
-instrumented, it overwrites the message's trace context, and it changes the properties that it is given.
+Only for BlockingConnection at a low rate. This module avoids these problems of the library: its global ``instrument()``
+patches two layers and creates two spans per publish, it never marks a channel as instrumented, it overwrites the
+message's trace context, and it changes the properties that it is given.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _FLAG = "_is_instrumented_by_opentelemetry"
 
 
 class TracedChannel:
-    """Publishes through a blocking channel with exactly one PRODUCER span each, in the message's own trace.
+    """Publishes through a blocking channel, with exactly one PRODUCER span per message, in the message's own trace.
 
     Without a provider (tracing is off) it publishes the message with the trace headers that it has.
     """
@@ -40,7 +40,7 @@ class TracedChannel:
     ) -> None:
         """Publish a message; a trace context in its headers becomes the parent of the span.
 
-        ``properties`` stay as they are. Raises what the channel raises: UnroutableError, NackError, AMQPError.
+        ``properties`` stay unchanged. Raises what the channel raises: UnroutableError, NackError, AMQPError.
         """
         headers: Mapping[str, object] = properties.headers or {}
         copied = BasicProperties(**{name: value for name, value in vars(properties).items() if value is not None})
@@ -58,7 +58,7 @@ class TracedChannel:
 
 
 def _describe(span: Span, _body: bytes, properties: BasicProperties) -> None:
-    """Add the current conventions' names to those of 2022."""
+    """Add attributes of the current semantic conventions; the library sets those of 2022."""
     attributes = {
         **semconv.SEND,
         semconv.MESSAGE_ID: properties.message_id or "",

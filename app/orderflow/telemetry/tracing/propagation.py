@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The W3C trace context of a message or request, read without the propagator: that would cost more than the message.
+"""Reads the W3C trace context of a message or request without the propagator, which costs more than the message.
 
 https://www.w3.org/TR/trace-context/
 """
@@ -12,7 +12,7 @@ from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
 _LENGTH = 55
-_MOST_STATE = 512
+_MAX_STATE = 512
 _ODD = frozenset("13579bdf")
 _FORM = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
@@ -24,15 +24,15 @@ def is_sampled(headers: Mapping[str, object]) -> bool:
 
 
 def forwarded(headers: Mapping[str, object]) -> dict[str, str]:
-    """The trace headers, as they are; empty when there is none that could be valid.
+    """The trace headers, unchanged; empty without a well-formed traceparent.
 
-    They end up in headers of HTTP and in JSON of the database, which refuse control characters.
+    They are sent as HTTP headers and stored as JSON in the database, which refuse control characters.
     """
     parent = headers.get(TRACEPARENT)
     if not isinstance(parent, str) or not _FORM.fullmatch(parent):
         return {}
     state = headers.get(TRACESTATE)
-    if isinstance(state, str) and 0 < len(state) <= _MOST_STATE and state.isascii() and state.isprintable():
+    if isinstance(state, str) and 0 < len(state) <= _MAX_STATE and state.isascii() and state.isprintable():
         return {TRACEPARENT: parent, TRACESTATE: state}
     return {TRACEPARENT: parent}
 
@@ -49,7 +49,7 @@ def parsed(headers: Mapping[str, object]) -> SpanContext | None:
         span_id=int(match[2], 16),
         is_remote=True,
         trace_flags=TraceFlags(int(match[3], 16)),
-        trace_state=TraceState.from_header([state]) if isinstance(state, str) and len(state) <= _MOST_STATE else None,
+        trace_state=TraceState.from_header([state]) if isinstance(state, str) and len(state) <= _MAX_STATE else None,
     )
     return context if context.is_valid else None
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports spans with the OpenTelemetry SDK: bounded, in the background, counted when they are lost.
+"""Exports spans with the OpenTelemetry SDK, in the background, with a bounded queue; counts exported and dropped spans.
 
 The SDK and its exporter read the standard ``OTEL_*`` variables from the environment of the process: endpoint, headers,
-compression, time-outs, sampler, limits, resource attributes. Here stand only the values that differ from the SDK's.
+compression, timeouts, sampler, limits, resource attributes. This module sets only values that differ from the SDK's.
 """
 
 import logging
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_QUEUE_SIZE = 8192
-"""Spans that wait for export, unless OTEL_BSP_MAX_QUEUE_SIZE says otherwise.
+"""Maximum number of spans that wait for export, unless OTEL_BSP_MAX_QUEUE_SIZE is set.
 
 With the SDK's 2048 a consumer that works through a backlog with every order traced loses a quarter of its spans
 (2,200 messages/s); with 8192 none. ``python -m tests.bench.telemetry_cost`` prints both.
 """
 MAX_LINKS = 1024
-"""Links of a span, unless OTEL_SPAN_LINK_COUNT_LIMIT says otherwise: one for each sampled message of a batch.
+"""Maximum number of links of a span, unless OTEL_SPAN_LINK_COUNT_LIMIT is set: one for each sampled message of a batch.
 
 A batch has 250 messages by default and 1000 at most; the SDK's 128 would drop links.
 """
 
 
 class CountingExporter(SpanExporter):
-    """Counts the spans that another exporter exports and loses."""
+    """Counts the spans that another exporter exports or fails to export."""
 
     def __init__(self, exporter: SpanExporter, registry: MetricRegistry | None, taken: Callable[[int], None]) -> None:
         self._exporter = exporter
@@ -57,7 +57,7 @@ class CountingExporter(SpanExporter):
         return result
 
     def shutdown(self) -> None:
-        """Close the other exporter."""
+        """Shut the other exporter down."""
         self._exporter.shutdown()
 
 
@@ -103,14 +103,14 @@ class BoundedProcessor(SpanProcessor):
 
 
 _SDK_BATCH_SIZE = 512
-"""The SDK's default batch."""
+"""The SDK's default batch size."""
 
 
 class Pipeline:
     """Two tracers over one processor.
 
-    ``edge`` samples new requests as OTEL_TRACES_SAMPLER says. ``inner`` records everything below a sampled span, and
-    its own roots: a batch, or a command.
+    ``edge`` samples new requests as configured by OTEL_TRACES_SAMPLER. ``inner`` records every child of a sampled span,
+    and its own root spans: batches and commands.
     """
 
     def __init__(self, processor: SpanProcessor, *, resource: Resource, environ: Mapping[str, str]) -> None:
@@ -125,10 +125,10 @@ class Pipeline:
         self.edge: Tracer = edge.get_tracer(SCOPE, schema_url=SCHEMA_URL)
         self.inner: Tracer = self.provider.get_tracer(SCOPE, schema_url=SCHEMA_URL)
         self.samples_requests = edge.sampler.should_sample(None, 0, "request").decision is not Decision.DROP
-        """False when the edge sampler is off: no trace begins here, not even for a batch."""
+        """False when the edge sampler drops everything: then no trace begins here, not even for a batch."""
 
     def shutdown(self, *, timeout_seconds: float) -> None:
-        """Export the queue, for at most that long; an unavailable receiver must not delay the end of the process."""
+        """Export the queue, for at most ``timeout_seconds``: an unavailable collector must not delay the exit."""
         thread = threading.Thread(target=self._processor.shutdown, name="spans shutdown", daemon=True)
         thread.start()
         thread.join(timeout_seconds)
@@ -144,7 +144,7 @@ def start_pipeline(
 
     size = MAX_QUEUE_SIZE
     if environ.get(OTEL_BSP_MAX_QUEUE_SIZE):
-        # The SDK's own reading of the variable, which has no public name.
+        # The SDK's own parser of the variable has no public name.
         size = int(BatchSpanProcessor._default_max_queue_size())  # type: ignore[no-untyped-call]  # noqa: SLF001
     processor = BoundedProcessor(OTLPSpanExporter(), max_queue_size=size, registry=registry)
     return Pipeline(processor, resource=resource(process_name, version), environ=environ)

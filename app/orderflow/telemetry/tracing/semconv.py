@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every name that appears in spans: OpenTelemetry's semantic conventions 1.44, and ours.
 
-The messaging conventions are in development: expect renames, and make them here.
+The messaging conventions are in development; their renames are made here.
 https://github.com/open-telemetry/semantic-conventions/blob/v1.44.0/docs/messaging/messaging-spans.md
 """
 

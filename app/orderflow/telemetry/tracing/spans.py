@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts spans at given contexts, and finds the open one that trace headers came from."""
+"""Starts spans with a given parent, and finds the open span that given trace headers belong to."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,7 +13,7 @@ Attributes = Mapping[str, AttributeValue]
 
 
 class OpenSpan:
-    """A recorded span that has begun, with the headers for what it causes."""
+    """A started span, with the trace headers for what it causes."""
 
     __slots__ = ("context", "headers", "span")
 
@@ -40,7 +40,7 @@ class Spans:
         links: Sequence[Link] = (),
         start_ns: int | None = None,
     ) -> OpenSpan:
-        """Begin a span, as the root of a new trace when it has no parent. Every one must be ended by ``end``."""
+        """Begin a span, as the root of a new trace when it has no parent. The caller must end it with ``end``."""
         opened = OpenSpan(
             self._tracer.start_span(
                 name,
@@ -57,11 +57,11 @@ class Spans:
         return opened
 
     def adopt(self, opened: OpenSpan) -> None:
-        """Let a span be found by its headers until it is ended."""
+        """Let ``find`` find a span until it is ended."""
         self._open[opened.headers[TRACEPARENT]] = opened
 
     def find(self, headers: Mapping[str, str]) -> OpenSpan | None:
-        """The open span of this process that gave these headers."""
+        """The open span of this process whose headers these are."""
         return self._open.get(headers.get(TRACEPARENT, ""))
 
     def end(self, opened: OpenSpan, end_ns: int | None = None) -> None:

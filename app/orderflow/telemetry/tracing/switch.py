@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a process traces. Needs no OpenTelemetry library, so a process without tracing imports none of the SDK."""
+"""Decides whether a process traces. Needs no OpenTelemetry library, so without tracing the SDK is not imported."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING

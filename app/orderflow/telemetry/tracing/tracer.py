@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traces one order through the broker: spans only for what is sampled, decided once where the order came in.
+"""Traces one order through the broker. Only sampled traces have spans; the HTTP request decides once.
 
-The instrumentation of the broker library is not used here: per message it costs more than all the rest.
+The instrumentation of the broker library is not used here: per message it costs more than everything else.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,10 +21,10 @@ _FAILED_CALLS = frozenset({"failed", "unclear"})
 
 
 class Tracing(Instrumentation):
-    """Follows requests, batches, publications and calls. Without ``spans`` it only passes trace headers on.
+    """Traces requests, batches, publications and calls. Without ``spans`` it only passes trace headers on.
 
     ``edge`` starts the spans of HTTP requests and decides which are recorded. ``server`` are the attributes of the
-    broker. With ``batches`` every batch gets a span, else only batches in which some message is sampled.
+    broker. With ``batches`` every batch gets a span, else only a batch with a sampled message.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Tracing(Instrumentation):
             if is_sampled(publication.properties.headers):
                 created = parsed(publication.properties.headers)
                 if created is not None:
-                    opened.append(self._sending(self._spans, publication, created))
+                    opened.append(self._start_send_span(self._spans, publication, created))
         return _SendSpans(self._spans, opened) if opened else PublishObserver()
 
     def calling(self, operation: str, trace: Mapping[str, str]) -> CallObserver:
-        """Begin the span of a call to the outside when the work is sampled."""
+        """Begin the span of a call to an external system when its trace is sampled."""
         parent = parsed(trace) if is_sampled(trace) else None
         if self._spans is None or parent is None:
             return _ForwardingCall(forwarded(trace))
@@ -75,15 +75,15 @@ class Tracing(Instrumentation):
         return _CallTrace(self._spans, opened)
 
     def annotate(self, trace: Mapping[str, str], attributes: Attributes) -> None:
-        """Add attributes to the span that gave these headers, if it is still open here."""
+        """Add attributes to the span whose headers these are, if it is still open in this process."""
         opened = self._spans.find(trace) if self._spans else None
         if opened is not None:
             opened.span.set_attributes(attributes)
 
     def mark(self, name: str, trace: Mapping[str, str], attributes: Attributes) -> SpanContext | None:
-        """Put attributes into a sampled trace: on the open span that gave the headers, else on a short span.
+        """Add attributes to a sampled trace: to the open span whose headers these are, else to a new short span.
 
-        The context of that span, or None when the trace is not sampled.
+        Returns the context of that span, or None when the trace is not sampled.
         """
         parent = parsed(trace) if is_sampled(trace) else None
         if self._spans is None or parent is None:
@@ -96,7 +96,7 @@ class Tracing(Instrumentation):
         self._spans.end(opened)
         return opened.context
 
-    def _sending(self, spans: Spans, publication: Publication, created: SpanContext) -> OpenSpan:
+    def _start_send_span(self, spans: Spans, publication: Publication, created: SpanContext) -> OpenSpan:
         # CLIENT and a link, because the message was created, with its context, long before it is sent.
         return spans.start(
             f"send {publication.exchange or publication.routing_key}",

@@ -125,7 +125,7 @@ def test_an_invalid_export_is_refused(server: TraceStore, monkeypatch: pytest.Mo
     assert post(server, b"\xff\xff\xff") == 400
     assert post(server, b"not gzip", encoding="gzip") == 400
     assert post(server, b"", path="/v1/metrics") == 404
-    monkeypatch.setattr(trace_store, "MOST_BODY_BYTES", 1000)
+    monkeypatch.setattr(trace_store, "MAX_BODY_BYTES", 1000)
     assert post(server, gzip.compress(bytes(2000)), encoding="gzip") == 413
     assert post(server, bytes(1001)) == 413
     assert get(server, "/healthz")["received"] == 0

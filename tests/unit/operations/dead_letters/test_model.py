@@ -47,7 +47,7 @@ def by_broker(body: bytes = b"{}", **properties: Any) -> DeadLetter:
 def test_a_dead_letter_of_a_service_has_its_reason_queue_and_trace() -> None:
     letter = by_service()
     assert (letter.reason, letter.detail, letter.queue) == ("bad_data", "too long", "inventory_updates")
-    assert (letter.parked_by, letter.parked_at, letter.first_failure_at) == ("service", NOW, NOW)
+    assert (letter.dead_lettered_by, letter.dead_lettered_at, letter.first_failure_at) == ("service", NOW, NOW)
     assert letter.trace_id == "0af7651916cd43dd8448eb211c80319c"
     assert letter.original_routing_key == "order.created"
     assert letter.event_type == "ORDER_CREATED"
@@ -55,8 +55,8 @@ def test_a_dead_letter_of_a_service_has_its_reason_queue_and_trace() -> None:
 
 def test_a_dead_letter_of_the_broker_has_its_last_death_not_an_earlier_retry() -> None:
     letter = by_broker()
-    assert (letter.reason, letter.queue, letter.parked_by) == ("delivery_limit", "q", "broker")
-    assert letter.parked_at == NOW
+    assert (letter.reason, letter.queue, letter.dead_lettered_by) == ("delivery_limit", "q", "broker")
+    assert letter.dead_lettered_at == NOW
     assert letter.retry_count == 2
     assert [death.reason for death in letter.history] == ["delivery_limit", "expired"]
 

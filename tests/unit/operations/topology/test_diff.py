@@ -54,7 +54,7 @@ def test_other_vhosts_do_not_matter_even_with_the_same_names() -> None:
 def test_another_password_is_reported_without_its_value() -> None:
     users = [replace(user, password="other") if user.name == "orders" else user for user in WANTED.users]
     (found,) = compare(replace(WANTED, users=users), exported(WANTED))
-    assert str(found) == "changed user orders: the password is another"
+    assert str(found) == "changed user orders: the password differs"
 
 
 def test_without_passwords_users_are_compared_by_their_tags() -> None:

@@ -41,7 +41,7 @@ def test_low_stock_is_notified_once_for_each_stock_version() -> None:
     event = an_event(StockLow, sku="sku-9", available=3, on_hand=5, stock_version=41)
     made = notification(event, {"traceparent": "t"})
     assert (made.subject, made.kind, made.trace) == ("sku-9@41", "stock_low", {"traceparent": "t"})
-    assert text(made).title == "sku-9 runs out"
+    assert text(made).title == "sku-9 is running out"
     assert "3 units" in text(made).body
 
 

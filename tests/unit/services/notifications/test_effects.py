@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from orderflow.events import OrderConfirmed
 from orderflow.services.notifications.domain import notification
-from orderflow.services.notifications.effects import MOST_ATTEMPTS, after_attempt
+from orderflow.services.notifications.effects import MAX_ATTEMPTS, after_attempt
 from orderflow.services.notifications.senders import SendFailed
 from orderflow.services.notifications.store import DueNotification
 from tests.builders import an_event
@@ -15,11 +15,11 @@ def test_a_notification_that_was_taken_is_sent_for_good() -> None:
 
 
 def test_one_that_was_not_taken_is_tried_again_until_its_attempts_are_used_up() -> None:
-    for attempts in range(1, MOST_ATTEMPTS):
+    for attempts in range(1, MAX_ATTEMPTS):
         change = after_attempt(DueNotification(notification=NOTIFICATION, attempts=attempts), SendFailed("status_500"))
         assert (change.state, change.reason) == ("pending", "status_500")
         assert change.due_seconds
-    change = after_attempt(DueNotification(notification=NOTIFICATION, attempts=MOST_ATTEMPTS), SendFailed("status_500"))
+    change = after_attempt(DueNotification(notification=NOTIFICATION, attempts=MAX_ATTEMPTS), SendFailed("status_500"))
     assert (change.state, change.due_seconds, change.reason) == ("failed", None, "status_500")
 
 
@@ -30,5 +30,5 @@ def test_delays_grow_to_five_minutes_and_all_attempts_fit_into_half_an_hour() ->
         return update.due_seconds
 
     assert all(0.5 <= delay(1) <= 1 for _ in range(100))
-    assert all(128 <= delay(MOST_ATTEMPTS - 1) <= 300 for _ in range(100))
-    assert sum(delay(attempts) for attempts in range(1, MOST_ATTEMPTS)) < 1800
+    assert all(128 <= delay(MAX_ATTEMPTS - 1) <= 300 for _ in range(100))
+    assert sum(delay(attempts) for attempts in range(1, MAX_ATTEMPTS)) < 1800

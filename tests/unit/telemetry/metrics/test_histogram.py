@@ -49,10 +49,10 @@ def test_an_example_belongs_to_the_bucket_of_its_value() -> None:
     distribution = BatchHistogram(METRIC)
     series = distribution.labels()
     series.observe(0.2)
-    assert series.example_age(0.2, 1e12) == float("inf")
-    series.exemplify(0.2, {"trace_id": "abc"})
-    assert 0 < series.example_age(0.2, 1e12) < 1e12
-    assert series.example_age(0.01, 1e12) == float("inf")
+    assert series.exemplar_age(0.2, 1e12) == float("inf")
+    series.set_exemplar(0.2, {"trace_id": "abc"})
+    assert 0 < series.exemplar_age(0.2, 1e12) < 1e12
+    assert series.exemplar_age(0.01, 1e12) == float("inf")
     examples = {
         sample.labels["le"]: sample.exemplar.labels
         for family in distribution.collect()

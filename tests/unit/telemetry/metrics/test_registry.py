@@ -14,7 +14,7 @@ def test_a_label_beyond_its_bound_is_counted_as_other(instruments: MetricRegistr
     for number in range(100):
         instruments.counter(catalogue.DEAD_LETTERED, "q", f"reason_{number}").inc()
     label = catalogue.DEAD_LETTERED.labels[1]
-    free = label.most - len(label.values)
+    free = label.max_values - len(label.values)
     assert value(catalogue.DEAD_LETTERED.name, queue="q", reason=f"reason_{free - 1}") == 1
     assert value(catalogue.DEAD_LETTERED.name, queue="q", reason=f"reason_{free}") is None
     assert value(catalogue.DEAD_LETTERED.name, queue="q", reason="other") == 100 - free
