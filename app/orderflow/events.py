@@ -5,6 +5,7 @@ Amounts are integers in minor units (cents), times are RFC 3339 in UTC. To add a
 module: ``EVENTS``, the decoder and the generated reference include it.
 """
 
+from datetime import datetime
 from typing import Annotated, ClassVar
 from uuid import UUID
 
@@ -42,6 +43,9 @@ class OrderLine(msgspec.Struct, frozen=True, kw_only=True):
     unit_price: Amount
 
 
+Deadline = Annotated[datetime, Meta(tz=True, description="After this time the work is not begun any more.")] | None
+DEADLINE_EXCEEDED = "deadline_exceeded"
+"""The reason with which work is refused that has passed its deadline."""
 Lines = Annotated[tuple[OrderLine, ...], Meta(min_length=1, max_length=100)]
 
 
@@ -65,6 +69,10 @@ class OrderCreated(OrderEvent, frozen=True, kw_only=True, tag="ORDER_CREATED"):
     routing_key: ClassVar[str] = "order.created"
     items: Lines
     payment_token: PaymentToken
+    deadline: Deadline = None
+    hold_seconds: (
+        Annotated[float, Meta(gt=0, description="How long the reservation is held for the payment.")] | None
+    ) = None
 
 
 class OrderConfirmed(OrderEvent, frozen=True, kw_only=True, tag="ORDER_CONFIRMED"):
@@ -96,6 +104,7 @@ class InventoryReserved(OrderEvent, frozen=True, kw_only=True, tag="INVENTORY_RE
     routing_key: ClassVar[str] = "inventory.reserved"
     items: Lines
     payment_token: PaymentToken
+    deadline: Deadline = None
 
 
 class InventoryRejected(OrderEvent, frozen=True, kw_only=True, tag="INVENTORY_REJECTED"):

@@ -47,7 +47,9 @@ REFUSALS = (
     "idempotency_key_in_flight",
     "too_large",
     "overloaded",
-    "outbox_too_old",
+    "reservations_delayed",
+    "payments_delayed",
+    "backlog_too_long",
     "database_unavailable",
 )
 """Why the API did not take an order."""
@@ -121,6 +123,15 @@ class Instrumentation(MessagingInstrumentation):
 
     def refused(self, reason: str) -> None:
         """An order was not taken; the reason is one of REFUSALS."""
+
+    def admission(self, *, predicted_seconds: float, accepting: bool) -> None:
+        """How long the decision of a new order is predicted to take, and whether new orders are accepted."""
+
+    def reservations_expired(self, count: int) -> None:
+        """So many orders were rejected without looking at the stock, because their deadline had passed."""
+
+    def charges_expired(self, count: int) -> None:
+        """So many charges were declined without a call to the provider, because their deadline had passed."""
 
     def order_final(self, outcome: str, seconds: float, trace: Mapping[str, str]) -> None:
         """The final state of an order is committed, ``seconds`` after it was accepted."""

@@ -130,9 +130,6 @@ class Settings:
         "Time in which only the process that wrote a row publishes it; after that a relay may.",
     )
     relay_interval_seconds: float = _setting(1, _number(float, 0.05, 10), "Interval of the relay.")
-    outbox_max_age_seconds: float = _setting(
-        30, _number(float, 1, 3600), "Age of the oldest unpublished row at which the API refuses orders (503)."
-    )
     inbox_retention_days: int = _setting(30, _number(int, 1, 3650), "Days for which duplicates are recognised by id.")
     drain_timeout_seconds: float = _setting(
         20, _number(float, 0, 600), "Maximum duration of an orderly stop, after the lame-duck time."
@@ -154,7 +151,15 @@ class Settings:
     )
     api_auth: str = _setting("on", _one_of("on", "off"), "Whether the APIs require a key.")
     idempotency_hours: int = _setting(72, _number(int, 1, 720), "Hours for which an Idempotency-Key is stored.")
-    hold_seconds: float = _setting(120, _number(float, 1, 86400), "How long an order may wait for its payment.")
+    order_deadline_seconds: float = _setting(
+        60, _number(float, 1, 86400), "Time in which the stock of an order must be reserved, or it is cancelled."
+    )
+    hold_seconds: float = _setting(
+        120, _number(float, 1, 86400), "How long reserved stock is held for the payment; then the order is cancelled."
+    )
+    admission_limit_seconds: float = _setting(
+        10, _number(float, 0.1, 3600), "Predicted time until a new order is decided above which it is refused (503)."
+    )
     low_stock_units: int = _setting(10, _number(int, 0, 1_000_000), "Available units at which STOCK_LOW is published.")
 
     payment_url: str = _setting("", _HTTP, "The payment provider.", need="payment")
@@ -221,6 +226,12 @@ class Settings:
             yield (
                 f"ORDERFLOW_PREFETCH={self.prefetch}: must be at least twice ORDERFLOW_BATCH_SIZE={self.batch_size}, "
                 "or the broker waits while a batch is in the database"
+            )
+        if self.admission_limit_seconds >= self.order_deadline_seconds:
+            yield (
+                f"ORDERFLOW_ADMISSION_LIMIT_SECONDS={self.admission_limit_seconds:g}: must be less than "
+                f"ORDERFLOW_ORDER_DEADLINE_SECONDS={self.order_deadline_seconds:g}, "
+                "or orders are accepted that cannot be decided in time"
             )
         if self.notification_sender == "webhook" and not self.notification_webhook_url:
             yield "ORDERFLOW_NOTIFICATION_WEBHOOK_URL is missing: the sender is webhook"

@@ -5,7 +5,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -25,6 +25,7 @@ from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.services.orders import store
+from orderflow.services.orders.admission import Admission
 from orderflow.services.orders.api import OrdersApi
 from orderflow.services.orders.place_orders import PlaceOrders
 from tests.builders import a_codec
@@ -45,8 +46,7 @@ class OrdersApiRig:
     client: TestClient[Any]
     database: Database
     publisher: ScriptedPublisher
-    outbox_age: list[float] = field(default_factory=lambda: [0.0])
-    """Its only item is the age of the oldest unpublished event, as the API reads it."""
+    admission: Admission
 
     def post(self, body: Any = None, *, key: str = KEY, name: str | None = None, **headers: str) -> Any:
         """Place an order under an idempotency key (a new one, unless named)."""
@@ -70,22 +70,21 @@ def opened(url: str, *, max_waiting: int = 2000) -> Iterator[OrdersApiRig]:
     """An orders API on a database."""
     publisher, clock, instrumentation = ScriptedPublisher(), SystemClock(), Instrumentation()
     outbox = Outbox(publisher, a_codec("orders"), lease_seconds=10)
-    place_orders = PlaceOrders(hold_seconds=60, instrumentation=instrumentation)
+    place_orders = PlaceOrders(deadline_seconds=60, hold_seconds=120, instrumentation=instrumentation)
     writer = GroupCommit(UnitOfWorkFactory(Database(url), outbox), place_orders, clock=clock, max_waiting=max_waiting)
     reads = ReadPool(url, application_name="orders-api", timeout_seconds=RESPONSE_SECONDS)
-    outbox_age = [0.0]
+    admission = Admission(limit_seconds=10, clock=clock, instrumentation=instrumentation)
     api = OrdersApi(
         database=ApiDatabase(writer, reads),
         keys=KEYS,
         instrumentation=instrumentation,
-        outbox_age=lambda: outbox_age[0],
-        outbox_max_age_seconds=30,
+        admission=admission,
     )
     thread = threading.Thread(target=writer.run)
     thread.start()
     try:
         with TestClient(api.app()) as client:
-            yield OrdersApiRig(client, Database(url), publisher, outbox_age)
+            yield OrdersApiRig(client, Database(url), publisher, admission)
     finally:
         writer.stop()
         thread.join()

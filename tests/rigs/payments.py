@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID, uuid4
@@ -181,7 +182,12 @@ class Payments(EffectsRig):
         )
         self.effects = ChargeEffect(gateway, settled_after_seconds=settled_after_seconds)
         super().__init__(
-            PAYMENTS, database_url, self.effects, PaymentRequests, concurrency=concurrency, lease_seconds=lease_seconds
+            PAYMENTS,
+            database_url,
+            self.effects,
+            partial(PaymentRequests, instrumentation=self.recorded),
+            concurrency=concurrency,
+            lease_seconds=lease_seconds,
         )
 
     @contextmanager

@@ -88,6 +88,7 @@ class Problem(ProblemDetailsException):
         kind: ProblemType,
         detail: str = "",
         *,
+        reason: str = "",
         errors: list[dict[str, str]] | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -101,6 +102,8 @@ class Problem(ProblemDetailsException):
             headers={**retry, **(headers or {})},
         )
         self.kind = kind
+        self.reason = reason or kind.reason
+        """The value of a metric's label."""
 
 
 def problem_of(error: Exception) -> Problem:

@@ -4,7 +4,7 @@
 import random
 import threading
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -29,7 +29,7 @@ from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming, Outcome, Reject
 from orderflow.services.orders import store
-from orderflow.services.orders.expiry import LIMIT, expire_holds
+from orderflow.services.orders.expiry import LIMIT, cancel_expired
 from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
 from orderflow.services.orders.store import NewOrder
 
@@ -58,24 +58,24 @@ def orders(database: str) -> Iterator[Database]:
     opened.close()
 
 
-def accept(database: Database, *, hold_seconds: float = 60) -> UUID:
-    (order,) = accept_many(database, 1, hold_seconds=hold_seconds)
+def accept(database: Database, *, seconds: float = 60) -> UUID:
+    (order,) = accept_many(database, 1, seconds=seconds)
     return order
 
 
-def accept_many(database: Database, count: int, *, hold_seconds: float = 60) -> list[UUID]:
+def accept_many(database: Database, count: int, *, seconds: float = 60) -> list[UUID]:
     items = (OrderLine(sku="a", quantity=1, unit_price=100),)
     new = [NewOrder(uuid4(), "u", items, 100, "EUR", TRACE) for _ in range(count)]
     with database.transaction() as transaction:
-        store.insert(SqlUnitOfWork(transaction), new, hold_seconds=hold_seconds)
+        store.insert(SqlUnitOfWork(transaction), new, deadline=transaction.now + timedelta(seconds=seconds))
     return [order.order_id for order in new]
 
 
 def expire(database: Database) -> tuple[bool, list[Event]]:
-    """Whether there may be more expired holds, and the published events."""
+    """Whether there may be more expired orders, and the published events."""
     with database.transaction() as transaction:
         work = SqlUnitOfWork(transaction)
-        more = expire_holds(work, instrumentation=Instrumentation())
+        more = cancel_expired(work, instrumentation=Instrumentation())
     return more, [outgoing.event for outgoing in work.outgoing]
 
 
@@ -162,13 +162,13 @@ def test_an_order_that_does_not_exist_is_refused_and_its_neighbours_are_not(orde
     assert status(orders, order) == ("reserved", None)
 
 
-def test_an_expired_hold_cancels_what_is_open_and_nothing_else(orders: Database) -> None:
+def test_a_passed_deadline_cancels_what_is_open_and_nothing_else(orders: Database) -> None:
     recorded = RecordedEnds()
-    late, done, patient = accept(orders, hold_seconds=-1), accept(orders, hold_seconds=-1), accept(orders)
+    late, done, patient = accept(orders, seconds=-1), accept(orders, seconds=-1), accept(orders)
     handle(orders, captured(done))
     with orders.transaction() as transaction:
         work = SqlUnitOfWork(transaction)
-        assert expire_holds(work, instrumentation=recorded) is False
+        assert cancel_expired(work, instrumentation=recorded) is False
     work.committed()
     (outgoing,) = work.outgoing
     assert isinstance(outgoing.event, OrderCancelled) and outgoing.event.order_id == late
@@ -178,14 +178,14 @@ def test_an_expired_hold_cancels_what_is_open_and_nothing_else(orders: Database)
     assert ends(handle(orders, captured(late))) == []
 
 
-def test_holds_expire_in_portions(orders: Database) -> None:
-    accept_many(orders, LIMIT + 1, hold_seconds=-1)
+def test_orders_expire_in_portions(orders: Database) -> None:
+    accept_many(orders, LIMIT + 1, seconds=-1)
     portions = [expire(orders) for _ in range(3)]
     assert [(more, len(published)) for more, published in portions] == [(True, LIMIT), (False, 1), (False, 0)]
 
 
 def test_an_order_that_is_being_paid_does_not_expire(orders: Database, database: str) -> None:
-    order, other = accept_many(orders, 2, hold_seconds=-1)
+    order, other = accept_many(orders, 2, seconds=-1)
     concurrent = Database(database)
     with orders.transaction() as transaction:
         OrderUpdates(Instrumentation()).handle([Incoming(uuid4(), captured(order), 0)], SqlUnitOfWork(transaction))
@@ -196,18 +196,18 @@ def test_an_order_that_is_being_paid_does_not_expire(orders: Database, database:
 
 
 def test_a_capture_waits_for_the_expiry_and_changes_nothing(orders: Database, database: str) -> None:
-    order = accept(orders, hold_seconds=-1)
+    order = accept(orders, seconds=-1)
     concurrent, published = Database(database), list[type]()
     thread = threading.Thread(target=lambda: published.extend(ends(handle(concurrent, captured(order)))))
     with orders.transaction() as transaction:
-        expire_holds(SqlUnitOfWork(transaction), instrumentation=Instrumentation())
+        cancel_expired(SqlUnitOfWork(transaction), instrumentation=Instrumentation())
         thread.start()
         thread.join(0.3)  # by now it waits for our lock; if not, it finds our commit
         assert published == []
     thread.join()
     concurrent.close()
     assert published == []
-    assert status(orders, order) == ("cancelled", "hold_expired")
+    assert status(orders, order) == ("cancelled", "deadline_exceeded")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -13,6 +13,7 @@ import pytest
 from orderflow.events import OrderCreated, decode
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.services.orders import store
+from orderflow.services.orders.progress import Progress
 from tests.rigs.orders_api import KEY, ORDER, OTHER, READER, OrdersApiRig, opened, prepare_offers
 from tests.rigs.tcp_proxy import Proxy
 
@@ -203,12 +204,15 @@ def test_an_absent_resource_is_a_problem_document(api: OrdersApiRig) -> None:
     assert_problem(api.client.delete("/v1/orders"), 405, "method-not-allowed")
 
 
-def test_orders_are_refused_while_they_cannot_be_published(api: OrdersApiRig) -> None:
-    api.outbox_age[0] = 31.0
+def test_orders_are_refused_while_they_would_not_be_decided_in_time(api: OrdersApiRig) -> None:
+    api.admission.update(Progress(reservation_age_seconds=12))
+    assert api.post().status_code == 202
     response = api.post()
-    assert_problem(response, 503, "outbox-too-old")
-    assert response.headers["retry-after"] == "5"
-    assert api.count("orders") == 0
+    assert_problem(response, 503, "backlog-too-long")
+    assert 7 <= int(response.headers["retry-after"]) <= 14
+    assert api.count("orders") == 1
+    api.admission.update(Progress())
+    assert api.post().status_code == 202
 
 
 def test_without_a_database_nothing_is_accepted(prepared: str) -> None:

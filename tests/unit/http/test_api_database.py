@@ -14,10 +14,12 @@ from orderflow.http import api_database
 from orderflow.http.api_database import ApiDatabase
 from orderflow.http.problems import Problem
 from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import ManualClock
 from orderflow.messaging.errors import BadData, DatabaseUnavailable
 from orderflow.messaging.group_commit import Overloaded
 from orderflow.services.inventory.api import StockApi
 from orderflow.services.inventory.store import Stock
+from orderflow.services.orders.admission import Admission
 from orderflow.services.orders.api import OrdersApi
 from orderflow.services.orders.place_orders import Placed
 
@@ -116,8 +118,7 @@ def orders(writer: Submitted) -> Litestar:
         database=ApiDatabase(writer, Submitted()),
         keys=None,
         instrumentation=Instrumentation(),
-        outbox_age=lambda: 0,
-        outbox_max_age_seconds=30,
+        admission=Admission(limit_seconds=10, clock=ManualClock(), instrumentation=Instrumentation()),
     ).app()
 
 

@@ -12,7 +12,9 @@ from litestar.testing import TestClient
 
 from orderflow.http.api_database import ApiDatabase
 from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import ManualClock
 from orderflow.services.inventory.api import StockApi
+from orderflow.services.orders.admission import Admission
 from orderflow.services.orders.api import OrdersApi
 from orderflow.version import VERSION
 
@@ -21,8 +23,7 @@ ORDERS = OrdersApi(
     database=DATABASE,
     keys=None,
     instrumentation=Instrumentation(),
-    outbox_age=lambda: 0,
-    outbox_max_age_seconds=30,
+    admission=Admission(limit_seconds=10, clock=ManualClock(), instrumentation=Instrumentation()),
 ).app()
 STOCK = StockApi(database=DATABASE, keys=None).app()
 READ = {"200", "401", "403", "404", "500", "503"}

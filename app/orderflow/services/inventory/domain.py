@@ -71,6 +71,13 @@ class StockAllocator:
             self._move(reservation, "reserve")
         return reservation
 
+    def reject(self, order_id: UUID) -> bool:
+        """Reject an order without looking at the stock; false when the order already has a reservation."""
+        if order_id in self.reservations:
+            return False
+        self._add(order_id, State.REJECTED, {})
+        return True
+
     def shortage(self, units: Mapping[str, int]) -> str | None:
         """Why these units cannot be reserved, or None."""
         if any(sku not in self.available for sku in units):

@@ -3,10 +3,11 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from orderflow.events import (
+    DEADLINE_EXCEEDED,
     InventoryRejected,
     InventoryReserved,
     OrderCancelled,
@@ -40,7 +41,7 @@ class InventoryUpdates:
 
     def handle(self, messages: Sequence[Incoming], unit_of_work: UnitOfWork) -> Sequence[Outcome]:
         """Decide in the order of the messages. A stock event may concern several orders, so it carries no trace."""
-        allocator, before = store.load(unit_of_work, *_order_ids_and_skus(messages))
+        allocator, before = store.load(unit_of_work, *_order_ids_and_skus(messages, unit_of_work.now))
         outcomes = [self._decide(message.event, allocator, unit_of_work.now) for message in messages]
         for stock in store.save(unit_of_work, allocator):
             event = stock_event(before[stock.sku], stock, unit_of_work.now, low_units=self._low_units)
@@ -48,11 +49,18 @@ class InventoryUpdates:
         moved = Counter[str]()
         for movement in allocator.movements:
             moved[movement.kind] += max(movement.available, movement.reserved, movement.sold)
-        unit_of_work.after_commit(lambda: self._count(moved))
+        expired = sum(
+            isinstance(message.event, OrderCreated) and _expired(message.event, unit_of_work.now)
+            for message in messages
+        )
+        unit_of_work.after_commit(lambda: self._count(moved, expired))
         return outcomes
 
     def _decide(self, event: Event, allocator: StockAllocator, now: datetime) -> Done | Reject:
         match event:
+            case OrderCreated() if _expired(event, now):
+                rejected = allocator.reject(event.order_id)
+                return Done((_rejection_event(event, DEADLINE_EXCEEDED, now),)) if rejected else DONE
             case OrderCreated():
                 reservation = allocator.reserve(event.order_id, event.items)
                 return Done((_reservation_event(event, reservation, allocator, now),)) if reservation else DONE
@@ -64,9 +72,11 @@ class InventoryUpdates:
                 raise TypeError(f"{type(event).__name__} is not handled by inventory")
         return DONE
 
-    def _count(self, moved: Mapping[str, int]) -> None:
+    def _count(self, moved: Mapping[str, int], expired: int) -> None:
         for move, units in moved.items():
             self._instrumentation.stock_moved(move, units)
+        if expired:
+            self._instrumentation.reservations_expired(expired)
 
 
 def stock_event(before: Stock, stock: Stock, now: datetime, *, low_units: int) -> StockChanged:
@@ -86,11 +96,16 @@ def stock_event(before: Stock, stock: Stock, now: datetime, *, low_units: int) -
     )
 
 
-def _order_ids_and_skus(messages: Sequence[Incoming]) -> tuple[set[UUID], set[str]]:
-    """The orders and the SKUs that the messages concern."""
+def _expired(event: OrderCreated, now: datetime) -> bool:
+    return event.deadline is not None and event.deadline < now
+
+
+def _order_ids_and_skus(messages: Sequence[Incoming], now: datetime) -> tuple[set[UUID], set[str]]:
+    """The orders that the messages concern, and the SKUs of those that are not expired."""
     events = [message.event for message in messages]
     order_ids = {event.order_id for event in events if isinstance(event, OrderEvent)}
-    return order_ids, {line.sku for event in events if isinstance(event, OrderCreated) for line in event.items}
+    created = [event for event in events if isinstance(event, OrderCreated) and not _expired(event, now)]
+    return order_ids, {line.sku for event in created for line in event.items}
 
 
 def _reservation_event(
@@ -106,7 +121,12 @@ def _reservation_event(
             currency=event.currency,
             items=event.items,
             payment_token=event.payment_token,
+            deadline=None if event.hold_seconds is None else now + timedelta(seconds=event.hold_seconds),
         )
+    return _rejection_event(event, allocator.shortage(units_by_sku(event.items)) or OUT_OF_STOCK, now)
+
+
+def _rejection_event(event: OrderCreated, reason: str, now: datetime) -> InventoryRejected:
     return InventoryRejected(
         timestamp=now,
         order_id=event.order_id,
@@ -114,5 +134,5 @@ def _reservation_event(
         total_amount=event.total_amount,
         currency=event.currency,
         items=event.items,
-        reason=allocator.shortage(units_by_sku(event.items)) or OUT_OF_STOCK,
+        reason=reason,
     )

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The orders API. An order is accepted when it and its event are committed."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -22,6 +21,7 @@ from orderflow.http.openapi import READ_PROBLEMS, WRITE_PROBLEMS, documented
 from orderflow.http.problems import CLIENT_GONE, INTERNAL_ERROR, INVALID, NOT_FOUND, Problem, ProblemType, problem_of
 from orderflow.instrumentation import REFUSALS, Instrumentation
 from orderflow.services.orders import store
+from orderflow.services.orders.admission import Admission
 from orderflow.services.orders.domain import Status
 from orderflow.services.orders.place_orders import (
     Accepted,
@@ -41,8 +41,8 @@ SOLD_OUT = ProblemType("sold-out", 409, "There is not enough stock of an item.")
 UNKNOWN_SKU = ProblemType("unknown-sku", 422, "There is no such SKU.")
 MIXED_CURRENCIES = ProblemType("mixed-currencies", 422, "The items are priced in different currencies.")
 KEY_REUSED = ProblemType("idempotency-key-reused", 422, "This Idempotency-Key was used with another body.")
-OUTBOX_TOO_OLD = ProblemType("outbox-too-old", 503, "Orders cannot be published at the moment.", retry_after=5)
-_PLACE_PROBLEMS = (*WRITE_PROBLEMS, IN_FLIGHT, SOLD_OUT, UNKNOWN_SKU, MIXED_CURRENCIES, KEY_REUSED, OUTBOX_TOO_OLD)
+BACKLOG_TOO_LONG = ProblemType("backlog-too-long", 503, "A new order would not be decided in time.", retry_after=5)
+_PLACE_PROBLEMS = (*WRITE_PROBLEMS, IN_FLIGHT, SOLD_OUT, UNKNOWN_SKU, MIXED_CURRENCIES, KEY_REUSED, BACKLOG_TOO_LONG)
 _BY_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
 _WRITE = "orders:write"
 _READ = "orders:read"
@@ -101,13 +101,12 @@ _STEPS = [StepView(Status.ACCEPTED, None, _AT), StepView(Status.RESERVED, None, 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OrdersApi:
-    """Builds the orders API from its dependencies. ``outbox_age`` returns the seconds since the oldest outbox row."""
+    """Builds the orders API from its dependencies."""
 
     database: ApiDatabase[Submission, Result]
     keys: ApiKeys | None
     instrumentation: Instrumentation
-    outbox_age: Callable[[], float]
-    outbox_max_age_seconds: float
+    admission: Admission
 
     def app(self) -> Litestar:
         """The application."""
@@ -162,8 +161,8 @@ class OrdersApi:
         )
 
     async def _place(self, submission: Submission) -> Response[Accepted]:
-        if self.outbox_age() > self.outbox_max_age_seconds:
-            raise Problem(OUTBOX_TOO_OLD)
+        if (refusal := self.admission.check()) is not None:
+            raise Problem(BACKLOG_TOO_LONG, reason=refusal.reason, headers={"Retry-After": str(refusal.retry_after)})
         result = await self.database.write(submission)
         if isinstance(result, Refused):
             raise Problem(_BY_REASON[result.reason], result.detail)
@@ -173,9 +172,9 @@ class OrdersApi:
 
     async def _count_refusal(self, error: Exception, scope: Scope) -> None:
         """Count a refused order, whichever component refused it."""
-        problem = problem_of(error).kind
+        problem = problem_of(error)
         options = getattr(scope.get("route_handler"), "opt", {})  # none when no route matched
-        if options.get("scope") == _WRITE and problem not in {CLIENT_GONE, INTERNAL_ERROR}:
+        if options.get("scope") == _WRITE and problem.kind not in {CLIENT_GONE, INTERNAL_ERROR}:
             self.instrumentation.refused(problem.reason if problem.reason in REFUSALS else INVALID.reason)
 
 

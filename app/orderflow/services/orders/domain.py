@@ -6,7 +6,7 @@
     accepted ──> reserved ──> confirmed      (payment captured)
        │            ├───────> rejected       (payment declined)
        ├────────────│───────> rejected       (no stock)
-       └────────────┴───────> cancelled      (the hold expired)
+       └────────────┴───────> cancelled      (the deadline or the hold has passed)
 
 The three on the right are final. Events may arrive in any order and more than once: a capture may overtake the
 reservation, and an event after the final state changes nothing.

@@ -6,11 +6,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
-from orderflow.events import OrderCancelled, OrderConfirmed, OrderEvent, OrderRejected, StockChanged
+from orderflow.events import (
+    InventoryReserved,
+    OrderCancelled,
+    OrderConfirmed,
+    OrderEvent,
+    OrderRejected,
+    StockChanged,
+)
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.service import DONE, Done, Incoming, Outcome, Reject, UnitOfWork
 from orderflow.services.orders import store
-from orderflow.services.orders.domain import Status, transition
+from orderflow.services.orders.domain import Status, Step, transition
 from orderflow.services.orders.store import Order, StatusChange
 
 UNKNOWN_ORDER = Reject("unknown_order")
@@ -52,7 +59,7 @@ class OrderUpdates:
         if step is None:
             return DONE
         batch.status[order.order_id] = step.status
-        batch.changes.append(StatusChange(order.order_id, step.status, step.reason, message.message_id))
+        batch.changes.append(_change(message, event, step))
         if not step.status.final:
             return DONE
         report_final(self._instrumentation, order, step.status, unit_of_work)
@@ -67,6 +74,19 @@ class AvailabilityUpdates:
         events = [message.event for message in messages]
         store.update_availability(unit_of_work, [event for event in events if isinstance(event, StockChanged)])
         return [DONE] * len(messages)
+
+
+def _change(message: Incoming, event: OrderEvent, step: Step) -> StatusChange:
+    """The change of status; a hold begins when the stock is reserved, not when orders learns of it."""
+    reserved = isinstance(event, InventoryReserved)
+    return StatusChange(
+        event.order_id,
+        step.status,
+        step.reason,
+        message.message_id,
+        reserved_at=event.timestamp if reserved else None,
+        hold_until=event.deadline if isinstance(event, InventoryReserved) else None,
+    )
 
 
 def final_event(

@@ -3,6 +3,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from hashlib import sha256
 from typing import Annotated
 
@@ -80,7 +81,8 @@ _New = tuple[IdempotencyRecord, NewOrder, Submission]
 class PlaceOrders:
     """Applies a group of submissions; for ``GroupCommit``. Seven statements, whatever the number of requests."""
 
-    def __init__(self, *, hold_seconds: float, instrumentation: Instrumentation) -> None:
+    def __init__(self, *, deadline_seconds: float, hold_seconds: float, instrumentation: Instrumentation) -> None:
+        self._deadline = timedelta(seconds=deadline_seconds)
         self._hold_seconds = hold_seconds
         self._instrumentation = instrumentation
 
@@ -125,7 +127,8 @@ class PlaceOrders:
         records = sorted((record for record, _, _ in new), key=lambda record: (record.client, record.key))
         if len(store.claim_keys(unit_of_work, records)) < len(new):
             raise TransactionAborted("a concurrent request used the same idempotency key")
-        store.insert(unit_of_work, [order for _, order, _ in new], hold_seconds=self._hold_seconds)
+        deadline = unit_of_work.now + self._deadline
+        store.insert(unit_of_work, [order for _, order, _ in new], deadline=deadline)
         for _, order, submission in new:
             event = OrderCreated(
                 timestamp=unit_of_work.now,
@@ -135,6 +138,8 @@ class PlaceOrders:
                 currency=order.currency,
                 items=order.items,
                 payment_token=submission.order.payment_token,
+                deadline=deadline,
+                hold_seconds=self._hold_seconds,
             )
             unit_of_work.publish(event, trace=order.trace)
             self._report_accepted(order, unit_of_work)

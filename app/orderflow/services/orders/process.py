@@ -7,31 +7,42 @@ from orderflow.runtime import ProcessDeclaration, Runtime
 
 
 def build_orders_api(runtime: Runtime) -> None:
-    """The HTTP API, the group commit of its writes, and the relay."""
+    """The HTTP API, the admission of orders, the group commit of its writes, and the relay."""
     from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
     from orderflow.messaging.group_commit import GroupCommit
+    from orderflow.services.orders.admission import Admission
     from orderflow.services.orders.api import OrdersApi
     from orderflow.services.orders.place_orders import PlaceOrders
+    from orderflow.services.orders.progress import ProgressReader
 
     settings, instrumentation = runtime.settings, runtime.instrumentation
-    place_orders = PlaceOrders(hold_seconds=settings.hold_seconds, instrumentation=instrumentation)
+    place_orders = PlaceOrders(
+        deadline_seconds=settings.order_deadline_seconds,
+        hold_seconds=settings.hold_seconds,
+        instrumentation=instrumentation,
+    )
+    admission = Admission(
+        limit_seconds=settings.admission_limit_seconds, clock=runtime.clock, instrumentation=instrumentation
+    )
+    read_progress = ProgressReader()
     writer = GroupCommit(runtime.unit_of_work(), place_orders, clock=runtime.clock, name="write orders")
-    relay = runtime.relay()
     api = OrdersApi(
         database=ApiDatabase(writer, runtime.read_pool(timeout_seconds=RESPONSE_SECONDS)),
         keys=runtime.api_keys(),
         instrumentation=instrumentation,
-        outbox_age=lambda: relay.oldest_seconds,
-        outbox_max_age_seconds=settings.outbox_max_age_seconds,
+        admission=admission,
     )
     runtime.serve_http(api.app())
     runtime.add(writer)
-    runtime.add(relay)
+    runtime.add(
+        runtime.periodic("watch progress", 0.5, lambda transaction: admission.update(read_progress(transaction))),
+        runtime.relay(),
+    )
 
 
 def build_orders(runtime: Runtime) -> None:
     """The state machine, the availability view, and the periodic tasks."""
-    from orderflow.services.orders.expiry import expire_holds
+    from orderflow.services.orders.expiry import cancel_expired
     from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
     from orderflow.services.orders.store import prune_idempotency_keys
 
@@ -39,7 +50,7 @@ def build_orders(runtime: Runtime) -> None:
     runtime.add(
         *runtime.consumers("order_updates", lambda: OrderUpdates(instrumentation)),
         *runtime.consumers("availability_updates", AvailabilityUpdates),
-        runtime.periodic("expire holds", 1, partial(expire_holds, instrumentation=instrumentation)),
+        runtime.periodic("cancel expired", 1, partial(cancel_expired, instrumentation=instrumentation)),
         runtime.periodic("prune idempotency keys", 3600, partial(prune_idempotency_keys, hours=hours)),
     )
     runtime.add(runtime.relay())

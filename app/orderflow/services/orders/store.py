@@ -21,9 +21,12 @@ select {_ORDER} from orders where final_at is null and hold_until < %(now)s
 order by hold_until limit %(limit)s for update skip locked
 """
 _UPDATE = """
-update orders set status = changed.status, reason = changed.reason, final_at = changed.final_at
-from unnest(%(ids)s::uuid[], %(statuses)s::text[], %(reasons)s::text[], %(finals)s::timestamptz[])
-     as changed (order_id, status, reason, final_at)
+update orders set status = changed.status, reason = changed.reason, final_at = changed.final_at,
+                  reserved_at = coalesce(changed.reserved_at, orders.reserved_at),
+                  hold_until = coalesce(changed.hold_until, orders.hold_until)
+from unnest(%(ids)s::uuid[], %(statuses)s::text[], %(reasons)s::text[], %(finals)s::timestamptz[],
+            %(reserved)s::timestamptz[], %(holds)s::timestamptz[])
+     as changed (order_id, status, reason, final_at, reserved_at, hold_until)
 where orders.order_id = changed.order_id
 """
 _HISTORY = """
@@ -88,6 +91,10 @@ class StatusChange:
     status: Status
     reason: str | None
     message_id: UUID | None
+    reserved_at: datetime | None = None
+    """When the stock was reserved; None when this step did not reserve it."""
+    hold_until: datetime | None = None
+    """When the hold ends; None when this step does not change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +137,7 @@ def lock(transaction: Transaction, order_ids: Iterable[UUID]) -> dict[UUID, Orde
 
 
 def expired(transaction: Transaction, *, limit: int) -> list[Order]:
-    """Open orders whose hold expired, oldest first, locked; orders that another transaction has locked are skipped."""
+    """Open orders whose deadline or hold has passed, oldest first, locked; those locked by others are skipped."""
     return [_order(row) for row in transaction.execute(_EXPIRED, {"now": transaction.now, "limit": limit})]
 
 
@@ -140,15 +147,22 @@ def change(transaction: Transaction, changes: Sequence[StatusChange]) -> None:
         return
     now = transaction.now
     last = {item.order_id: item for item in changes}
+    reserved = {item.order_id: item for item in changes if item.reserved_at is not None}
+    reservations = [reserved.get(order_id) for order_id in last]
     transaction.execute(
         _UPDATE,
-        _columns(list(last.values())) | {"finals": [now if item.status.final else None for item in last.values()]},
+        _columns(list(last.values()))
+        | {
+            "finals": [now if item.status.final else None for item in last.values()],
+            "reserved": [item and item.reserved_at for item in reservations],
+            "holds": [item and item.hold_until for item in reservations],
+        },
     )
     transaction.execute(_HISTORY, _columns(changes) | {"now": now})
 
 
-def insert(transaction: Transaction, orders: Sequence[NewOrder], *, hold_seconds: float) -> None:
-    """Store new orders as accepted, with their history."""
+def insert(transaction: Transaction, orders: Sequence[NewOrder], *, deadline: datetime) -> None:
+    """Store new orders as accepted, with their history. An order expires when nothing is reserved by the deadline."""
     if not orders:
         return
     encode = msgspec.json.Encoder().encode
@@ -162,7 +176,7 @@ def insert(transaction: Transaction, orders: Sequence[NewOrder], *, hold_seconds
             "currencies": [order.currency for order in orders],
             "traces": [encode(order.trace).decode() for order in orders],
             "now": transaction.now,
-            "hold_until": transaction.now + timedelta(seconds=hold_seconds),
+            "hold_until": deadline,
         },
     )
     accepted = [StatusChange(order.order_id, Status.ACCEPTED, None, None) for order in orders]

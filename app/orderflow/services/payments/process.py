@@ -29,7 +29,9 @@ def build_payments(runtime: Runtime) -> None:
         lease_seconds=settings.payment_timeout_seconds * 2 + 5,
     )
     runtime.add(
-        *runtime.consumers("payment_requests", lambda: PaymentRequests(charges.wake)),
+        *runtime.consumers(
+            "payment_requests", lambda: PaymentRequests(charges.wake, instrumentation=runtime.instrumentation)
+        ),
         runtime.periodic("count unknown payments", 5, partial(count_unknown, instrumentation=runtime.instrumentation)),
     )
     runtime.add(charges)

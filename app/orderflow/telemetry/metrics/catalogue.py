@@ -125,6 +125,12 @@ ORDER_SECONDS = ORDERS.histogram(
     exemplars=True,
 )
 ORDERS_REFUSED = INTAKE.counter("orderflow_orders_refused_total", "Orders that the API refused.", by.REFUSAL)
+PREDICTED_SECONDS = INTAKE.gauge(
+    "orderflow_order_predicted_completion_seconds",
+    "Time until a new order is predicted to be final; above a limit the API refuses new orders.",
+    unit="seconds",
+)
+ACCEPTING = INTAKE.gauge("orderflow_orders_accepting", "Is 1 while the API accepts new orders.", unit="state")
 REPLAYS = INTAKE.counter(
     "orderflow_idempotent_replays_total", "Requests whose idempotency key was known: the first response was sent again."
 )
@@ -140,6 +146,12 @@ HTTP_SECONDS = HTTP.histogram(
 
 # Stock, payments, notifications
 STOCK_UNITS = STOCK.counter("orderflow_stock_units_moved_total", "Units of all SKUs that were moved.", by.MOVE)
+RESERVATIONS_EXPIRED = STOCK.counter(
+    "orderflow_reservations_expired_total", "Orders rejected without a reservation because their deadline had passed."
+)
+CHARGES_EXPIRED = PAYMENTS.counter(
+    "orderflow_charges_expired_total", "Orders declined without a charge because their deadline had passed."
+)
 PAYMENT_CALLS = PAYMENTS.counter(
     "orderflow_payment_calls_total", "Calls to the payment provider.", by.OPERATION, by.CALL_OUTCOME
 )

@@ -43,6 +43,19 @@ class ServiceRecorder(Instrumentation):
         """Count a refused order by its reason."""
         self._counter(catalogue.ORDERS_REFUSED, reason).inc()
 
+    def admission(self, *, predicted_seconds: float, accepting: bool) -> None:
+        """Set what decides on new orders."""
+        self._gauge(catalogue.PREDICTED_SECONDS).set(predicted_seconds)
+        self._gauge(catalogue.ACCEPTING).set(accepting)
+
+    def reservations_expired(self, count: int) -> None:
+        """Count orders that came too late for a reservation."""
+        self._counter(catalogue.RESERVATIONS_EXPIRED).inc(count)
+
+    def charges_expired(self, count: int) -> None:
+        """Count orders that came too late for a charge."""
+        self._counter(catalogue.CHARGES_EXPIRED).inc(count)
+
     def order_final(self, outcome: str, seconds: float, trace: Mapping[str, str]) -> None:
         """Count a final order. At most every 5 s, a sampled order becomes the exemplar of its bucket."""
         self._counter(catalogue.ORDERS_FINAL, outcome).inc()

@@ -10,14 +10,18 @@ from litestar.testing import TestClient
 from orderflow.http.api_database import ApiDatabase
 from orderflow.http.api_keys import ApiKeys, make_key
 from orderflow.instrumentation import REFUSALS, Instrumentation
+from orderflow.messaging.clock import ManualClock
 from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.group_commit import Overloaded
+from orderflow.services.orders.admission import Admission
 from orderflow.services.orders.api import OrdersApi
 from orderflow.services.orders.place_orders import Placed, Refused
+from orderflow.services.orders.progress import Progress
 
 KEY, ENTRY = make_key("shop", frozenset({"orders:write"}))
 READER, READER_ENTRY = make_key("auditor", frozenset({"orders:read"}))
 ORDER = b'{"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_token": "ok"}'
+QUIET = Progress()
 
 
 class Refusals(Instrumentation):
@@ -47,8 +51,16 @@ class Writer:
         return future
 
 
+def closed_by(progress: Progress) -> Admission:
+    """An admission with a limit of 10 s that has seen this progress and let its probe pass."""
+    admission = Admission(limit_seconds=10, clock=ManualClock(), instrumentation=Instrumentation())
+    admission.update(progress)
+    admission.check()
+    return admission
+
+
 def post(
-    result: object = None, body: bytes = ORDER, *, key: str = KEY, outbox_age: float = 0, **headers: str
+    result: object = None, body: bytes = ORDER, *, key: str = KEY, progress: Progress = QUIET, **headers: str
 ) -> tuple[int, list[str]]:
     """The status of an order, and the reasons that were counted."""
     refusals = Refusals()
@@ -56,8 +68,7 @@ def post(
         database=ApiDatabase(Writer(result), Writer(None)),
         keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"),
         instrumentation=refusals,
-        outbox_age=lambda: outbox_age,
-        outbox_max_age_seconds=30,
+        admission=closed_by(progress),
     )
     known = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Idempotency-Key": "k", **headers}
     with TestClient(api.app(), raise_server_exceptions=False) as client:
@@ -81,7 +92,9 @@ def test_an_accepted_order_and_other_requests_are_not_refusals() -> None:
         ({"body": b"{}"}, 422, "invalid"),
         ({"Idempotency-Key": "two words"}, 422, "invalid"),
         ({"body": b" " * 70_000}, 413, "too_large"),
-        ({"outbox_age": 31}, 503, "outbox_too_old"),
+        ({"progress": Progress(reservation_age_seconds=11)}, 503, "reservations_delayed"),
+        ({"progress": Progress(payment_age_seconds=11)}, 503, "payments_delayed"),
+        ({"progress": Progress(waiting=1100, decided_per_second=100)}, 503, "backlog_too_long"),
         ({"result": Overloaded("full")}, 429, "overloaded"),
         ({"result": DatabaseUnavailable("gone")}, 503, "database_unavailable"),
         ({"result": Refused("unknown_sku", "")}, 422, "unknown_sku"),

@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from orderflow.events import InventoryReserved, OrderCancelled, OrderConfirmed
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.event import Event
 from orderflow.messaging.service import DONE, Incoming
 from orderflow.services.payments.handlers import PaymentRequests
@@ -38,7 +39,8 @@ def incoming(event: Event) -> Incoming:
 
 def handled(*events: Event) -> Statements:
     transaction = Statements()
-    outcomes = PaymentRequests(lambda: None).handle([incoming(event) for event in events], transaction)
+    handler = PaymentRequests(lambda: None, instrumentation=Instrumentation())
+    outcomes = handler.handle([incoming(event) for event in events], transaction)
     assert outcomes == [DONE] * len(events)
     return transaction
 
@@ -46,7 +48,8 @@ def handled(*events: Event) -> Statements:
 def test_calls_begin_when_the_transaction_is_committed_and_not_before() -> None:
     woken: list[bool] = []
     transaction = Statements()
-    PaymentRequests(lambda: woken.append(True)).handle([incoming(an_event(InventoryReserved))], transaction)
+    handler = PaymentRequests(lambda: woken.append(True), instrumentation=Instrumentation())
+    handler.handle([incoming(an_event(InventoryReserved))], transaction)
     assert woken == []
     for action in transaction.actions:
         action()

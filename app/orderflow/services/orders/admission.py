@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decides whether a new order is accepted: only when it can still be decided in time.
+
+An order that expires in a queue costs as much as one that is sold. A shop that accepts more than it can decide soon
+only handles expired orders, and does not recover while the load lasts. So the API refuses what would wait too long, and
+what it accepted before is sold.
+
+==================================== ==================================================================================
+State of the shop                    What happens
+==================================== ==================================================================================
+a service stands still               the age of the oldest waiting order grows; at the limit new orders are refused
+more orders than can be handled      waiting orders / completion rate reaches the limit; about as many as are handled
+                                     are accepted, and the others are refused
+some customers pay slowly            their orders are behind the frontier (``progress``) and do not count
+nothing was decided yet              accepted: there is no rate, and the oldest order is young
+refusing                             one order per second is accepted, so that a recovery is seen
+==================================== ==================================================================================
+"""
+
+import math
+import random
+from dataclasses import dataclass
+
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import Clock
+from orderflow.services.orders.progress import Progress
+
+REOPEN_SHARE = 0.5
+"""Refusing ends when the prediction is below this share of the limit, so that it does not begin again at once."""
+PROBE_SECONDS = 1.0
+MAX_RETRY_AFTER_SECONDS = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why an order is refused: one of ``instrumentation.REFUSALS``. ``retry_after`` is in seconds."""
+
+    reason: str
+    retry_after: int
+
+
+class Admission:
+    """Refuses orders whose decision is predicted to take longer than ``limit_seconds``.
+
+    ``update`` is called by the thread that looks at the progress, ``check`` by the event loop of the API.
+    """
+
+    def __init__(self, *, limit_seconds: float, clock: Clock, instrumentation: Instrumentation) -> None:
+        self._limit = limit_seconds
+        self._clock = clock
+        self._instrumentation = instrumentation
+        self._reason: str | None = None
+        self._predicted = 0.0
+        self._probe_at = 0.0
+
+    def update(self, progress: Progress) -> None:
+        """Take over a look at the progress."""
+        backlog = progress.waiting / progress.decided_per_second if progress.decided_per_second else 0.0
+        self._predicted, reason = max(
+            (progress.reservation_age_seconds, "reservations_delayed"),
+            (progress.payment_age_seconds, "payments_delayed"),
+            (backlog, "backlog_too_long"),
+        )
+        limit = self._limit * (REOPEN_SHARE if self._reason else 1.0)
+        self._reason = reason if self._predicted > limit else None
+        self._instrumentation.admission(predicted_seconds=self._predicted, accepting=self._reason is None)
+
+    def check(self) -> Refusal | None:
+        """None when an order may be accepted now."""
+        reason = self._reason
+        if reason is None:
+            return None
+        now = self._clock.monotonic()
+        if now >= self._probe_at:
+            self._probe_at = now + PROBE_SECONDS
+            return None
+        excess = self._predicted - REOPEN_SHARE * self._limit
+        # Spread over twice the time, so that the refused clients do not come back together.
+        wait = math.ceil(max(1.0, excess) * random.uniform(1, 2))  # noqa: S311 - not a secret
+        return Refusal(reason, min(wait, MAX_RETRY_AFTER_SECONDS))

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How far the decisions of orders have come, read from real tables."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from orderflow.database_schema import database_schema
+from orderflow.messaging.postgres.database import Database, SqlTransaction
+from orderflow.messaging.postgres.migrations import migrate
+from orderflow.services.orders.progress import WINDOW_SECONDS, Progress, ProgressReader
+
+pytestmark = pytest.mark.integration
+
+_ADD = """
+insert into orders (order_id, user_id, items, total_amount, currency, status, accepted_at, hold_until, reserved_at,
+                    final_at, trace)
+select gen_random_uuid(), 'u', '[]', 1, 'EUR', %(status)s, %(accepted)s, %(accepted)s, %(reserved)s, %(final)s, '{}'
+"""
+
+
+class Table:
+    """The table of orders at one moment; ages are in seconds before it."""
+
+    def __init__(self, transaction: SqlTransaction) -> None:
+        self._transaction = transaction
+
+    def add(self, status: str, *, age: float, reserved: bool = False, final: float | None = None) -> None:
+        """Add an order accepted ``age`` seconds ago, and final ``final`` seconds ago."""
+        now = self._transaction.now
+        accepted = now - timedelta(seconds=age)
+        self._transaction.execute(
+            _ADD,
+            {
+                "status": status,
+                "accepted": accepted,
+                "reserved": accepted if reserved else None,
+                "final": None if final is None else now - timedelta(seconds=final),
+            },
+        )
+
+    def look(self, reader: ProgressReader | None = None) -> Progress:
+        """What a look finds now."""
+        return (reader or ProgressReader())(self._transaction)
+
+
+@pytest.fixture
+def table(database: str) -> Iterator[Table]:
+    opened = Database(database)
+    migrate(opened, database_schema("orders"))
+    with opened.transaction() as transaction:
+        yield Table(transaction)
+    opened.close()
+
+
+def test_without_orders_nothing_waits(table: Table) -> None:
+    assert table.look() == Progress()
+
+
+def test_the_oldest_order_that_waits_for_each_step_gives_its_age(table: Table) -> None:
+    table.add("accepted", age=3)
+    table.add("accepted", age=8)
+    table.add("reserved", age=20, reserved=True)
+    table.add("reserved", age=12, reserved=True)
+    assert table.look() == Progress(reservation_age_seconds=8, payment_age_seconds=20, waiting=4)
+
+
+def test_an_order_that_was_overtaken_says_nothing_about_the_next_one(table: Table) -> None:
+    table.add("reserved", age=90, reserved=True)  # its customer pays slowly
+    table.add("accepted", age=80)  # its message is retried
+    table.add("confirmed", age=1, reserved=True, final=0.5)
+    assert table.look() == Progress(decided_per_second=2)
+
+
+def test_a_rejected_reservation_is_no_progress_of_payments(table: Table) -> None:
+    table.add("reserved", age=15, reserved=True)
+    table.add("rejected", age=1, final=0.9)  # sold out
+    assert table.look() == Progress(payment_age_seconds=15, waiting=1, decided_per_second=0.5)
+
+
+def test_a_declined_payment_is_progress_of_payments(table: Table) -> None:
+    table.add("reserved", age=15, reserved=True)
+    table.add("rejected", age=1, reserved=True, final=0.9)
+    assert table.look().payment_age_seconds == 0
+
+
+def test_a_cancelled_order_is_no_progress(table: Table) -> None:
+    table.add("accepted", age=15)
+    table.add("cancelled", age=1, final=0.1)
+    assert table.look() == Progress(reservation_age_seconds=15, waiting=1)
+
+
+def test_the_frontier_is_kept_when_the_decisions_that_moved_it_are_no_longer_recent(table: Table) -> None:
+    reader = ProgressReader()
+    table.add("reserved", age=90, reserved=True)
+    table.add("confirmed", age=60, reserved=True, final=WINDOW_SECONDS / 2)
+    assert table.look(reader).waiting == 0
+    table._transaction.execute("update orders set final_at = final_at - interval '1 hour' where final_at is not null")
+    assert table.look(reader).waiting == 0
+    assert table.look().payment_age_seconds == 90
+
+
+def test_the_rate_follows_a_burst_within_half_a_second(table: Table) -> None:
+    for _ in range(20):
+        table.add("confirmed", age=1, reserved=True, final=0.2)
+    assert table.look().decided_per_second == 40
