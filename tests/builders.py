@@ -36,6 +36,8 @@ def an_event(kind: type[AnEvent], **changes: object) -> AnEvent:
         "available": 90,
         "unit_price": 1999,
         "stock_version": 1,
+        "deadline": None,
+        "hold_seconds": None,
         **changes,
     }
     fields: dict[str, Any] = {name: values[name] for name in kind.__struct_fields__ if name in values}

@@ -147,11 +147,15 @@ class Simulator(ProcessGroup):
 
 
 class RecordedPayments(Instrumentation):
-    """Counts calls to the provider by operation and outcome."""
+    """Counts calls to the provider by operation and outcome, and what came too late for one."""
 
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.unknown: list[int] = []
+        self.expired = 0
+
+    def charges_expired(self, count: int) -> None:
+        self.expired += count
 
     def payment_call(self, operation: str, outcome: str, seconds: float) -> None:
         self.calls[operation, outcome] += 1

@@ -4,7 +4,7 @@
 import random
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -65,8 +65,8 @@ def about(order_id: UUID, *lines: tuple[str, int]) -> dict[str, Any]:
     }
 
 
-def created(order_id: UUID, *lines: tuple[str, int]) -> OrderCreated:
-    return OrderCreated(**about(order_id, *lines), payment_token="ok")
+def created(order_id: UUID, *lines: tuple[str, int], **changes: Any) -> OrderCreated:
+    return OrderCreated(**about(order_id, *lines), payment_token="ok", **changes)
 
 
 def confirmed(order_id: UUID) -> OrderConfirmed:
@@ -105,6 +105,34 @@ def counts(database: Database, sku: str = "a") -> tuple[int, int, int]:
     assert [stock.available, stock.reserved, stock.sold] == sums
     assert stock.on_hand == sum(sums)
     return stock.available, stock.reserved, stock.sold
+
+
+def test_an_order_past_its_deadline_is_rejected_and_takes_no_stock_from_others(inventory: Database) -> None:
+    put(inventory, a=1)
+    late, good, now = uuid4(), uuid4(), datetime.now(UTC)
+    published = handle(
+        inventory,
+        created(late, deadline=now - timedelta(seconds=1)),
+        created(good, deadline=now + timedelta(seconds=60), hold_seconds=30.0),
+    )
+    ((rejection,), (reservation,), _) = published
+    assert isinstance(rejection, InventoryRejected) and rejection.reason == "deadline_exceeded"
+    assert isinstance(reservation, InventoryReserved) and reservation.deadline is not None
+    assert abs((reservation.deadline - now).total_seconds() - 30) < 20
+    assert counts(inventory) == (0, 1, 0)
+    assert handle(inventory, cancelled(late)) == [[], []]
+    assert counts(inventory) == (0, 1, 0)
+
+
+def test_expired_orders_lock_no_stock(inventory: Database, database: str) -> None:
+    put(inventory, a=1)
+    late = created(uuid4(), deadline=datetime.now(UTC) - timedelta(seconds=1))
+    other = Database(database, statement_timeout_seconds=2)
+    with inventory.transaction() as transaction:
+        transaction.execute("select from stock for update")
+        ((rejection,), _) = handle(other, late)
+    other.close()
+    assert isinstance(rejection, InventoryRejected)
 
 
 def test_an_order_is_reserved_then_sold(inventory: Database) -> None:

@@ -83,9 +83,9 @@ def about(order: UUID) -> dict[str, Any]:
     return {"timestamp": NOW, "order_id": order, "user_id": "u", "total_amount": 100, "currency": "EUR"}
 
 
-def reserved(order: UUID) -> InventoryReserved:
+def reserved(order: UUID, *, deadline: datetime | None = None) -> InventoryReserved:
     items = (OrderLine(sku="a", quantity=1, unit_price=100),)
-    return InventoryReserved(**about(order), items=items, payment_token="ok")
+    return InventoryReserved(**about(order), items=items, payment_token="ok", deadline=deadline)
 
 
 def refused(order: UUID) -> InventoryRejected:
@@ -176,6 +176,21 @@ def test_a_passed_deadline_cancels_what_is_open_and_nothing_else(orders: Databas
     assert [status(orders, order)[0] for order in (late, done, patient)] == ["cancelled", "confirmed", "accepted"]
     assert recorded.ends == [("cancelled", TRACE)]
     assert ends(handle(orders, captured(late))) == []
+
+
+def test_the_hold_of_an_order_begins_when_its_stock_is_reserved(orders: Database) -> None:
+    held, over, at_once = accept(orders, seconds=-1), accept(orders), accept(orders)
+    now = datetime.now(UTC)
+    handle(orders, reserved(held, deadline=now + timedelta(seconds=60)))
+    late = now - timedelta(seconds=1)
+    handle(orders, reserved(over, deadline=late), reserved(at_once, deadline=late), captured(at_once))
+    _, published = expire(orders)
+    (event,) = published
+    assert isinstance(event, OrderCancelled) and (event.order_id, event.reason) == (over, "hold_expired")
+    assert [status(orders, order)[0] for order in (held, over, at_once)] == ["reserved", "cancelled", "confirmed"]
+    with orders.transaction() as transaction:
+        rows = transaction.execute("select reserved_at from orders")
+    assert rows == [(NOW,)] * 3
 
 
 def test_orders_expire_in_portions(orders: Database) -> None:

@@ -69,7 +69,7 @@ def test_the_oldest_order_that_waits_for_each_step_gives_its_age(table: Table) -
 def test_an_order_that_was_overtaken_says_nothing_about_the_next_one(table: Table) -> None:
     table.add("reserved", age=90, reserved=True)  # its customer pays slowly
     table.add("accepted", age=80)  # its message is retried
-    table.add("confirmed", age=1, reserved=True, final=0.5)
+    table.add("confirmed", age=1, reserved=True, final=0.4)
     assert table.look() == Progress(decided_per_second=2)
 
 

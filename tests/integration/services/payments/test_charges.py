@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The responses of the provider to a charge, and the events that follow."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -30,6 +30,20 @@ def test_a_reserved_order_is_charged_and_the_capture_belongs_to_the_message_that
     assert publication.properties.headers["traceparent"] == TRACE["traceparent"]
     assert publication.properties.headers["x-causation-id"] == str(one(url, "select message_id from inbox"))
     assert simulator.charged(event.order_id) == 1
+
+
+def test_an_order_past_its_deadline_is_declined_without_a_call(url: str, simulator: Simulator) -> None:
+    late = reserved("ok", deadline=datetime.now(UTC) - timedelta(seconds=1))
+    good = reserved("ok", deadline=datetime.now(UTC) + timedelta(seconds=60))
+    with Payments(url, simulator.url) as payments:
+        payments.receive(late, good)
+        eventually(lambda: len(payments.publisher.published) == 2)
+        payments.receive(cancelled(late.order_id))
+    assert payments.published() == {("PaymentDeclined", late.order_id): 1, ("PaymentCaptured", good.order_id): 1}
+    assert {event.reason for event in payments.events() if isinstance(event, PaymentDeclined)} == {"deadline_exceeded"}
+    assert payments.states("charges") == {"captured": 1, "declined": 1}
+    assert (simulator.charged(late.order_id), simulator.charged(good.order_id)) == (0, 1)
+    assert payments.recorded.expired == 1
 
 
 @pytest.mark.parametrize("token", ["decline", "an unknown token"])
