@@ -30,7 +30,7 @@ from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming, Outcome, Reject
 from orderflow.services.orders import store
 from orderflow.services.orders.expiry import LIMIT, cancel_expired
-from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
+from orderflow.services.orders.handlers import MIN_HOLD, AvailabilityUpdates, OrderUpdates
 from orderflow.services.orders.store import NewOrder
 
 pytestmark = pytest.mark.integration
@@ -179,18 +179,30 @@ def test_a_passed_deadline_cancels_what_is_open_and_nothing_else(orders: Databas
 
 
 def test_the_hold_of_an_order_begins_when_its_stock_is_reserved(orders: Database) -> None:
-    held, over, at_once = accept(orders, seconds=-1), accept(orders), accept(orders)
-    now = datetime.now(UTC)
-    handle(orders, reserved(held, deadline=now + timedelta(seconds=60)))
-    late = now - timedelta(seconds=1)
-    handle(orders, reserved(over, deadline=late), reserved(at_once, deadline=late), captured(at_once))
+    held, over, captured_too = accept(orders, seconds=-1), accept(orders, seconds=-1), accept(orders)
+    soon = datetime.now(UTC) + timedelta(seconds=60)
+    handle(orders, reserved(held, deadline=soon), reserved(over, deadline=soon))
+    handle(orders, reserved(captured_too, deadline=soon), captured(captured_too))
+    with orders.transaction() as transaction:
+        rows = transaction.execute("select reserved_at, hold_until from orders")
+        transaction.execute(
+            "update orders set hold_until = now() - interval '1 s' where order_id = %(id)s", {"id": over}
+        )
+    assert rows == [(NOW, soon)] * 3
     _, published = expire(orders)
     (event,) = published
     assert isinstance(event, OrderCancelled) and (event.order_id, event.reason) == (over, "hold_expired")
-    assert [status(orders, order)[0] for order in (held, over, at_once)] == ["reserved", "cancelled", "confirmed"]
+    assert [status(orders, order)[0] for order in (held, over, captured_too)] == ["reserved", "cancelled", "confirmed"]
+
+
+def test_a_hold_that_orders_learns_of_late_lasts_until_the_capture_behind_it_can_be_seen(orders: Database) -> None:
+    order, past = accept(orders), datetime.now(UTC) - timedelta(seconds=30)
+    handle(orders, reserved(order, deadline=past))
+    assert expire(orders) == (False, [])
     with orders.transaction() as transaction:
-        rows = transaction.execute("select reserved_at from orders")
-    assert rows == [(NOW,)] * 3
+        ((left,),) = transaction.execute("select extract(epoch from hold_until - now())::float8 from orders")
+    assert 0 < left <= MIN_HOLD.total_seconds()
+    assert ends(handle(orders, captured(order))) == [OrderConfirmed]
 
 
 def test_orders_expire_in_portions(orders: Database) -> None:

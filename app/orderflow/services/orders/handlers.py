@@ -3,7 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from orderflow.events import (
@@ -19,6 +19,9 @@ from orderflow.messaging.service import DONE, Done, Incoming, Outcome, Reject, U
 from orderflow.services.orders import store
 from orderflow.services.orders.domain import Status, Step, transition
 from orderflow.services.orders.store import Order, StatusChange
+
+MIN_HOLD = timedelta(seconds=5)
+"""After a stop of the orders process the capture of a payment is further back in the queue than the reservation."""
 
 UNKNOWN_ORDER = Reject("unknown_order")
 """The order is stored before its first event is published, so an unknown one belongs to another system."""
@@ -59,7 +62,7 @@ class OrderUpdates:
         if step is None:
             return DONE
         batch.status[order.order_id] = step.status
-        batch.changes.append(_change(message, event, step))
+        batch.changes.append(_change(message, event, step, unit_of_work.now))
         if not step.status.final:
             return DONE
         report_final(self._instrumentation, order, step.status, unit_of_work)
@@ -76,16 +79,17 @@ class AvailabilityUpdates:
         return [DONE] * len(messages)
 
 
-def _change(message: Incoming, event: OrderEvent, step: Step) -> StatusChange:
-    """The change of status; a hold begins when the stock is reserved, not when orders learns of it."""
-    reserved = isinstance(event, InventoryReserved)
+def _change(message: Incoming, event: OrderEvent, step: Step, now: datetime) -> StatusChange:
+    """The change of status. A hold begins with the reservation, and lasts a while longer when that is known late."""
+    if not isinstance(event, InventoryReserved):
+        return StatusChange(event.order_id, step.status, step.reason, message.message_id)
     return StatusChange(
         event.order_id,
         step.status,
         step.reason,
         message.message_id,
-        reserved_at=event.timestamp if reserved else None,
-        hold_until=event.deadline if isinstance(event, InventoryReserved) else None,
+        reserved_at=event.timestamp,
+        hold_until=None if event.deadline is None else max(event.deadline, now + MIN_HOLD),
     )
 
 
