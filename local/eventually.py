@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Waiting for a condition, with a deadline."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 
 def eventually(
@@ -14,3 +16,16 @@ def eventually(
         if time.monotonic() > deadline:
             raise TimeoutError(f"not within {seconds:g} s: {what}")
         time.sleep(pause)
+
+
+@asynccontextmanager
+async def deadline(seconds: float, *, what: str) -> AsyncIterator[None]:
+    """Cancel the block after that many seconds and raise TimeoutError, which names ``what`` did not happen."""
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError as error:
+        if not limit.expired():
+            raise
+        raise TimeoutError(f"not within {seconds:g} s: {what}") from error

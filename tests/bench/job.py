@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import pika
 import psycopg
 
+from local.eventually import eventually
 from orderflow.events import InventoryReserved, OrderLine
 from orderflow.messaging.event import encode
 
@@ -42,8 +43,12 @@ def prepare(amqp_url: str, database_url: str, messages: int) -> None:
     channel.queue_bind(OUTPUT, EXCHANGE, "payment.captured")
     for _ in range(messages):
         channel.basic_publish("", INPUT, *_message())
-    while channel.queue_declare(INPUT, passive=True).method.message_count < messages:
-        connection.sleep(0.05)
+    eventually(
+        lambda: channel.queue_declare(INPUT, passive=True).method.message_count >= messages,
+        seconds=120,
+        what=f"{messages} messages in {INPUT}",
+        pause=0.05,
+    )
     connection.close()
 
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from local.eventually import eventually
 from local.servers.enclosed_server import responds
 from local.servers.stack import Stack
 from local.system import PROCESSES, System
@@ -43,12 +44,17 @@ def _start(system: System, process: str) -> tuple[float, float]:
     begun = time.monotonic()
     with spec.log.open("ab") as log:
         child = subprocess.Popen(spec.argv, env=spec.env, cwd=spec.directory, stdout=log, stderr=log)
+
+    def ready() -> bool:
+        if child.poll() is not None:
+            raise ChildProcessError(f"{process} has ended")
+        return _ready(url)
+
     try:
-        while not _ready(url):
-            if child.poll() is not None or time.monotonic() > begun + _DEADLINE_SECONDS:
-                raise RuntimeError(f"{process} did not become ready; see {spec.log.read_text()[-2000:]}")
-            time.sleep(0.01)
+        eventually(ready, seconds=_DEADLINE_SECONDS, what=f"{process} is ready", pause=0.01)
         seconds = time.monotonic() - begun
+    except (ChildProcessError, TimeoutError) as error:
+        raise RuntimeError(f"{process} did not become ready; see {spec.log.read_text()[-2000:]}") from error
     finally:
         child.terminate()
         _, _, usage = os.wait4(child.pid, 0)

@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
@@ -19,7 +19,7 @@ from local.servers.enclosure import ENVIRONMENT
 from local.servers.rabbitmq import RabbitMQ as Server
 from local.servers.stack import Stack
 from orderflow.messaging.broker import Broker, Failure, Properties, Publication
-from orderflow.messaging.clock import ManualClock, SystemClock
+from orderflow.messaging.clock import Clock, ManualClock, SystemClock
 from orderflow.messaging.instrumentation import MessagingInstrumentation, PublishObserver
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from tests.conftest import management
@@ -106,6 +106,10 @@ class BrokerHarness(Protocol):
 
     reports: BrokerReports
 
+    @property
+    def clock(self) -> Clock:
+        """The broker's clock."""
+
     def broker(self, *, window: int = 1000) -> Broker:
         """A connected broker; closed at the end."""
 
@@ -139,6 +143,10 @@ class MemoryHarness:
         self.reports = BrokerReports()
         self._clock = ManualClock()
         self._broker: MemoryBroker | None = None
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
 
     @property
     def _one(self) -> MemoryBroker:
@@ -183,6 +191,7 @@ class RabbitHarness:
     proxy: Proxy
     reports: BrokerReports
     brokers: list[RabbitMQBroker]
+    clock: Clock = field(default_factory=SystemClock)
 
     def broker(self, *, window: int = 1000) -> Broker:
         broker = self.unconnected(window=window)
@@ -197,7 +206,7 @@ class RabbitHarness:
             url or self.proxy.url,
             window=window,
             instrumentation=self.reports,
-            clock=SystemClock(),
+            clock=self.clock,
             connection_name=name,
         )
         self.reports.broker = broker

@@ -15,12 +15,12 @@ def sent(broker: Broker, publications: Sequence[Publication]) -> Receipt:
 
 
 def take(consumer: Consumer, count: int = 1, *, limit: int = 250, limit_bytes: int = 10**6) -> list[Batch]:
-    """Batches with this many messages in total."""
+    """Batches with this many messages in total; each waits until it is full, so a slow broker changes nothing."""
     batches: list[Batch] = []
     missing = count
     while missing > 0:
         batch = consumer.receive(
-            limit=min(limit, missing), limit_bytes=limit_bytes, linger_seconds=0.05, timeout_seconds=SECONDS
+            limit=min(limit, missing), limit_bytes=limit_bytes, linger_seconds=SECONDS, timeout_seconds=SECONDS
         )
         assert batch is not None, f"{missing} of {count} messages did not come"
         batches.append(batch)
@@ -29,6 +29,10 @@ def take(consumer: Consumer, count: int = 1, *, limit: int = 250, limit_bytes: i
 
 
 def nothing_comes(consumer: Consumer) -> bool:
+    """Whether nothing comes for a while: no event follows a message that is not sent, so only time will do.
+
+    A slow machine makes this prove less. It never makes a sound broker fail.
+    """
     return consumer.receive(limit=1, limit_bytes=1, linger_seconds=0, timeout_seconds=0.2) is None
 
 

@@ -39,11 +39,17 @@ def _some_then_drained(consumer: Consumer) -> list[Delivery]:
 def _rest(consumer: Consumer) -> list[Delivery]:
     """Take and acknowledge everything until the cancelled consumer is drained."""
     seen: list[Delivery] = []
-    while not consumer.drained:
+
+    def drained() -> bool:
+        if consumer.drained:
+            return True
         late = consumer.receive(limit=40, limit_bytes=10**6, linger_seconds=0, timeout_seconds=0.05)
         if late is not None:
-            seen += late.deliveries
+            seen.extend(late.deliveries)
             consumer.ack(late)
+        return False
+
+    eventually(drained, SECONDS, what="the cancelled consumer is drained", pause=0)
     return seen
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from local.demo.load_generator import LoadGenerator, LoadRecord, Plan
 from local.demo.sale import Sale, put_stock
-from local.eventually import eventually
+from local.eventually import deadline, eventually
 from local.servers.enclosed_server import responds
 from local.servers.stack import Stack
 from local.system import PROCESSES, System
@@ -93,16 +93,18 @@ def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: Sys
         """Place orders until the API reports that it is not ready, as a load balancer does."""
         ready = f"http://127.0.0.1:{place.telemetry}/readyz"
         async with aiohttp.ClientSession() as session:
-            while len(generator.record.accepted) < 100:
-                await asyncio.sleep(0.02)
+            async with deadline(30, what="100 accepted orders"):
+                while len(generator.record.accepted) < 100:
+                    await asyncio.sleep(0.02)
             system.supervisor.kill("orders-api", signal.SIGTERM, hold=True)
-            while not generator.stop.is_set():
-                async with session.get(ready) as response:
-                    if response.status == 503:
-                        assert "stopping" in (await response.json())["reasons"]
-                        await asyncio.sleep(0.2)  # a load balancer reacts with a delay, and requests are in flight
-                        generator.stop.set()
-                await asyncio.sleep(0.02)
+            async with deadline(30, what="the API says that it is not ready"):
+                while not generator.stop.is_set():
+                    async with session.get(ready) as response:
+                        if response.status == 503:
+                            assert "stopping" in (await response.json())["reasons"]
+                            await asyncio.sleep(0.2)  # a load balancer reacts with a delay, and requests are in flight
+                            generator.stop.set()
+                    await asyncio.sleep(0.02)
 
     async def both() -> None:
         await asyncio.gather(generator.run(), balance())
@@ -128,7 +130,11 @@ def test_the_stock_api_fails_no_request_after_it_said_that_it_is_not_ready(syste
 
     async def balance() -> None:
         """Send requests until the API reports that it is not ready."""
-        async with aiohttp.ClientSession() as session, asyncio.TaskGroup() as group:
+        async with (
+            deadline(60, what="50 responses, then the API says that it is not ready"),
+            aiohttp.ClientSession() as session,
+            asyncio.TaskGroup() as group,
+        ):
             stopping = False
             while True:
                 group.create_task(look(session))

@@ -57,7 +57,7 @@ def settle(evidence: Evidence, *, seconds: float, still_seconds: float = math.in
         if now - began > seconds or (not moving and now - since > still_seconds):
             return left
         before = left
-        time.sleep(0.5)
+        time.sleep(0.5)  # not ``eventually``: what is left is a result here, and two looks are compared
     return []
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,10 @@ OURS = {name: value for name, value in os.environ.items() if not (name.startswit
 """The environment without servers given by URL, because these tests are about started ones."""
 
 
+IPV4_LOOPBACK, IPV6_LOOPBACK = "0100007F", "00000000000000000000000001000000"
+"""As in /proc/net. epmd listens on both, whatever address it is given."""
+
+
 def command_lines(word: str) -> dict[int, str]:
     """Processes whose command line contains the word."""
     found = {}
@@ -55,6 +60,25 @@ def nothing_is_left_of(directory: Path, ports: list[int]) -> bool:
 def is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def listening_sockets(server: EnclosedServer) -> set[tuple[str, int]]:
+    """Address (as in /proc/net/tcp) and port of every TCP socket on which the server's processes listen."""
+    enclosure = Path(f"/proc/{server.pid}/ns/pid").readlink()
+    inodes = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if (process / "ns/pid").readlink() == enclosure:
+                for file in (process / "fd").iterdir():
+                    with suppress(OSError):  # it is closed by now
+                        inodes.add(str(file.readlink()))
+    rows = [
+        line.split()
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/{server.pid}/net/{table}").read_text().splitlines()[1:]
+    ]
+    places = [row[1].split(":") for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in inodes]
+    return {(address, int(port, 16)) for address, port in places}
 
 
 def get_json(url: str) -> Any:
@@ -159,19 +183,9 @@ def test_servers_run_unprivileged_on_a_read_only_root_and_only_on_loopback(own: 
         }
         assert mounts["/"].split(",")[0] == "ro"
         assert mounts["/data"].split(",")[0] == "rw"
-    ours = {own.rabbitmq.port, own.postgresql.port} if isinstance(own.rabbitmq, RabbitMQ) else set()  # type: ignore[union-attr]
-    listening = [
-        line.split()[3] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
-    ]
-    assert ours
-    assert listening
-    for line in [
-        *Path("/proc/net/tcp").read_text().splitlines()[1:],
-        *Path("/proc/net/tcp6").read_text().splitlines()[1:],
-    ]:
-        address, port = line.split()[1].split(":")
-        if int(port, 16) in ours and line.split()[3] == "0A":
-            assert address == "0100007F"
+        listening = listening_sockets(server)
+        assert (IPV4_LOOPBACK, server.port) in listening
+        assert {address for address, _ in listening} <= {IPV4_LOOPBACK, IPV6_LOOPBACK}
 
 
 def test_stacks_run_side_by_side_with_everything_and_leave_nothing(own: Stack, tmp_path: Path) -> None:

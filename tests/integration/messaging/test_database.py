@@ -8,12 +8,12 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from local.eventually import eventually
 from orderflow.messaging.consume.inbox import Inbox, prune
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from tests.rigs.consumer import one, prepare
+from tests.rigs.database_locks import wait_for_a_lock
 
 pytestmark = pytest.mark.integration
 
@@ -115,9 +115,9 @@ def test_a_wrong_statement_is_not_bad_data_and_waits_for_a_fixed_program(db: Dat
 
 
 def test_a_statement_that_takes_too_long_is_ended(database: str) -> None:
-    db = Database(database, statement_timeout_seconds=0.05)
+    db = Database(database, statement_timeout_seconds=0.5)  # enough for ``select 1`` on a busy machine
     with pytest.raises(DatabaseUnavailable, match="57014"):
-        run(db, "select pg_sleep(10)")
+        run(db, "select pg_sleep(60)")
     assert run(db, "select 1") == [(1,)]
     db.close()
 
@@ -174,12 +174,6 @@ def test_a_list_arrives_as_it_was_sent(db: Database, kind: str, values: list[Any
 def test_lists_of_every_kind_may_follow_each_other_in_one_statement(db: Database) -> None:
     for names in (["a"], ["a", None], [], ["b"], [None]):
         assert run(db, "select %(names)s::text[]", names=names) == [(names,)]
-
-
-def wait_for_a_lock(database: str) -> None:
-    """Return once some transaction waits for another one."""
-    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    eventually(lambda: one(database, waiting) == 1)
 
 
 def test_a_claim_takes_ids_in_order_so_that_two_claims_do_not_deadlock(database: str, db: Database) -> None:

@@ -13,7 +13,6 @@ from uuid import uuid4
 import psycopg
 import pytest
 
-from local.eventually import eventually
 from orderflow.database_schema import database_schema
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, SchemaMismatch
 from orderflow.messaging.postgres import migrations
@@ -21,7 +20,8 @@ from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import Component, migrate, pending, require_current
 from orderflow.messaging.service import Service
 from orderflow.services import SERVICES
-from tests.rigs.consumer import one, query
+from tests.rigs.consumer import query
+from tests.rigs.database_locks import wait_for_a_lock
 from tests.rigs.schema_0_1_0 import create_schema_0_1_0
 
 pytestmark = pytest.mark.integration
@@ -223,21 +223,25 @@ def test_a_migration_that_fails_is_named_and_leaves_nothing(
 KILLED = """
 import sys
 from pathlib import Path
+from orderflow.messaging.postgres import migrations
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import Component, migrate
+migrations.LOCK_TIMEOUT = "60s"
 migrate(Database(sys.argv[1]), [Component.read("demo", Path(sys.argv[2]))])
 """
 
 
 def test_a_process_that_is_killed_in_the_middle_leaves_nothing(database: str, db: Database, tmp_path: Path) -> None:
-    slow = "create table two (); select pg_sleep(2);"  # the server notices the kill when it ends
-    component(tmp_path, FIRST, slow)
-    process = subprocess.Popen([sys.executable, "-c", KILLED, database, str(tmp_path / "demo")])
-    try:
-        eventually(lambda: one(database, "select count(*) from pg_stat_activity where wait_event = 'PgSleep'") == 1)
-    finally:
-        process.kill()
-    assert process.wait(10) == -signal.SIGKILL
+    component(tmp_path, FIRST, "create table two (); select pg_advisory_xact_lock(7);")
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("select pg_advisory_lock(7)")
+        process = subprocess.Popen([sys.executable, "-c", KILLED, database, str(tmp_path / "demo")])
+        try:
+            wait_for_a_lock(database)
+        finally:
+            process.kill()
+        assert process.wait(10) == -signal.SIGKILL
+    # Now the lock is free: the statement ends, and the server notices the kill.
     assert labels(migrate(db, [component(tmp_path, FIRST, SECOND)])) == ["demo 0002 (step_2)"]
     assert tables(database) == {"one", "orderflow_migrations"}
 

@@ -12,6 +12,7 @@ from local.eventually import eventually
 from orderflow.messaging.errors import DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.service import Incoming, Outcome, Transaction, UnitOfWork
 from tests.rigs.consumer import ConsumerRig, cancelled, effects, handle, one, order, prepare
+from tests.rigs.database_locks import wait_for_a_lock
 from tests.rigs.tcp_proxy import COMMITTED, Proxy
 
 pytestmark = pytest.mark.integration
@@ -146,8 +147,7 @@ def test_a_backend_killed_while_it_commits_leaves_all_or_nothing(url: str) -> No
         connection.execute("select pg_advisory_lock(7)")
         messages = [cancelled() for _ in range(10)]
         with ConsumerRig(url, *messages) as rig:
-            waiting = "select count(*) from pg_stat_activity where application_name = 'rig' and wait_event = 'advisory'"
-            eventually(lambda: one(url, waiting) == 1)
+            wait_for_a_lock(url, application_name="rig")
             terminate(url)
             eventually(lambda: rig.recorded.pauses)
             connection.execute("select pg_advisory_unlock(7)")

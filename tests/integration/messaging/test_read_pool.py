@@ -69,17 +69,20 @@ def test_a_slow_query_ends_in_time_and_the_pool_goes_on(pool: ReadPool) -> None:
 
 def test_only_as_many_queries_run_at_a_time_as_the_pool_is_large(pool: ReadPool, database: str) -> None:
     running, most, lock = 0, 0, threading.Lock()
+    two = threading.Barrier(2)
 
     def query(transaction: Transaction) -> None:
         nonlocal running, most
         with lock:
             running += 1
             most = max(most, running)
+        two.wait(10)  # so that two run at a time, on the slowest machine too
         transaction.execute("select pg_sleep(0.05)")
         with lock:
             running -= 1
 
-    wait([pool.submit(query) for _ in range(10)], 10)
+    for done in [pool.submit(query) for _ in range(10)]:
+        done.result(30)
     assert (most, backends(database)) == (2, 2)
 
 

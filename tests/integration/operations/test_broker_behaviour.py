@@ -109,19 +109,19 @@ def test_the_events_of_one_order_go_to_one_partition(
     for number in range(60):
         for key in ("order.created", "payment.captured"):
             put(channel, "order_events", key, correlation_id=f"order-{number}")
-    seen: dict[str, set[str]] = {}
+    seen: dict[str, list[str]] = {}
 
     def note(channel: BlockingChannel, method: Any, properties: Any, _: bytes) -> None:
-        seen.setdefault(properties.correlation_id, set()).add(queues[method.consumer_tag])
+        seen.setdefault(properties.correlation_id, []).append(queues[method.consumer_tag])
         channel.basic_ack(method.delivery_tag)
 
     queues = {channel.basic_consume(name, note): name for name in ("work.1", "work.2", "work.3")}
 
     def all_seen() -> bool:
         channel.connection.process_data_events(0.1)
-        return len(seen) >= 60
+        return sum(map(len, seen.values())) >= 120
 
-    eventually(all_seen, 10, what="an event of each order")
-    assert len(seen) == 60
-    assert all(len(places) == 1 for places in seen.values())
+    eventually(all_seen, 30, what="both events of each order")
+    assert [len(places) for places in seen.values()] == [2] * 60
+    assert all(len(set(places)) == 1 for places in seen.values())
     assert {place for places in seen.values() for place in places} == set(queues.values())

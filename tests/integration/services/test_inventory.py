@@ -31,6 +31,7 @@ from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming
 from orderflow.services.inventory import store
 from orderflow.services.inventory.handlers import NOTHING_RESERVED, InventoryUpdates
+from tests.rigs.database_locks import wait_for_a_lock
 
 pytestmark = pytest.mark.integration
 
@@ -273,10 +274,11 @@ def test_two_consumers_with_events_of_one_order_wait_for_each_other(inventory: D
         handler.handle([Incoming(uuid4(), created(order, ("a", 3)), 0)], SqlUnitOfWork(transaction))
         thread = threading.Thread(target=cancel)
         thread.start()
-        thread.join(0.3)  # by now it waits for our lock; if not, it finds our commit
-    thread.join()
-    if failed:
-        handle(concurrent, cancelled(order))
+        wait_for_a_lock(database)
+    thread.join(30)
+    assert not thread.is_alive()
+    assert len(failed) == 1  # the core then repeats the batch
+    handle(concurrent, cancelled(order))
     concurrent.close()
     assert counts(inventory) == (10, 0, 0)
 
@@ -292,8 +294,9 @@ def test_what_is_being_sold_is_not_released_as_well(inventory: Database, databas
     with inventory.transaction() as transaction:
         handler.handle([Incoming(uuid4(), confirmed(order), 0)], SqlUnitOfWork(transaction))
         thread.start()
-        thread.join(0.3)  # by now it waits for our lock; if not, it finds our commit
-    thread.join()
+        wait_for_a_lock(database)
+    thread.join(30)
+    assert not thread.is_alive()
     concurrent.close()
     assert counts(inventory) == (4, 3, 3)
 

@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.bootstrap.process import EXIT_FAILED, EXIT_UNFINISHED, Process
 from orderflow.messaging.clock import ManualClock, SystemClock
 
@@ -24,6 +25,7 @@ class FakeLoop:
         self.given_up = threading.Event()
 
     def run(self) -> None:
+        self._thread = threading.current_thread()
         self._stopped.wait()
         if self._stubborn:
             self.given_up.wait()
@@ -31,6 +33,22 @@ class FakeLoop:
 
     def stop(self) -> None:
         self._stopped.set()
+
+    def give_up(self) -> None:
+        """End the thread before the process looks whether it ended."""
+        self.given_up.set()
+        self._thread.join(60)
+
+
+class HangingLoop(FakeLoop):
+    """Does not end even when it is given up."""
+
+    def __init__(self, name: str, ended: list[str]) -> None:
+        super().__init__(name, ended)
+        self.released = threading.Event()
+
+    def run(self) -> None:
+        self.released.wait()
 
     def give_up(self) -> None:
         self.given_up.set()
@@ -71,12 +89,24 @@ def test_a_loop_that_raises_ends_the_process_with_a_failure() -> None:
 
 def test_a_loop_that_does_not_finish_in_time_is_given_up() -> None:
     ended: list[str] = []
-    loop = FakeLoop("consume", ended, stubborn=True)
     subject = process(drain_timeout_seconds=0.01)
-    subject.add(loop)
+    subject.add(FakeLoop("consume", ended, stubborn=True))
     subject.stopping.set()
-    assert subject.run() in {EXIT_UNFINISHED, 0}
-    assert loop.given_up.is_set()
+    assert subject.run() == 0
+    assert ended == ["consume"]
+
+
+def test_a_process_with_a_loop_that_never_finishes_says_so_and_ends() -> None:
+    ended: list[str] = []
+    loop = HangingLoop("consume", ended)
+    subject = process(drain_timeout_seconds=0.01)
+    subject.add(loop, FakeLoop("relay", ended))
+    subject.stopping.set()
+    try:
+        assert subject.run() == EXIT_UNFINISHED
+        assert (loop.given_up.is_set(), ended) == (True, ["relay"])
+    finally:
+        loop.released.set()
 
 
 def test_the_time_to_finish_begins_when_the_process_is_no_longer_sent_anything() -> None:
@@ -126,7 +156,19 @@ def test_a_signal_stops_a_process_and_a_second_one_hurries_it(number: signal.Sig
 
 
 def test_idle_seconds_are_reported_for_each_running_loop() -> None:
-    subject = process()
-    loop = FakeLoop("consume", [])
-    subject.add(loop)
+    clock = ManualClock()
+    subject = Process("test", clock=clock, drain_timeout_seconds=5)
+    consume, relay = FakeLoop("consume", []), FakeLoop("relay", [])
+    consume.last_progress, relay.last_progress = clock.monotonic(), clock.monotonic() + 3
+    clock.advance(10)
+    subject.add(consume, relay)
     assert subject.idle_seconds() == {}
+    running = threading.Thread(target=subject.run)
+    running.start()
+    try:
+        eventually(lambda: subject.idle_seconds() == {"consume": 10, "relay": 7}, what="both loops are reported")
+        consume.stop()
+        eventually(lambda: subject.idle_seconds() == {"relay": 7}, what="only the running loop is reported")
+    finally:
+        subject.stopping.set()
+        running.join(60)

@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from litestar import Litestar
 
+from local.eventually import deadline
 from orderflow.http import api_database
 from orderflow.http.api_database import ApiDatabase
 from orderflow.http.problems import Problem
@@ -150,10 +151,13 @@ def test_a_write_continues_when_its_client_disconnects(
 
     async def main() -> None:
         running = asyncio.ensure_future(app(writer)(scope | {"raw_path": path.encode()}, receive, send))
-        while not writer.requests:
-            await asyncio.sleep(0)
+        async with deadline(30, what="the request reaches the writer"):
+            while not writer.requests:
+                assert not running.done(), sent
+                await asyncio.sleep(0)
         running.cancel()
-        await asyncio.wait([running])
+        async with deadline(30, what="the request ends when its client is gone"):
+            await asyncio.wait([running])
         assert running.cancelled()
 
     asyncio.run(main())

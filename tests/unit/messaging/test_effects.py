@@ -112,7 +112,7 @@ class Running:
         self.join()
 
     def join(self) -> None:
-        self._thread.join(5)
+        self._thread.join(30)
         assert not self._thread.is_alive()
 
     def _run(self) -> None:

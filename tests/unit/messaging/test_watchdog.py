@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from local.eventually import eventually
 from orderflow.messaging.clock import ManualClock
 from orderflow.messaging.watchdog import EXIT_STALLED, Watchdog, stacks
 
@@ -43,6 +44,7 @@ def test_a_loop_that_hangs_ends_the_process_and_says_where(loops: Loops, caplog:
     hanging = threading.Event()
     thread = threading.Thread(target=hanging.wait, name="consume q")
     thread.start()
+    eventually(lambda: any("wait" in frame for frame in stacks()["consume q"]), what="the loop hangs")
     loops.idle = {"consume q": 61.0, "relay": 0.1}
     with caplog.at_level(logging.CRITICAL):
         loops.look_after(5)

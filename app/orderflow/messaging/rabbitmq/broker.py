@@ -137,6 +137,10 @@ class RabbitMQBroker:
 
     def _close(self) -> None:
         self._publisher.refuse()
+        delay = max((consumer.closing_delay_seconds for consumer in self._consumers), default=0.0)
+        if delay:
+            self._loop.call_later(delay, self._close)
+            return
         self._each_consumer(RabbitConsumer.close_ordered_channel)
         for connection in self._connections.values():
             connection.close()

@@ -17,6 +17,9 @@ from orderflow.messaging.rabbitmq.properties import from_pika, text
 
 log = logging.getLogger(__name__)
 
+_CANCELS_BEFORE_CLOSING = 3
+"""The channel stays open after its last ack for as many times the duration of the cancel."""
+_MAX_CLOSING_DELAY_SECONDS = 2.0
 _MAX_CANCEL_DELAY_SECONDS = 0.2
 """The longest time for which a cancel waits for the deliveries that the last ack allowed."""
 
@@ -47,6 +50,7 @@ class RabbitConsumer:
         self._cancelling = False
         self._cancelled = False
         self._delivered_tag = self._acked_tag = self._deferred_ack_tag = 0
+        self._cancel_sent_at = self._cancel_seconds = self._last_ack_at = 0.0
         self._last_tag = 0
         """For a cancelled ordered consumer: its channel is closed after the ack of this tag."""
         self._backoff = Backoff(first=0.2, maximum=10)
@@ -60,6 +64,20 @@ class RabbitConsumer:
     def drained(self) -> bool:
         """True when cancelled and everything that had arrived was received (or its channel is closed)."""
         return self._cancelled and not len(self._buffer)
+
+    @property
+    def closing_delay_seconds(self) -> float:
+        """Seconds for which the channel must stay open, so that the broker does not lose acks sent after the cancel.
+
+        The broker returns what was in flight at the cancel with a command for each delivery. While 32 commands of a
+        channel are pending it keeps acks in the memory of the channel (``rabbit_fifo_client``: ``SOFT_LIMIT``,
+        ``unsent_commands``), and loses them when the channel closes. The cancel went through the same log as these
+        commands, so the time that it took says how long they take.
+        """
+        if not self._last_ack_at:
+            return 0.0
+        delay = min(_MAX_CLOSING_DELAY_SECONDS, _CANCELS_BEFORE_CLOSING * self._cancel_seconds)
+        return max(0.0, self._last_ack_at + delay - self._clock.monotonic())
 
     def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
         """See ``broker.Consumer``."""
@@ -95,6 +113,7 @@ class RabbitConsumer:
         self._channel = None
         self._tag = ""
         self._delivered_tag = self._acked_tag = self._deferred_ack_tag = 0
+        self._last_ack_at = 0.0
         self._buffer.renew()
         if self._cancelling:
             self._end()
@@ -154,8 +173,7 @@ class RabbitConsumer:
         if self._cancelling and not self._cancelled:
             self._deferred_ack_tag = tag
         else:
-            self._acked_tag = tag
-            self._channel.basic_ack(tag, multiple=True)
+            self._send_ack(tag)
             self._close_channel_when_done()
 
     def _cancel(self) -> None:
@@ -180,7 +198,8 @@ class RabbitConsumer:
 
         Each ack lets the broker send more, and a quorum queue requeues what it sends during a cancel, marked as
         redelivered although no consumer received it (https://github.com/rabbitmq/rabbitmq-server/issues/3729). Once a
-        full prefetch is unacknowledged, the broker sends nothing more.
+        full prefetch is unacknowledged, the broker sends nothing more. When that does not happen, the queue is short;
+        then the deferred ack is sent before the cancel, because a later one may get lost (``closing_delay_seconds``).
         """
         if self._cancelled or self._channel is None or not self._channel.is_open:
             return
@@ -188,20 +207,33 @@ class RabbitConsumer:
         if not full and self._clock.monotonic() < deadline:
             self._loop.call_later(0.01, partial(self._cancel_when_quiet, deadline))
             return
+        if not full:
+            self._send_deferred_ack()
+        self._cancel_sent_at = self._clock.monotonic()
         self._channel.basic_cancel(self._tag, callback=self._on_cancelled)
         # pika would reject deliveries still in flight, and the broker would deliver them again: accept them instead.
         self._channel._cancelled.discard(self._tag)  # noqa: SLF001
 
     def _on_cancelled(self, _frame: object) -> None:
+        self._cancel_seconds = self._clock.monotonic() - self._cancel_sent_at
         log.info("queue.cancelled", extra={"queue": self.queue, "held": self._delivered_tag - self._acked_tag})
         self._end()
 
     def _end(self) -> None:
         self._cancelled = True
-        if self._deferred_ack_tag and self._channel is not None and self._channel.is_open:
-            self._channel.basic_ack(self._deferred_ack_tag, multiple=True)
-        self._deferred_ack_tag = 0
+        self._send_deferred_ack()
         self._buffer.wake()
+
+    def _send_deferred_ack(self) -> None:
+        tag, self._deferred_ack_tag = self._deferred_ack_tag, 0
+        if tag and self._channel is not None and self._channel.is_open:
+            self._send_ack(tag)
+
+    def _send_ack(self, tag: int) -> None:
+        self._acked_tag = tag
+        self._channel.basic_ack(tag, multiple=True)
+        if self._cancelled:
+            self._last_ack_at = self._clock.monotonic()
 
     def _on_cancelled_by_broker(self, _frame: object) -> None:
         log.warning("queue.cancelled_by_broker", extra={"queue": self.queue})

@@ -6,6 +6,7 @@ import pytest
 from local.eventually import eventually
 from orderflow.events import PaymentCaptured, PaymentRefunded
 from tests.rigs.consumer import query
+from tests.rigs.database_locks import wait_for_a_lock
 from tests.rigs.payments import Payments, Simulator, cancelled, quickly_slow, reserved
 
 pytestmark = pytest.mark.integration
@@ -90,12 +91,11 @@ def test_a_capture_during_the_cancellation_leads_to_a_refund(url: str, simulator
 
 def test_a_result_waits_for_a_cancellation_that_is_being_committed(url: str, simulator: Simulator) -> None:
     event = reserved("slow", order_id=quickly_slow())
-    waiting = "select 1 from pg_stat_activity where application_name = 'payments calls' and wait_event_type = 'Lock'"
     with Payments(url, simulator.url, timeout_seconds=10, lease_seconds=12) as payments:
         payments.receive(event)
         eventually(lambda: query(url, "select 1 from charges where called_at is not null"))
         with payments.cancelling(event.order_id):
-            eventually(lambda: query(url, waiting), 15)
+            wait_for_a_lock(url, application_name="payments calls")
         eventually(lambda: payments.publisher.published)
     assert payments.published() == {("PaymentRefunded", event.order_id): 1}
 

@@ -1,10 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
 import threading
 
-from local.eventually import eventually
 from orderflow.messaging.broker import Batch
 from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
 from tests.rigs.scripted_broker import deliver
+
+
+class WatchedEvent(threading.Event):
+    """Shows when a thread has begun to wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._awaited = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self._awaited.set()
+        return super().wait(timeout)
+
+    def until_awaited(self) -> None:
+        assert self._awaited.wait(30)
+
+
+def watch(buffer: DeliveryBuffer) -> tuple[WatchedEvent, WatchedEvent]:
+    """The buffer's waits for a first delivery and for a full batch."""
+    some, full = WatchedEvent(), WatchedEvent()
+    buffer._some, buffer._full = some, full
+    return some, full
 
 
 class TakingThread:
@@ -18,10 +39,10 @@ class TakingThread:
         self._thread.start()
 
     def _run(self) -> None:
-        self.batch = self._buffer.take(limit_bytes=10**6, timeout_seconds=30, **self._arguments)  # type: ignore[arg-type]
+        self.batch = self._buffer.take(limit_bytes=10**6, timeout_seconds=60, **self._arguments)  # type: ignore[arg-type]
 
     def tags(self) -> list[int] | None:
-        self._thread.join(10)
+        self._thread.join(30)
         assert not self._thread.is_alive()
         return [delivery.tag for delivery in self.batch.deliveries] if self.batch else None
 
@@ -55,14 +76,18 @@ def test_a_batch_is_bounded_by_number_and_by_bytes() -> None:
 
 def test_the_first_delivery_wakes_the_worker() -> None:
     buffer = filled(0)
+    some, _ = watch(buffer)
     taking = TakingThread(buffer, limit=10)
+    some.until_awaited()
     buffer.append(deliver(tag=1))
     assert taking.tags() == [1]
 
 
 def test_a_full_batch_ends_the_linger() -> None:
     buffer = filled(1)
-    taking = TakingThread(buffer, limit=3, linger_seconds=30)
+    _, full = watch(buffer)
+    taking = TakingThread(buffer, limit=3, linger_seconds=60)
+    full.until_awaited()
     buffer.append(deliver(tag=2))
     buffer.append(deliver(tag=3))
     assert taking.tags() == [1, 2, 3]
@@ -70,8 +95,9 @@ def test_a_full_batch_ends_the_linger() -> None:
 
 def test_waking_ends_a_wait_without_deliveries() -> None:
     buffer = filled(0)
+    some, _ = watch(buffer)
     taking = TakingThread(buffer, limit=1)
-    eventually(lambda: not buffer._some.is_set())
+    some.until_awaited()
     buffer.wake()
     assert taking.tags() is None
 
@@ -87,10 +113,15 @@ def test_a_new_epoch_drops_what_the_old_one_left() -> None:
 
 def test_an_epoch_that_ends_during_the_linger_does_not_end_the_wait() -> None:
     buffer = filled(1)
-    taking = TakingThread(buffer, limit=2, linger_seconds=0.05)
+    some, full = watch(buffer)
+    taking = TakingThread(buffer, limit=2, linger_seconds=60)
+    full.until_awaited()
     buffer.renew()
+    buffer.wake()  # ends the linger, which finds nothing of the old epoch
+    some.until_awaited()
     buffer.append(deliver(tag=7))
-    assert taking.tags() in ([7], [1])
+    buffer.append(deliver(tag=8))
+    assert taking.tags() == [7, 8]
 
 
 def test_every_delivery_is_taken_once_when_both_sides_are_busy() -> None:
@@ -99,13 +130,14 @@ def test_every_delivery_is_taken_once_when_both_sides_are_busy() -> None:
 
     def work() -> None:
         while len(taken) < 5000:
-            batch = buffer.take(limit=100, limit_bytes=10**6, linger_seconds=0.001, timeout_seconds=1)
-            taken.extend(delivery.tag for delivery in batch.deliveries if batch)  # type: ignore[union-attr]
+            batch = buffer.take(limit=100, limit_bytes=10**6, linger_seconds=0.001, timeout_seconds=30)
+            assert batch is not None
+            taken.extend(delivery.tag for delivery in batch.deliveries)
 
     thread = threading.Thread(target=work)
     thread.start()
     template = deliver()
     for tag in range(5000):
         buffer.append(type(template)(tag, "", "", False, template.properties, b"", 0.0))
-    thread.join(10)
+    thread.join(30)
     assert taken == list(range(5000))

@@ -47,15 +47,40 @@ def test_spans_bear_the_name_of_the_process_unless_the_variables_say_otherwise(m
     assert resource("orders", "1.0").attributes["service.name"] == "till"
 
 
-@pytest.mark.parametrize(("sampler", "samples"), [("always_on", True), ("parentbased_traceidratio", True)])
-@pytest.mark.parametrize("off", [False, True])
+@pytest.mark.parametrize(
+    ("sampler", "ratio", "samples"),
+    [
+        ("always_on", "", True),
+        ("always_off", "", False),
+        ("traceidratio", "0.01", True),
+        ("traceidratio", "0", False),
+        ("parentbased_always_on", "", True),
+        ("parentbased_always_off", "", False),
+        ("parentbased_traceidratio", "0.01", True),
+        ("parentbased_traceidratio", "0", False),
+    ],
+)
 def test_the_sampler_of_requests_is_the_standard_one(
-    monkeypatch: pytest.MonkeyPatch, sampler: str, samples: bool, off: bool
+    monkeypatch: pytest.MonkeyPatch, sampler: str, ratio: str, samples: bool
 ) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_always_off" if off else sampler)
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0.01")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
     pipeline = Pipeline(SimpleSpanProcessor(BlockedExporter()), resource=Resource.get_empty(), environ={})
-    assert pipeline.samples_requests is (samples and not off)
+    assert pipeline.samples_requests is samples
+
+
+@pytest.mark.parametrize(("ratio", "sampled"), [("1", True), ("0", False)])
+def test_a_request_is_sampled_as_the_sampler_says_and_a_batch_always(
+    monkeypatch: pytest.MonkeyPatch, ratio: str, sampled: bool
+) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
+    pipeline = Pipeline(SimpleSpanProcessor(BlockedExporter()), resource=Resource.get_empty(), environ={})
+    request, batch = pipeline.edge.start_span("request"), pipeline.inner.start_span("batch")
+    assert (request.get_span_context().trace_flags.sampled, batch.get_span_context().trace_flags.sampled) == (
+        sampled,
+        True,
+    )
 
 
 @pytest.mark.parametrize(("given", "links"), [("", 300), ("128", 128)])
