@@ -18,7 +18,7 @@ PREFETCH = 4
 
 
 class Channel:
-    """A channel that records what is sent on it, in order. The cancel is confirmed when ``confirm_cancel`` is called."""
+    """Records what is sent on it, in order. ``confirm_cancel`` confirms the cancel."""
 
     is_open = True
 
