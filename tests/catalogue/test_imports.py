@@ -40,6 +40,7 @@ FLOORS = (
     "orderflow.database_schema",
     "orderflow.rabbitmq_definitions",
     "orderflow.broker_topology",
+    "orderflow.broker_users",
     "orderflow.telemetry",
     "orderflow.payment_simulator",
     "orderflow.operations",

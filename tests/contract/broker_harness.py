@@ -106,6 +106,10 @@ class BrokerHarness(Protocol):
 
     watch: Watch
 
+    @property
+    def user_id(self) -> str:
+        """The user of its connections."""
+
     def broker(self, *, window: int = 1000) -> Broker:
         """A connected broker; closed at the end."""
 
@@ -135,6 +139,8 @@ class BrokerHarness(Protocol):
 
 
 class MemoryHarness:
+    user_id = "someone"
+
     def __init__(self) -> None:
         self.watch = Watch()
         self._clock = ManualClock()
@@ -146,7 +152,9 @@ class MemoryHarness:
         return self._broker
 
     def broker(self, *, window: int = 1000) -> Broker:
-        self._broker = MemoryBroker(TOPOLOGY, window=window, instrumentation=self.watch, clock=self._clock)
+        self._broker = MemoryBroker(
+            TOPOLOGY, window=window, instrumentation=self.watch, clock=self._clock, user_id=self.user_id
+        )
         self.watch.broker = self._broker
         self._broker.start()
         return self._broker
@@ -184,17 +192,26 @@ class RabbitHarness:
     watch: Watch
     brokers: list[RabbitMQBroker]
 
+    @property
+    def user_id(self) -> str:
+        return urlsplit(self.proxy.url).username or ""
+
     def broker(self, *, window: int = 1000) -> Broker:
         broker = self.unconnected(window=window)
         broker.start()
         eventually(lambda: broker.ready)
         return broker
 
-    def unconnected(self, *, window: int = 1000, url: str = "") -> RabbitMQBroker:
+    def unconnected(self, *, window: int = 1000, url: str = "", user_id: str = "") -> RabbitMQBroker:
         """A broker that was not started yet."""
         name = f"contract {uuid4().hex[:8]}"
         broker = RabbitMQBroker(
-            url or self.proxy.url, window=window, instrumentation=self.watch, clock=SystemClock(), connection_name=name
+            url or self.proxy.url,
+            window=window,
+            instrumentation=self.watch,
+            clock=SystemClock(),
+            connection_name=name,
+            user_id=user_id or urlsplit(url or self.proxy.url).username,
         )
         self.watch.broker = broker
         self.brokers.append(broker)

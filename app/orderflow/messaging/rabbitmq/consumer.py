@@ -144,6 +144,7 @@ class RabbitConsumer:
                 from_pika(properties),
                 body,
                 self._clock.monotonic(),
+                text(properties.user_id),
             )
         )
 
