@@ -11,6 +11,7 @@ import pika
 from orderflow.events import InventoryReserved
 from orderflow.messaging.broker import Publication
 from orderflow.messaging.consume.settlement import dead_letter
+from orderflow.messaging.publisher_check import Origin
 from orderflow.operations.dead_letters.model import Selection
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from tests.builders import NOW, an_event
@@ -26,15 +27,17 @@ def store_dead_letters(shop: Installation, channels: Channels, reasons: Sequence
     """Dead letters of payments, as the core writes them; their message ids."""
     channel = channels.open(shop.url("payments"))
     ids = [str(uuid4()) for _ in reasons]
+    origin = Origin(shop.user("inventory"), InventoryReserved.routing_key)
     for number, (message_id, reason) in enumerate(zip(ids, reasons, strict=True)):
         parked_at = NOW + timedelta(seconds=number)
         event = an_event(InventoryReserved, user_id=PRIVATE)
         failed = deliver(event, message_id=message_id, headers={"traceparent": TRACE, "x-retry-count": 3})
-        publish(channel, dead_letter(failed, queue="payment_requests", reason=reason, detail="why", now=parked_at))
+        copy = dead_letter(failed, origin=origin, queue="payment_requests", reason=reason, detail="why", now=parked_at)
+        publish(channel, copy, user_id=shop.user("payments"))
     return ids
 
 
-def publish(channel: Any, publication: Publication) -> None:
+def publish(channel: Any, publication: Publication, *, user_id: str) -> None:
     sent = publication.properties
     properties = pika.BasicProperties(
         message_id=sent.message_id,
@@ -43,6 +46,7 @@ def publish(channel: Any, publication: Publication) -> None:
         timestamp=sent.timestamp,
         content_type=sent.content_type,
         headers=dict(sent.headers),
+        user_id=user_id,
         delivery_mode=2,
     )
     channel.basic_publish(publication.exchange, publication.routing_key, publication.body, properties, mandatory=True)

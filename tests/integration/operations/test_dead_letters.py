@@ -19,7 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from orderflow.events import InventoryReserved
-from orderflow.messaging.broker import Delivery, Properties
+from orderflow.messaging.broker import Delivery
 from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.event import encode
@@ -28,6 +28,8 @@ from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.publisher_check import Origin
+from orderflow.messaging.rabbitmq.properties import from_pika
 from orderflow.messaging.service import DONE, Incoming, Outcome, UnitOfWork
 from orderflow.operations.dead_letters.model import Selection
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
@@ -169,7 +171,12 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
         "order_events",
         "inventory.reserved",
         encode(event),
-        pika.BasicProperties(message_id=delivery.properties.message_id, delivery_mode=2),
+        pika.BasicProperties(
+            message_id=delivery.properties.message_id,
+            delivery_mode=2,
+            user_id=shop.user("inventory"),
+            headers={"x-original-user-id": "payments", "x-original-routing-key": "payment.captured"},
+        ),
         mandatory=True,
     )
     deliveries = 0
@@ -181,12 +188,14 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
     queue = DeadLetterQueue(shop.url("replay"))
     (letter,) = waited(queue, 1)
     assert (letter.reason, letter.queue, letter.parked_by) == ("delivery_limit", "payment_requests", "broker")
-    assert letter.original_routing_key == "inventory.reserved"
+    assert letter.origin == Origin(shop.user("inventory"), "inventory.reserved")
     assert letter.parked_at is not None
     queue.replay(ALL, limit=1, operator="ann", per_second=1000)
     ((properties, _),) = taken(shop, channels)
     assert properties.message_id == letter.message_id
     assert not [name for name in properties.headers if "death" in name]
+    assert properties.headers["x-original-user-id"] == shop.user("inventory")
+    assert properties.headers["x-original-routing-key"] == "inventory.reserved"
 
 
 def waited(queue: DeadLetterQueue, count: int) -> Any:
@@ -260,5 +269,4 @@ def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
 
 
 def received(tag: int, properties: pika.BasicProperties, body: bytes) -> Delivery:
-    sent = Properties(message_id=properties.message_id, content_type=properties.content_type)
-    return Delivery(tag, "replay", "payment_requests", False, sent, body, 0.0)
+    return Delivery(tag, "replay", "payment_requests", False, from_pika(properties), body, 0.0)
