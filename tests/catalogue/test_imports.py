@@ -25,6 +25,7 @@ FLOORS = (
     "orderflow.messaging.broker",
     "orderflow.messaging.instrumentation",
     "orderflow.messaging.service",
+    "orderflow.messaging.publisher_check",
     "orderflow.messaging.codec",
     "orderflow.messaging.postgres",
     "orderflow.messaging.publish",

@@ -35,8 +35,8 @@ PROPERTIES = {
     "type": "The event type, as in the body.",
     "timestamp": "When the event happened, in whole seconds.",
     "app_id": "The service that published it, as it says.",
-    "user_id": "The broker user who published it, verified by the broker. Required: the event's owner, and on a copy the"
-    " service of the queue (retry, dead letter) or `replay`.",
+    "user_id": "The broker user who published it, verified by the broker: the owner of the event; for a copy, the"
+    " service of its queue (retry, dead letter) or `replay`. Required.",
     "content_type": "`application/json`.",
     "content_encoding": "`zstd` or `gzip` when the body is compressed.",
     "delivery_mode": "2, persistent.",
