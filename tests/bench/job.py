@@ -7,7 +7,7 @@ manual and after the commit, and PostgreSQL commits to disk.
 
 import uuid
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pika
 import psycopg
@@ -39,15 +39,21 @@ def prepare(amqp_url: str, database_url: str, messages: int) -> None:
     for queue in (INPUT, OUTPUT):
         channel.queue_delete(queue)
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    channel.queue_bind(INPUT, EXCHANGE, InventoryReserved.routing_key)
     channel.queue_bind(OUTPUT, EXCHANGE, "payment.captured")
     for _ in range(messages):
-        channel.basic_publish("", INPUT, *_message())
+        channel.basic_publish(EXCHANGE, InventoryReserved.routing_key, *_message(user_id=user(amqp_url)))
     while channel.queue_declare(INPUT, passive=True).method.message_count < messages:
         connection.sleep(0.05)
     connection.close()
 
 
-def _message() -> tuple[bytes, pika.BasicProperties]:
+def user(amqp_url: str) -> str:
+    """The broker user of a URL, whom the messages name as their publisher."""
+    return unquote(urlsplit(amqp_url).username or "guest")
+
+
+def _message(*, user_id: str) -> tuple[bytes, pika.BasicProperties]:
     order_id = uuid.uuid4()
     event = InventoryReserved(
         timestamp=datetime.now(UTC),
@@ -64,6 +70,7 @@ def _message() -> tuple[bytes, pika.BasicProperties]:
         content_type="application/json",
         delivery_mode=2,
         type="INVENTORY_RESERVED",
+        user_id=user_id,
     )
     return encode(event), properties
 
