@@ -7,6 +7,8 @@ from typing import Any
 from uuid import uuid4
 
 import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 from orderflow.events import InventoryReserved
 from orderflow.messaging.broker import Publication
@@ -67,3 +69,22 @@ def taken(
 
 def ids_in(queue: DeadLetterQueue) -> list[str]:
     return [letter.message_id for letter in queue.browse(ALL, limit=1000).letters]
+
+
+def rejected_too_often(channel: BlockingChannel) -> None:
+    """The one message for payments is delivered until the broker has enough."""
+    deliveries = 0
+    while deliveries < 21:
+        method, _, _ = channel.basic_get("payment_requests")
+        if method is not None:
+            deliveries += 1
+            channel.basic_reject(method.delivery_tag, requeue=True)
+
+
+def waited(queue: DeadLetterQueue, count: int) -> Any:
+    """The dead letters once there are that many; the broker forwards its own in the background."""
+    for _ in range(200):
+        letters = queue.browse(ALL, limit=1000).letters
+        if len(letters) >= count:
+            return letters
+    pytest.fail(f"there were never {count} dead letters")

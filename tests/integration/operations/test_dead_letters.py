@@ -37,7 +37,16 @@ from orderflow.operations.management_api import Management
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
 from tests.builders import a_codec, an_event
 from tests.integration.operations.conftest import Channels, Installation
-from tests.rigs.dead_letters import ALL, PRIVATE, TRACE, ids_in, store_dead_letters, taken
+from tests.rigs.dead_letters import (
+    ALL,
+    PRIVATE,
+    TRACE,
+    ids_in,
+    rejected_too_often,
+    store_dead_letters,
+    taken,
+    waited,
+)
 from tests.rigs.scripted_broker import ScriptedPublisher, deliver
 
 pytestmark = pytest.mark.integration
@@ -175,16 +184,10 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
             message_id=delivery.properties.message_id,
             delivery_mode=2,
             user_id=shop.user("inventory"),
-            headers={"x-original-user-id": "payments", "x-original-routing-key": "payment.captured"},
         ),
         mandatory=True,
     )
-    deliveries = 0
-    while deliveries < 21:
-        method, _, _ = channel.basic_get("payment_requests")
-        if method is not None:
-            deliveries += 1
-            channel.basic_reject(method.delivery_tag, requeue=True)
+    rejected_too_often(channel)
     queue = DeadLetterQueue(shop.url("replay"))
     (letter,) = waited(queue, 1)
     assert (letter.reason, letter.queue, letter.parked_by) == ("delivery_limit", "payment_requests", "broker")
@@ -198,18 +201,8 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
     assert properties.headers["x-original-routing-key"] == "inventory.reserved"
 
 
-def waited(queue: DeadLetterQueue, count: int) -> Any:
-    """The dead letters once there are that many; the broker forwards its own in the background."""
-    for _ in range(200):
-        letters = queue.browse(ALL, limit=1000).letters
-        if len(letters) >= count:
-            return letters
-    pytest.fail(f"there were never {count} dead letters")
-
-
 KILLED_BEFORE_ACK = """
 import os, signal, sys
-from pika.adapters.blocking_connection import BlockingChannel
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from orderflow.operations.dead_letters.model import Selection
 
