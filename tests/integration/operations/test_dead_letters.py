@@ -203,6 +203,7 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
 
 KILLED_BEFORE_ACK = """
 import os, signal, sys
+from pika.adapters.blocking_connection import BlockingChannel
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from orderflow.operations.dead_letters.model import Selection
 
