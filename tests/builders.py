@@ -12,6 +12,7 @@ from orderflow.messaging.codec import Codec
 from orderflow.messaging.consume.loop import BatchLimits
 from orderflow.messaging.consume.settlement import RetryPolicy
 from orderflow.messaging.event import Event
+from orderflow.messaging.publisher_check import PublisherCheck
 from orderflow.messaging.service import Incoming, Outcome
 
 Handling = Callable[[Sequence[Incoming], Any], Sequence[Outcome]]
@@ -45,8 +46,14 @@ def an_event(kind: type[AnEvent], **changes: object) -> AnEvent:
 
 
 def a_codec(app_id: str = "test", **changes: Any) -> Codec:
-    """A codec of the domain's events, with the default settings."""
-    values = {"compression": "zstd", "threshold_bytes": 8 * 1024, "limit_bytes": 1024 * 1024, **changes}
+    """A codec of the domain's events, with the default settings; it checks routing keys, not publishers."""
+    values = {
+        "compression": "zstd",
+        "threshold_bytes": 8 * 1024,
+        "limit_bytes": 1024 * 1024,
+        "publishers": PublisherCheck(),
+        **changes,
+    }
     return Codec(app_id=app_id, exchange=EXCHANGE, decode=decode, **values)
 
 

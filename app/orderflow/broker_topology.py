@@ -7,6 +7,7 @@ each policy is complete.
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from orderflow.events import EVENTS, EXCHANGE
@@ -18,6 +19,7 @@ from orderflow.messaging.consume.settlement import (
     retry_queue,
 )
 from orderflow.messaging.event import Event
+from orderflow.messaging.publisher_check import REPLAY_EXCHANGE
 from orderflow.messaging.service import Queue, Service
 from orderflow.rabbitmq_definitions import (
     NOTHING,
@@ -32,9 +34,6 @@ from orderflow.rabbitmq_definitions import (
     Value,
     VirtualHost,
 )
-
-REPLAY_EXCHANGE = "replay"
-"""Bound to the work queues only, so that the replay user needs no right on the default exchange."""
 
 OPERATORS = ("topology", "replay", "monitor")
 """Broker users of people and jobs. In addition, every service has a user with the service's name."""
@@ -60,6 +59,7 @@ def user_names(services: Iterable[Service]) -> tuple[str, ...]:
 
 def mistakes(services: Sequence[Service]) -> list[str]:
     """What is wrong with the declarations taken together, one sentence each."""
+    publishers = Counter(event for service in services for event in service.publishes)
     published = {event for service in services for event in service.publishes}
     queues = [queue for service in services for queue in service.queues]
     consumed = {event for queue in queues for event in queue.events}
@@ -67,6 +67,7 @@ def mistakes(services: Sequence[Service]) -> list[str]:
     found = [f"{event.__name__} is published, but not consumed" for event in _sorted(published - consumed)]
     found += [f"{event.__name__} is consumed, but not published" for event in _sorted(consumed - published)]
     found += [f"{event.__name__} exists, but is not published" for event in EVENTS if event not in published]
+    found += [f"{event.__name__} is published by two services" for event in publishers if publishers[event] > 1]
     found += [f"the queue {name} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
     found += [f"the queue {queue.name} has {queue.partitions} partitions" for queue in queues if queue.partitions < 1]
     taken = [*user_names(services)]

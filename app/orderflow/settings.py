@@ -67,6 +67,19 @@ def _api_keys(text: str) -> str:
     return text
 
 
+def pairs(text: str) -> dict[str, str]:
+    """The values by name in ``name=value,name=value``; raises ValueError when it is something else."""
+    found = [part.strip().partition("=") for part in text.split(",") if part.strip()]
+    if not all(name and value for name, _, value in found) or len({name for name, _, _ in found}) < len(found):
+        raise ValueError("must be name=user, separated by commas, each name once")
+    return {name: value for name, _, value in found}
+
+
+def _pairs(text: str) -> str:
+    pairs(text)
+    return text
+
+
 _AMQP = _url("amqp", "amqps")
 _HTTP = _url("http", "https")
 _POSTGRES = _url("postgresql", "postgres")
@@ -81,6 +94,18 @@ class Settings:
     amqp_url: str = _setting("", _AMQP, "The broker, with this service's own user.", secret=True, need="amqp")
     management_url: str = _setting(
         "", _HTTP, "The broker's management API, for the topology command.", secret=True, need="management"
+    )
+    publisher_check: Literal["enforce", "accept-missing", "off"] = _setting(
+        "enforce",
+        _one_of("enforce", "accept-missing", "off"),
+        "Whether messages name the broker user who publishes them, and an event counts only from the user of the"
+        " service that owns it. `accept-missing`: one that names no user counts too, for an upgrade. `off`: neither.",
+    )
+    broker_users: str = _setting(
+        "",
+        _pairs,
+        "The user of each service and of `replay` as `orders=user,inventory=user,…`, when their names do not end in"
+        " the service's name.",
     )
     database_url: str = _setting(
         "", _POSTGRES, "The PostgreSQL database of this service.", secret=True, need="database"

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages that no service can handle, one of each known kind, as a foreign system might publish them."""
+"""Messages that no service can handle, one of each known kind, as a foreign system might publish them.
+
+All have the routing key of ``OrderCreated``, and none names its publisher.
+"""
 
 import gzip
 import struct
@@ -11,7 +14,7 @@ from datetime import UTC, datetime
 import pika
 import zstandard
 
-from orderflow.events import OrderCreated, OrderLine, StockChanged
+from orderflow.events import OrderCancelled, OrderCreated, OrderLine, StockChanged
 from orderflow.messaging.event import encode
 
 JSON = b"application/json"
@@ -25,6 +28,21 @@ class Poison:
     reason: str
     body: bytes
     properties: pika.BasicProperties
+
+
+def _cancelled() -> bytes:
+    line = OrderLine(sku="sku-1", quantity=1, unit_price=100)
+    return encode(
+        OrderCancelled(
+            timestamp=datetime.now(UTC),
+            order_id=uuid.uuid4(),
+            user_id="nobody",
+            total_amount=100,
+            currency="EUR",
+            items=(line,),
+            reason="poison",
+        )
+    )
 
 
 def _good() -> bytes:
@@ -76,6 +94,8 @@ _BODIES: dict[str, tuple[str, Callable[[], bytes]]] = {
     "a negative quantity": ("invalid_body", lambda: _good().replace(b'"quantity":1', b'"quantity":-1')),
     "a missing field": ("invalid_body", lambda: _good().replace(b'"user_id":"customer-1",', b"")),
     "another queue's event": ("unexpected_event", _stock),
+    "an event under another's routing key": ("wrong_routing_key", _cancelled),
+    "an event that names no publisher": ("missing_user_id", _good),
 }
 
 

@@ -7,7 +7,7 @@ manual and after the commit, and PostgreSQL commits to disk.
 
 import uuid
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pika
 import psycopg
@@ -40,9 +40,10 @@ def prepare(amqp_url: str, database_url: str, messages: int) -> None:
     for queue in (INPUT, OUTPUT):
         channel.queue_delete(queue)
         channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+    channel.queue_bind(INPUT, EXCHANGE, InventoryReserved.routing_key)
     channel.queue_bind(OUTPUT, EXCHANGE, "payment.captured")
     for _ in range(messages):
-        channel.basic_publish("", INPUT, *_message())
+        channel.basic_publish(EXCHANGE, InventoryReserved.routing_key, *_message(user_id=user(amqp_url)))
     eventually(
         lambda: channel.queue_declare(INPUT, passive=True).method.message_count >= messages,
         seconds=120,
@@ -52,7 +53,12 @@ def prepare(amqp_url: str, database_url: str, messages: int) -> None:
     connection.close()
 
 
-def _message() -> tuple[bytes, pika.BasicProperties]:
+def user(amqp_url: str) -> str:
+    """The broker user of a URL, whom the messages name as their publisher."""
+    return unquote(urlsplit(amqp_url).username or "guest")
+
+
+def _message(*, user_id: str) -> tuple[bytes, pika.BasicProperties]:
     order_id = uuid.uuid4()
     event = InventoryReserved(
         timestamp=datetime.now(UTC),
@@ -69,6 +75,7 @@ def _message() -> tuple[bytes, pika.BasicProperties]:
         content_type="application/json",
         delivery_mode=2,
         type="INVENTORY_RESERVED",
+        user_id=user_id,
     )
     return encode(event), properties
 

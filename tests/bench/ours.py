@@ -21,9 +21,10 @@ from orderflow.messaging.instrumentation import BatchObserver, BatchResult, Mess
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.publisher_check import PublisherCheck
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.service import Done, Incoming, Outcome, Transaction
-from tests.bench.job import INPUT
+from tests.bench.job import INPUT, user
 from tests.builders import FunctionHandler, a_codec, a_retry_policy, batch_limits
 
 
@@ -89,10 +90,12 @@ class Counting(MessagingInstrumentation):
 
 def main(amqp_url: str, database_url: str, messages: int) -> None:
     clock, instrumentation = SystemClock(), Counting(messages)
+    own = user(amqp_url)
     broker = RabbitMQBroker(
-        amqp_url, window=1000, instrumentation=instrumentation, clock=clock, connection_name="bench"
+        amqp_url, window=1000, instrumentation=instrumentation, clock=clock, connection_name="bench", user_id=own
     )
-    codec = a_codec("bench")
+    check = PublisherCheck(mode="enforce", own_user=own, owners={InventoryReserved: own})
+    codec = a_codec("bench", publishers=check)
     loop = ConsumerLoop(
         consumer=broker.consumer(INPUT, prefetch=1000),
         publisher=broker.publisher(),

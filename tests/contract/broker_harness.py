@@ -110,6 +110,10 @@ class BrokerHarness(Protocol):
     def clock(self) -> Clock:
         """The broker's clock."""
 
+    @property
+    def user_id(self) -> str:
+        """The user of its connections."""
+
     def broker(self, *, window: int = 1000) -> Broker:
         """A connected broker; closed at the end."""
 
@@ -139,6 +143,8 @@ class BrokerHarness(Protocol):
 
 
 class MemoryHarness:
+    user_id = "someone"
+
     def __init__(self) -> None:
         self.reports = BrokerReports()
         self._clock = ManualClock()
@@ -154,7 +160,9 @@ class MemoryHarness:
         return self._broker
 
     def broker(self, *, window: int = 1000) -> Broker:
-        self._broker = MemoryBroker(TOPOLOGY, window=window, instrumentation=self.reports, clock=self._clock)
+        self._broker = MemoryBroker(
+            TOPOLOGY, window=window, instrumentation=self.reports, clock=self._clock, user_id=self.user_id
+        )
         self.reports.broker = self._broker
         self._broker.start()
         return self._broker
@@ -193,13 +201,17 @@ class RabbitHarness:
     brokers: list[RabbitMQBroker]
     clock: Clock = field(default_factory=SystemClock)
 
+    @property
+    def user_id(self) -> str:
+        return urlsplit(self.proxy.url).username or ""
+
     def broker(self, *, window: int = 1000) -> Broker:
         broker = self.unconnected(window=window)
         broker.start()
         eventually(lambda: broker.ready)
         return broker
 
-    def unconnected(self, *, window: int = 1000, url: str = "") -> RabbitMQBroker:
+    def unconnected(self, *, window: int = 1000, url: str = "", user_id: str = "") -> RabbitMQBroker:
         """A broker that is not started."""
         name = f"contract {uuid4().hex[:8]}"
         broker = RabbitMQBroker(
@@ -208,6 +220,7 @@ class RabbitHarness:
             instrumentation=self.reports,
             clock=self.clock,
             connection_name=name,
+            user_id=user_id or urlsplit(url or self.proxy.url).username,
         )
         self.reports.broker = broker
         self.brokers.append(broker)

@@ -75,6 +75,28 @@ def test_what_may_not_be_written_is_lost_and_the_back_off_grows(
         rabbit.api("DELETE", f"users/{user}")
 
 
+def test_who_names_another_user_than_its_own_publishes_nothing(
+    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = f"writer-{uuid4().hex[:8]}"
+    rabbit.api("PUT", f"users/{user}", {"password": "secret", "tags": ""})
+    try:
+        rabbit.api("PUT", f"permissions/%v/{user}", {"configure": "^$", "write": ".*", "read": ".*"})
+        parts = urlsplit(rabbit.proxy.url)
+        url = urlunsplit(parts._replace(netloc=f"{user}:secret@{parts.netloc.rpartition('@')[2]}"))
+        honest, forger = rabbit.unconnected(url=url), rabbit.unconnected(url=url, user_id="payments")
+        for broker in (honest, forger):
+            broker.start()
+            eventually(lambda broker=broker: broker.ready)  # type: ignore[misc]
+        assert set(sent(forger, messages(3)).failures.values()) == {Failure.LOST}
+        eventually(lambda: "user_id property set to 'payments'" in caplog.text)
+        assert not sent(honest, messages(1)).failures
+        consumer = honest.consumer("work", prefetch=10)
+        assert [delivery.user_id for delivery in deliveries(take(consumer))] == [user]  # a forged one would be first
+    finally:
+        rabbit.api("DELETE", f"users/{user}")
+
+
 def test_an_unroutable_batch_is_logged_in_one_line(rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture) -> None:
     broker = rabbit.broker()
     receipt = sent(broker, [message(str(number), routing_key="no.queue") for number in range(50)])

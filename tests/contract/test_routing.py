@@ -17,6 +17,7 @@ def test_a_routed_message_is_confirmed_and_arrives_as_it_was_sent(harness: Broke
     assert delivery.body == publication.body
     assert delivery.properties == publication.properties
     assert (delivery.exchange, delivery.routing_key) == ("contract", "order.created")
+    assert delivery.user_id == harness.user_id
     assert not delivery.redelivered
 
 

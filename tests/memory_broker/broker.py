@@ -26,10 +26,17 @@ class MemoryBroker:
     """
 
     def __init__(
-        self, topology: Topology, *, instrumentation: MessagingInstrumentation, clock: Clock, window: int = 1000
+        self,
+        topology: Topology,
+        *,
+        instrumentation: MessagingInstrumentation,
+        clock: Clock,
+        window: int = 1000,
+        user_id: str | None = None,
     ) -> None:
         self.lock = threading.RLock()
         self.connected = False
+        self._user_id = user_id
         self._instrumentation = instrumentation
         self._clock = clock
         self._queues = {name: Queue(name, spec) for name, spec in topology.items()}
@@ -147,10 +154,14 @@ class MemoryBroker:
         full = [name for name in queues if self._queues[name].full]
         for name in queues:
             if name not in full:
-                self._put(
-                    name,
-                    Message(publication.exchange, publication.routing_key, publication.properties, publication.body),
+                message = Message(
+                    publication.exchange,
+                    publication.routing_key,
+                    publication.properties,
+                    publication.body,
+                    user_id=self._user_id,
                 )
+                self._put(name, message)
         return not full
 
     def return_unacknowledged(self, queue: str, messages: Sequence[Message]) -> None:

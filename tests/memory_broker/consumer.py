@@ -89,7 +89,14 @@ class MemoryConsumer:
         tag = next(self._tags)
         self.unacknowledged[tag] = message
         delivery = Delivery(
-            tag, message.exchange, message.routing_key, message.redelivered, message.properties, message.body, now
+            tag,
+            message.exchange,
+            message.routing_key,
+            message.redelivered,
+            message.properties,
+            message.body,
+            now,
+            message.user_id,
         )
         self._buffer.append(delivery)
 

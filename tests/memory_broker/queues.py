@@ -39,6 +39,7 @@ class Message:
     body: bytes
     queued_at: float = 0.0
     redelivered: bool = False
+    user_id: str | None = None
 
 
 class QueueConsumer(Protocol):

@@ -7,10 +7,13 @@ from typing import Any
 from uuid import uuid4
 
 import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 from orderflow.events import InventoryReserved
 from orderflow.messaging.broker import Publication
 from orderflow.messaging.consume.settlement import dead_letter
+from orderflow.messaging.publisher_check import Origin
 from orderflow.operations.dead_letters.model import Selection
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from tests.builders import NOW, an_event
@@ -26,15 +29,17 @@ def store_dead_letters(shop: Installation, channels: Channels, reasons: Sequence
     """Publish dead letters of payments, as the core does; returns their message ids."""
     channel = channels.open(shop.url("payments"))
     ids = [str(uuid4()) for _ in reasons]
+    origin = Origin(shop.user("inventory"), InventoryReserved.routing_key)
     for number, (message_id, reason) in enumerate(zip(ids, reasons, strict=True)):
         failed_at = NOW + timedelta(seconds=number)
         event = an_event(InventoryReserved, user_id=PRIVATE)
         failed = deliver(event, message_id=message_id, headers={"traceparent": TRACE, "x-retry-count": 3})
-        publish(channel, dead_letter(failed, queue="payment_requests", reason=reason, detail="why", now=failed_at))
+        copy = dead_letter(failed, origin=origin, queue="payment_requests", reason=reason, detail="why", now=failed_at)
+        publish(channel, copy, user_id=shop.user("payments"))
     return ids
 
 
-def publish(channel: Any, publication: Publication) -> None:
+def publish(channel: Any, publication: Publication, *, user_id: str) -> None:
     sent = publication.properties
     properties = pika.BasicProperties(
         message_id=sent.message_id,
@@ -43,6 +48,7 @@ def publish(channel: Any, publication: Publication) -> None:
         timestamp=sent.timestamp,
         content_type=sent.content_type,
         headers=dict(sent.headers),
+        user_id=user_id,
         delivery_mode=2,
     )
     channel.basic_publish(publication.exchange, publication.routing_key, publication.body, properties, mandatory=True)
@@ -63,3 +69,22 @@ def taken(
 
 def ids_in(queue: DeadLetterQueue) -> list[str]:
     return [letter.message_id for letter in queue.browse(ALL, limit=1000).letters]
+
+
+def rejected_too_often(channel: BlockingChannel) -> None:
+    """The one message for payments is delivered until the broker has enough."""
+    deliveries = 0
+    while deliveries < 21:
+        method, _, _ = channel.basic_get("payment_requests")
+        if method is not None:
+            deliveries += 1
+            channel.basic_reject(method.delivery_tag, requeue=True)
+
+
+def waited(queue: DeadLetterQueue, count: int) -> Any:
+    """The dead letters once there are that many; the broker forwards its own in the background."""
+    for _ in range(200):
+        letters = queue.browse(ALL, limit=1000).letters
+        if len(letters) >= count:
+            return letters
+    pytest.fail(f"there were never {count} dead letters")

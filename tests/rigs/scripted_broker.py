@@ -21,6 +21,9 @@ def deliver(
     message_id: UUID | str | None = None,
     body: bytes | None = None,
     tag: int = 1,
+    exchange: str = "order_events",
+    routing_key: str | None = None,
+    user_id: str | None = None,
     **properties: object,
 ) -> Delivery:
     """A delivery of an event with the properties that its publisher sets, unless they are given."""
@@ -36,12 +39,13 @@ def deliver(
     }
     return Delivery(
         tag=tag,
-        exchange="order_events",
-        routing_key=event.routing_key,
+        exchange=exchange,
+        routing_key=event.routing_key if routing_key is None else routing_key,
         redelivered=False,
         properties=Properties(**values),  # type: ignore[arg-type]
         body=encode_event(event) if body is None else body,
         received_at=0.0,
+        user_id=user_id,
     )
 
 

@@ -2,6 +2,7 @@
 """The definitions document is derived from the declarations; all mistakes in them are reported."""
 
 import re
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -117,6 +118,15 @@ def test_a_partitioned_queue_is_spread_by_correlation_id_with_one_active_consume
     assert "work" not in queues
     into = [binding for binding in document.bindings if binding.destination == "work"]
     assert {binding.destination_type for binding in into} == {"exchange"}
+
+
+def test_an_event_has_one_owner() -> None:
+    shared = replace(SERVICES[0], publishes=(*SERVICES[0].publishes, PaymentCaptured))
+    assert "PaymentCaptured is published by two services" in mistakes([shared, *SERVICES[1:]])
+
+
+def test_no_user_may_name_another_as_the_publisher_of_its_messages() -> None:
+    assert {tag for user in DOCUMENT.users for tag in user.tags} == {"administrator", "monitoring"}
 
 
 def test_a_password_is_in_the_document_only_when_given() -> None:

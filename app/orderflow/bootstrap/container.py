@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from orderflow.bootstrap.process import Process
 from orderflow.broker_topology import work_queues
+from orderflow.broker_users import BrokerUsers
 from orderflow.events import EXCHANGE, decode
 from orderflow.http.api_keys import ApiKeys
 from orderflow.http.asgi import Application, InstrumentedApplication
@@ -41,7 +42,9 @@ _HOUR = 3600.0
 class Container:
     """The parts that every process of a service has, and a factory of the others."""
 
-    def __init__(self, name: str, service: Service, settings: Settings, telemetry: Telemetry) -> None:
+    def __init__(
+        self, name: str, service: Service, settings: Settings, telemetry: Telemetry, users: BrokerUsers
+    ) -> None:
         self.name = name
         self.service = service
         self.settings = settings
@@ -58,6 +61,7 @@ class Container:
             compression=settings.compression,
             threshold_bytes=settings.compression_threshold_bytes,
             limit_bytes=settings.max_message_bytes,
+            publishers=users.check(service.name),
         )
         self.broker = RabbitMQBroker(
             settings.amqp_url,
@@ -65,6 +69,7 @@ class Container:
             instrumentation=telemetry.instrumentation,
             clock=self.clock,
             connection_name=f"orderflow {name}",
+            user_id=users.own,
         )
 
     @property

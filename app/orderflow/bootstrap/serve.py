@@ -11,6 +11,7 @@ from orderflow.bootstrap.prepare_database import prepare_database
 from orderflow.bootstrap.process import EXIT_FAILED
 from orderflow.bootstrap.telemetry import start_telemetry
 from orderflow.broker_topology import work_queues
+from orderflow.broker_users import broker_users
 from orderflow.messaging.service import Service
 from orderflow.messaging.watchdog import Watchdog
 from orderflow.runtime import ProcessDeclaration
@@ -35,12 +36,13 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     name: str = options.process
     service, declaration = find_process(name)
     settings = Settings.from_env(environ, declaration.needs)
+    users = broker_users(settings, service.name, SERVICES)
     consumes = "consuming" in declaration.areas
     queues = [work for queue in service.queues for work in work_queues(queue)] if consumes else []
     telemetry = start_telemetry(settings, name, environ, areas=declaration.areas, queues=queues)
     if telemetry is None:
         return EXIT_FAILED
-    container = Container(name, service, settings, telemetry)
+    container = Container(name, service, settings, telemetry, users)
     log.info("process.settings", extra={"settings": settings.masked()})
     try:
         return _run(container, declaration)

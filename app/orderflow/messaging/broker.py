@@ -30,7 +30,10 @@ class Properties(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Delivery(msgspec.Struct, frozen=True):
-    """One message as the broker delivered it. ``received_at`` is the clock's monotonic time of arrival."""
+    """One message as the broker delivered it. ``received_at`` is the clock's monotonic time of arrival.
+
+    ``user_id`` is the user who published it, verified by the broker; None when the publisher named none.
+    """
 
     tag: int
     exchange: str
@@ -39,6 +42,7 @@ class Delivery(msgspec.Struct, frozen=True):
     properties: Properties
     body: bytes
     received_at: float
+    user_id: str | None = None
 
 
 class Batch(msgspec.Struct, frozen=True):

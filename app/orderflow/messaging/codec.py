@@ -15,6 +15,7 @@ import zstandard
 from orderflow.messaging.broker import Delivery, Properties, Publication
 from orderflow.messaging.errors import MalformedMessage
 from orderflow.messaging.event import Event, encode
+from orderflow.messaging.publisher_check import PublisherCheck
 from orderflow.messaging.service import Incoming
 
 JSON = "application/json"
@@ -42,6 +43,7 @@ class Codec:
     compression: Literal["zstd", "gzip", "off"]
     threshold_bytes: int
     limit_bytes: int
+    publishers: PublisherCheck
 
     def publication(self, key: UUID, outgoing: Outgoing) -> Publication:
         """The message for an event; ``key`` becomes its message id. Raises ValueError above the size limit."""
@@ -66,7 +68,7 @@ class Codec:
         return Publication(key, self.exchange, event.routing_key, properties, body)
 
     def incoming(self, delivery: Delivery, accepted: tuple[type[Event], ...], trace: Mapping[str, str]) -> Incoming:
-        """The event in a delivery; raises MalformedMessage when it is not one that this queue handles.
+        """The event in a delivery; raises MalformedMessage when this queue does not handle it, or it is forged.
 
         ``trace`` are the trace headers for what the message causes.
         """
@@ -77,6 +79,7 @@ class Codec:
         event = self.decode(decompressed(delivery.body, properties.content_encoding, limit_bytes=self.limit_bytes))
         if not isinstance(event, accepted):
             raise MalformedMessage("unexpected_event", f"{type(event).__name__} is not handled by this queue")
+        self.publishers.require_owner(event, delivery)
         return Incoming(message_id, event, _retry_count(properties), trace)
 
     def _compressed(self, body: bytes) -> tuple[bytes, str | None]:

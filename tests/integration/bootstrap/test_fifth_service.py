@@ -33,7 +33,12 @@ pytestmark = pytest.mark.integration
 def publish(amqp_url: str, event: OrderConfirmed) -> None:
     """Publish an event as the orders service does."""
     broker = RabbitMQBroker(
-        amqp_url, window=1, instrumentation=MessagingInstrumentation(), clock=SystemClock(), connection_name="orders"
+        amqp_url,
+        window=1,
+        instrumentation=MessagingInstrumentation(),
+        clock=SystemClock(),
+        connection_name="orders",
+        user_id=urlsplit(amqp_url).username,
     )
     broker.start()
     eventually(lambda: broker.ready, seconds=10, what="a connection to the broker")
@@ -61,9 +66,13 @@ def test_a_service_of_one_folder_and_one_line_starts_and_handles_an_order(
     passwords.write_text(json.dumps(dict.fromkeys(users, "secret")))
     name, port = unquote(urlsplit(vhost).path[1:]), ports.take()
     apply = ("-m", "orderflow", "topology", "apply", "--vhost", name, "--user-prefix", prefix)
-    address = f"{prefix}loyalty:secret@{urlsplit(vhost).netloc.rpartition('@')[2]}"
+
+    def url(user: str) -> str:
+        address = f"{prefix}{user}:secret@{urlsplit(vhost).netloc.rpartition('@')[2]}"
+        return urlunsplit(urlsplit(vhost)._replace(netloc=address))
+
     environ = tree.environ(
-        ORDERFLOW_AMQP_URL=urlunsplit(urlsplit(vhost)._replace(netloc=address)),
+        ORDERFLOW_AMQP_URL=url("loyalty"),
         ORDERFLOW_DATABASE_URL=database,
         ORDERFLOW_TELEMETRY_PORT=str(port),
         OTEL_SDK_DISABLED="true",
@@ -80,7 +89,7 @@ def test_a_service_of_one_folder_and_one_line_starts_and_handles_an_order(
         tree.run(*apply, "--passwords", str(passwords), ORDERFLOW_MANAGEMENT_URL=management_url)
         with Supervisor() as supervisor:
             supervisor.start(spec)
-            publish(vhost, an_event(OrderConfirmed, user_id="ann", total_amount=1999))
+            publish(url("orders"), an_event(OrderConfirmed, user_id="ann", total_amount=1999))
             eventually(
                 lambda: query(database, "select user_id, points from points") == [("ann", 19)],
                 seconds=20,

@@ -92,6 +92,7 @@ def test_a_taken_port_is_named(stack: Stack) -> None:
             "serve",
             "notifications",
             ORDERFLOW_AMQP_URL=stack.rabbitmq.amqp_url,
+            ORDERFLOW_PUBLISHER_CHECK="off",
             ORDERFLOW_DATABASE_URL=stack.postgresql.url(),
             ORDERFLOW_TELEMETRY_PORT=str(taken.getsockname()[1]),
         )

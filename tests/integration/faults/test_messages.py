@@ -47,7 +47,7 @@ def plant_poison(trial: Trial) -> None:
 
 
 def test_every_message_three_times_and_shuffled_breaks_no_promise(shop: Trial) -> None:
-    with Disorder(shop.system.admin_url, seed=shop.seed) as disorder:
+    with Disorder(shop.system.admin_url, shop.system.amqp_url("replay"), seed=shop.seed) as disorder:
         shop.sell(no_fault, rate=40, tokens={"ok": 0.8, "decline": 0.2})
         assert shop.judge() == []
     assert disorder.delivered > COPIES * 4 * len(shop.sale.record.accepted)

@@ -12,16 +12,20 @@ from local.demo.poison import every_kind
 from local.eventually import eventually
 from local.servers.rabbitmq import RabbitMQ as RabbitMQServer
 from local.servers.stack import Stack
-from orderflow.events import OrderCreated
+from orderflow.events import EXCHANGE, OrderCreated
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.consume.settlement import DEAD_LETTER_EXCHANGE, RETRY_EXCHANGE, dead_letter, retry_copy
 from orderflow.messaging.errors import MalformedMessage
 from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.publisher_check import PublisherCheck
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
+from orderflow.services.inventory import INVENTORY
 from tests.builders import a_codec
 
 pytestmark = pytest.mark.integration
+
+CHECK = PublisherCheck(mode="enforce")
 
 
 def test_a_message_that_is_too_large_for_a_consumers_memory_is_refused_by_the_broker(stack: Stack) -> None:
@@ -47,9 +51,9 @@ class Connections(MessagingInstrumentation):
 
 
 def reason(delivery: Delivery) -> str:
-    """Why an order's consumer refuses a delivery."""
+    """Why the consumer of new orders refuses a delivery."""
     with pytest.raises(MalformedMessage) as refusal:
-        a_codec("test").incoming(delivery, (OrderCreated,), {})
+        a_codec("test", publishers=CHECK).incoming(delivery, INVENTORY.queues[0].events, {})
     return refusal.value.reason
 
 
@@ -59,12 +63,14 @@ def test_poison_of_every_kind_is_received_and_copied_over_the_same_connections(v
         channel = connection.channel()
         channel.confirm_delivery()
         channel.queue_declare("work", durable=True, arguments={"x-queue-type": "quorum"})
+        channel.exchange_declare(EXCHANGE, "topic", durable=True)
+        channel.queue_bind("work", EXCHANGE, OrderCreated.routing_key)
         for exchange in (DEAD_LETTER_EXCHANGE, RETRY_EXCHANGE):
             channel.exchange_declare(exchange, "fanout", durable=True)
             channel.queue_declare(exchange, durable=True, arguments={"x-queue-type": "quorum"})
             channel.queue_bind(exchange, exchange)
         for one in poison:
-            channel.basic_publish("", "work", one.body, one.properties, mandatory=True)
+            channel.basic_publish(EXCHANGE, OrderCreated.routing_key, one.body, one.properties, mandatory=True)
     broker = RabbitMQBroker(
         vhost, window=100, instrumentation=instrumentation, clock=SystemClock(), connection_name=f"test {uuid4()}"
     )
@@ -78,8 +84,13 @@ def test_poison_of_every_kind_is_received_and_copied_over_the_same_connections(v
             assert batch is not None
             came += batch.deliveries
         assert [reason(one) for one in came] == [one.reason for one in poison]
-        copies = [dead_letter(one, queue="work", reason="r", detail="d" * 300, now=now) for one in came]
-        copies += [retry_copy(one, queue="work", reason="r", delay_seconds=1, now=now) for one in came]
+        origin, queue = CHECK.origin, "work"
+        copies = [
+            dead_letter(one, origin=origin(one), queue=queue, reason="r", detail="d" * 300, now=now) for one in came
+        ]
+        copies += [
+            retry_copy(one, origin=origin(one), queue=queue, reason="r", delay_seconds=1, now=now) for one in came
+        ]
         receipt = publisher.publish(copies)
         assert receipt.wait(20)
         assert receipt.failures == {}

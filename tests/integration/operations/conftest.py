@@ -14,7 +14,7 @@ from pika.adapters.blocking_connection import BlockingChannel
 from orderflow.broker_topology import definitions, user_names
 from orderflow.operations.management_api import Management
 from orderflow.operations.topology.command import apply
-from orderflow.rabbitmq_definitions import Definitions
+from orderflow.rabbitmq_definitions import Definitions, User
 from orderflow.services import SERVICES
 
 
@@ -27,17 +27,24 @@ class Installation:
     vhost: str
     document: Definitions
 
+    def user(self, name: str) -> str:
+        """The whole name of one of its users."""
+        return self._user(name).name
+
     def url(self, name: str) -> str:
         """The URL of one of its users."""
-        user = next(user for user in self.document.users if user.name.endswith(f"-{name}"))
+        user = self._user(name)
         parts = urlsplit(self.admin_url)
         return urlunsplit(parts._replace(netloc=f"{user.name}:{user.password}@{parts.hostname}:{parts.port}"))
 
     def api(self, name: str) -> Management:
         """The management API as one of its users."""
-        user = next(user for user in self.document.users if user.name.endswith(f"-{name}"))
+        user = self._user(name)
         parts = urlsplit(self.management_url)
         return Management(f"http://{user.name}:{user.password}@{parts.hostname}:{parts.port}")
+
+    def _user(self, name: str) -> User:
+        return next(user for user in self.document.users if user.name.endswith(f"-{name}"))
 
 
 @pytest.fixture

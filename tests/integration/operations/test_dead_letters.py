@@ -18,9 +18,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from local.eventually import eventually
 from orderflow.events import InventoryReserved
-from orderflow.messaging.broker import Delivery, Properties
+from orderflow.messaging.broker import Delivery
 from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.event import encode
@@ -29,14 +28,25 @@ from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import messaging_schema, migrate
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
+from orderflow.messaging.publisher_check import Origin
+from orderflow.messaging.rabbitmq.properties import from_pika
 from orderflow.messaging.service import DONE, Incoming, Outcome, UnitOfWork
-from orderflow.operations.dead_letters.model import DeadLetter, Selection
+from orderflow.operations.dead_letters.model import Selection
 from orderflow.operations.dead_letters.queue import DeadLetterQueue
 from orderflow.operations.management_api import Management
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
 from tests.builders import a_codec, an_event
 from tests.integration.operations.conftest import Channels, Installation
-from tests.rigs.dead_letters import ALL, PRIVATE, TRACE, ids_in, store_dead_letters, taken
+from tests.rigs.dead_letters import (
+    ALL,
+    PRIVATE,
+    TRACE,
+    ids_in,
+    rejected_too_often,
+    store_dead_letters,
+    taken,
+    waited,
+)
 from tests.rigs.scripted_broker import ScriptedPublisher, deliver
 
 pytestmark = pytest.mark.integration
@@ -172,40 +182,25 @@ def test_a_message_dead_lettered_by_the_broker_is_replayed_to_its_queue(shop: In
         "order_events",
         "inventory.reserved",
         encode(event),
-        pika.BasicProperties(message_id=delivery.properties.message_id, delivery_mode=2),
+        pika.BasicProperties(
+            message_id=delivery.properties.message_id,
+            delivery_mode=2,
+            user_id=shop.user("inventory"),
+        ),
         mandatory=True,
     )
-    deliveries: list[int] = []
-
-    def delivered_too_often() -> bool:
-        method, _, _ = channel.basic_get("payment_requests")
-        if method is not None:
-            deliveries.append(method.delivery_tag)
-            channel.basic_reject(method.delivery_tag, requeue=True)
-        return len(deliveries) == 21
-
-    eventually(delivered_too_often, 20, what="21 deliveries")
+    rejected_too_often(channel)
     queue = DeadLetterQueue(shop.url("replay"))
     (letter,) = waited(queue, 1)
     assert (letter.reason, letter.queue, letter.dead_lettered_by) == ("delivery_limit", "payment_requests", "broker")
-    assert letter.original_routing_key == "inventory.reserved"
+    assert letter.origin == Origin(shop.user("inventory"), "inventory.reserved")
     assert letter.dead_lettered_at is not None
     queue.replay(ALL, limit=1, operator="ann", per_second=1000)
     ((properties, _),) = taken(shop, channels)
     assert properties.message_id == letter.message_id
     assert not [name for name in properties.headers if "death" in name]
-
-
-def waited(queue: DeadLetterQueue, count: int) -> Any:
-    """The dead letters once there are that many; the broker forwards its own in the background."""
-    letters: list[DeadLetter] = []
-
-    def arrived() -> bool:
-        letters[:] = queue.browse(ALL, limit=1000).letters
-        return len(letters) >= count
-
-    eventually(arrived, 20, what=f"{count} dead letters", pause=0.05)
-    return letters
+    assert properties.headers["x-original-user-id"] == shop.user("inventory")
+    assert properties.headers["x-original-routing-key"] == "inventory.reserved"
 
 
 KILLED_BEFORE_ACK = """
@@ -270,5 +265,4 @@ def test_a_replay_killed_between_confirm_and_ack_has_each_effect_once(
 
 
 def received(tag: int, properties: pika.BasicProperties, body: bytes) -> Delivery:
-    sent = Properties(message_id=properties.message_id, content_type=properties.content_type)
-    return Delivery(tag, "replay", "payment_requests", False, sent, body, 0.0)
+    return Delivery(tag, "replay", "payment_requests", False, from_pika(properties), body, 0.0)

@@ -2,6 +2,7 @@
 """Every broker user can do what it needs; the broker refuses everything else."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pika
 import pytest
@@ -20,9 +21,9 @@ pytestmark = pytest.mark.integration
 Operation = Callable[[BlockingChannel], object]
 
 
-def put(channel: BlockingChannel, exchange: str, key: str) -> None:
+def put(channel: BlockingChannel, exchange: str, key: str, **properties: Any) -> None:
     """Publish and wait for the confirm; raises when the message is not in a queue."""
-    channel.basic_publish(exchange, key, b"{}", pika.BasicProperties(delivery_mode=2), mandatory=True)
+    channel.basic_publish(exchange, key, b"{}", pika.BasicProperties(delivery_mode=2, **properties), mandatory=True)
 
 
 @pytest.mark.parametrize("declared", SERVICES, ids=lambda service: service.name)
@@ -73,6 +74,14 @@ FORBIDDEN: dict[str, tuple[str, Operation]] = {
     "bind exchanges": ("orders", lambda c: c.exchange_bind("dlx", "order_events", "#")),
     "publish to the default exchange": ("orders", lambda c: put(c, "", "payment_requests")),
     "publish to the replay exchange": ("orders", lambda c: put(c, "replay", "payment_requests")),
+    "publish another service's event by a second routing key": (
+        "inventory",
+        lambda c: put(c, "order_events", "inventory.reserved", headers={"CC": ["payment.captured"]}),
+    ),
+    "slip a message into another's queue by a second routing key": (
+        "inventory",
+        lambda c: put(c, "retry", "inventory_updates.retry.1s", headers={"BCC": ["order_updates.retry.1s"]}),
+    ),
     "publish to amq.topic": ("orders", lambda c: put(c, "amq.topic", "order.created")),
     "publish another service's event": ("orders", lambda c: put(c, "order_events", "payment.captured")),
     "publish a made-up event": ("payments", lambda c: put(c, "order_events", "payment.captured.twice")),
@@ -106,6 +115,17 @@ def test_an_operation_that_no_service_needs_is_refused_by_the_broker(shop: Insta
         except ChannelClosedByBroker as refused:
             results[name] = refused.reply_text.split(" - ")[0]
     assert results == dict.fromkeys(FORBIDDEN, "ACCESS_REFUSED")
+
+
+@pytest.mark.parametrize("user", [*(service.name for service in SERVICES if service.publishes), "replay"])
+def test_a_message_can_name_its_own_publisher_and_no_other(user: str, shop: Installation, channels: Channels) -> None:
+    service = next((service for service in SERVICES if service.name == user), None)
+    exchange, key = ("order_events", service.publishes[0].routing_key) if service else ("replay", "order_updates")
+    put(channels.open(shop.url(user)), exchange, key, user_id=shop.user(user))
+    for other in (*(service.name for service in SERVICES), "replay", "topology"):
+        if other != user:
+            with pytest.raises(ChannelClosedByBroker, match="user_id property set to"):
+                put(channels.open(shop.url(user)), exchange, key, user_id=shop.user(other))
 
 
 def test_its_own_queue_can_be_purged_by_a_service_because_reading_is_enough(

@@ -152,7 +152,7 @@ class ConsumerLoop:
 
     def _copies(self, batch: Batch, progress: BatchProgress) -> list[Publication]:
         """The retry copies and dead letters of a batch; adds them to its result."""
-        now = self._clock.now()
+        now, queue, publishers = self._clock.now(), batch.queue, self._processor.codec.publishers
         outcomes, dead, copies = progress.outcomes, list(progress.rejects), []
         for position, reason in progress.retries:
             delivery = batch.deliveries[position]
@@ -161,11 +161,13 @@ class ConsumerLoop:
                 dead.append((position, reason, "the retries are used up"))
                 continue
             outcomes.retried.append((position, reason, delay))
-            copies.append(retry_copy(delivery, queue=batch.queue, reason=reason, delay_seconds=delay, now=now))
+            origin = publishers.origin(delivery)
+            copies.append(retry_copy(delivery, origin=origin, queue=queue, reason=reason, delay_seconds=delay, now=now))
         for position, reason, detail in dead:
             outcomes.dead.append((position, reason))
             delivery = batch.deliveries[position]
-            copies.append(dead_letter(delivery, queue=batch.queue, reason=reason, detail=detail, now=now))
+            origin = publishers.origin(delivery)
+            copies.append(dead_letter(delivery, origin=origin, queue=queue, reason=reason, detail=detail, now=now))
         return copies
 
     def _pause(self, queue: str, error: Exception) -> None:

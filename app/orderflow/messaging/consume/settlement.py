@@ -15,6 +15,7 @@ from threading import Event
 from orderflow.messaging.broker import Delivery, Headers, Properties, Publication, Publisher, Receipt
 from orderflow.messaging.codec import RETRY_COUNT
 from orderflow.messaging.errors import BrokerUnavailable
+from orderflow.messaging.publisher_check import ORIGINAL_USER_ID, Origin
 from orderflow.messaging.uuid7 import uuid7
 
 RETRY_EXCHANGE = "retry"
@@ -24,13 +25,10 @@ DEAD_LETTER_QUEUE = "dead_letter_queue"
 
 REASON = "x-reason"
 FIRST_FAILURE = "x-first-failure-at"
-ORIGINAL_ROUTING_KEY = "x-original-routing-key"
 FAILED_QUEUE = "x-queue"
 DEAD_LETTERED_AT = "x-dead-lettered-at"
 DETAIL = "x-detail"
 
-_MAX_ROUTING_KEY_BYTES = 255
-"""The limit of AMQP."""
 _MAX_HEADER_BYTES = 64 * 1024
 _MAX_DETAIL = 200
 _POLL_SECONDS = 0.1
@@ -59,20 +57,24 @@ def retry_queue(queue: str, delay_seconds: int) -> str:
     return f"{queue}.retry.{label}"
 
 
-def retry_copy(delivery: Delivery, *, queue: str, reason: str, delay_seconds: int, now: datetime) -> Publication:
-    """The copy that returns to the queue after the delay: same message id, same trace."""
+def retry_copy(
+    delivery: Delivery, *, origin: Origin, queue: str, reason: str, delay_seconds: int, now: datetime
+) -> Publication:
+    """The copy that returns to the queue after the delay: same message id, same trace, same origin."""
     headers = delivery.properties.headers
     added: Headers = {
         RETRY_COUNT: _retry_count(headers) + 1,
         REASON: reason,
         FIRST_FAILURE: first_failure(headers, now).isoformat(),
-        ORIGINAL_ROUTING_KEY: original_routing_key(delivery),
+        **origin.headers(),
     }
     return copy(delivery, exchange=RETRY_EXCHANGE, routing_key=retry_queue(queue, delay_seconds), added=added)
 
 
-def dead_letter(delivery: Delivery, *, queue: str, reason: str, detail: str, now: datetime) -> Publication:
-    """The copy for exchange ``dlx``: its routing key is the queue in which it failed; it has the reason in its headers.
+def dead_letter(
+    delivery: Delivery, *, origin: Origin, queue: str, reason: str, detail: str, now: datetime
+) -> Publication:
+    """The copy for exchange ``dlx``: its routing key is the queue in which it failed; headers name reason and origin.
 
     ``detail`` is a short sentence without personal data.
     """
@@ -82,15 +84,19 @@ def dead_letter(delivery: Delivery, *, queue: str, reason: str, detail: str, now
         FAILED_QUEUE: queue,
         FIRST_FAILURE: first_failure(headers, now).isoformat(),
         DEAD_LETTERED_AT: now.isoformat(),
-        ORIGINAL_ROUTING_KEY: original_routing_key(delivery),
+        **origin.headers(),
         DETAIL: detail[:_MAX_DETAIL],
     }
     return copy(delivery, exchange=DEAD_LETTER_EXCHANGE, routing_key=queue, added=added)
 
 
 def copy(delivery: Delivery, *, exchange: str, routing_key: str, added: Headers) -> Publication:
-    """A publication of the same body and properties to another exchange. The old headers are ``bounded``."""
+    """A publication of the same body and properties to another exchange. The old headers are ``bounded``.
+
+    The publisher in the delivery's headers is not kept: ``added`` names who published the event, if anyone is known to.
+    """
     old = delivery.properties
+    kept = {name: value for name, value in bounded(old.headers).items() if name != ORIGINAL_USER_ID}
     properties = Properties(
         message_id=old.message_id,
         correlation_id=old.correlation_id,
@@ -99,15 +105,9 @@ def copy(delivery: Delivery, *, exchange: str, routing_key: str, added: Headers)
         app_id=old.app_id,
         content_type=old.content_type,
         content_encoding=old.content_encoding,
-        headers={**bounded(old.headers), **added},
+        headers={**kept, **added},
     )
     return Publication(uuid7(), exchange, routing_key, properties, delivery.body)
-
-
-def original_routing_key(delivery: Delivery) -> str:
-    """The routing key with which the event was published: from the header of an earlier copy, if it is valid."""
-    key = delivery.properties.headers.get(ORIGINAL_ROUTING_KEY)
-    return key if isinstance(key, str) and len(key.encode()) <= _MAX_ROUTING_KEY_BYTES else delivery.routing_key
 
 
 def bounded(headers: Headers) -> Headers:

@@ -17,6 +17,7 @@ Failure                              Consequence
 ==================================== ==================================================================================
 connection lost                      unconfirmed publications are LOST; it reconnects with jittered back-off
 channel closed by the broker         the same for that channel alone; the error is logged
+publication names another user       the broker closes the channel; the setting of the broker users is wrong
 consumer cancelled by the broker     (queue deleted) the channel is closed and opened again with back-off
 broker blocks publishing             nothing is written, ``room`` is 0, consumers take no batch; acks go on
 unreadable header table              ``field_table_patch`` reads it; otherwise pika would end the connection
@@ -48,10 +49,20 @@ _TICK_SECONDS = 0.5
 
 
 class RabbitMQBroker:
-    """A ``Broker`` on RabbitMQ. ``window`` is the maximum of unconfirmed publishes on the wire, at most 2000."""
+    """A ``Broker`` on RabbitMQ. ``window`` is the maximum of unconfirmed publishes on the wire, at most 2000.
+
+    ``user_id`` is the user of the URL, which every message names as its publisher; None: they name no publisher.
+    """
 
     def __init__(
-        self, url: str, *, window: int, instrumentation: MessagingInstrumentation, clock: Clock, connection_name: str
+        self,
+        url: str,
+        *,
+        window: int,
+        instrumentation: MessagingInstrumentation,
+        clock: Clock,
+        connection_name: str,
+        user_id: str | None = None,
     ) -> None:
         read_all_tables()
         self.last_tick = clock.monotonic()
@@ -64,7 +75,12 @@ class RabbitMQBroker:
             for role in ("publish", "consume")
         }
         self._publisher = RabbitPublisher(
-            self._connections["publish"], self._loop, window=window, instrumentation=instrumentation, clock=clock
+            self._connections["publish"],
+            self._loop,
+            window=window,
+            instrumentation=instrumentation,
+            clock=clock,
+            user_id=user_id,
         )
         self._consumers: list[RabbitConsumer] = []
         self._connections["consume"].opened = lambda _opened: self._each_consumer(RabbitConsumer.subscribe)

@@ -164,6 +164,7 @@ class RabbitConsumer:
                 from_pika(properties),
                 body,
                 self._clock.monotonic(),
+                text(properties.user_id),
             )
         )
 

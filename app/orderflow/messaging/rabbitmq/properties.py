@@ -6,8 +6,8 @@ import pika
 from orderflow.messaging.broker import Headers, Properties
 
 
-def to_pika(properties: Properties) -> pika.BasicProperties:
-    """Pika's properties of a persistent message."""
+def to_pika(properties: Properties, *, user_id: str | None = None) -> pika.BasicProperties:
+    """Pika's properties of a persistent message. ``user_id`` must be the user of the connection that publishes it."""
     return pika.BasicProperties(
         content_type=properties.content_type,
         content_encoding=properties.content_encoding,
@@ -18,6 +18,7 @@ def to_pika(properties: Properties) -> pika.BasicProperties:
         timestamp=properties.timestamp,
         type=properties.type,
         app_id=properties.app_id,
+        user_id=user_id,
     )
 
 

@@ -22,7 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class RabbitPublisher:
-    """Publishes over the publish connection, within the window. Any thread may use ``publish`` and ``room``."""
+    """Publishes over the publish connection, within the window. Any thread may use ``publish`` and ``room``.
+
+    Every message names ``user_id`` as its publisher; the broker closes the channel when that is not the user of the
+    connection. It is not part of a publication, because another process may publish an outbox row than wrote it.
+    """
 
     def __init__(
         self,
@@ -32,6 +36,7 @@ class RabbitPublisher:
         window: int,
         instrumentation: MessagingInstrumentation,
         clock: Clock,
+        user_id: str | None = None,
     ) -> None:
         self.blocked = False
         self.ready = False
@@ -40,6 +45,7 @@ class RabbitPublisher:
         self._loop = loop
         self._instrumentation = instrumentation
         self._clock = clock
+        self._user_id = user_id
         self._size = min(window, HARD_CAP)
         self._window = ConfirmWindow(window, self._group_settled)
         self._incoming: deque[tuple[Sequence[Publication], Receipt]] = deque()
@@ -111,7 +117,7 @@ class RabbitPublisher:
                 publication.exchange,
                 publication.routing_key,
                 publication.body,
-                to_pika(publication.properties),
+                to_pika(publication.properties, user_id=self._user_id),
                 mandatory=True,
             )
         self._window.written(len(due), observer, self._clock.monotonic())

@@ -11,11 +11,13 @@ from functools import partial
 from pika.adapters.blocking_connection import BlockingChannel
 from rich.console import Console
 
+from orderflow.broker_users import REPLAY, broker_users
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.dead_letters import view
 from orderflow.operations.dead_letters.model import Selection
 from orderflow.operations.dead_letters.queue import DeadLetterQueue, Publishing
+from orderflow.services import SERVICES
 from orderflow.settings import Settings
 from orderflow.telemetry.logging import configure
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
@@ -64,13 +66,17 @@ def run(
     console: Console | None = None,
     clock: Clock | None = None,
 ) -> int:
-    """Run the action; the exit code: 0 done, 1 some messages were kept, left or not found, 2 the action failed."""
+    """Run the action; the exit code: 0 done, 1 some messages were kept, left or not found, 2 the action failed.
+
+    Raises SettingsError when a replay is requested with another user than the consumers trust.
+    """
     clock = clock or SystemClock()
     console = console or view.terminal()
     if problem := _problem(options):
         sys.stderr.write(f"dead-letters {options.action}: {problem}\n")
         return FAILED
-    queue = DeadLetterQueue(settings.amqp_url, traced=traced, clock=clock)
+    users = broker_users(settings, REPLAY, SERVICES) if options.action == "replay" else None
+    queue = DeadLetterQueue(settings.amqp_url, users=users, traced=traced, clock=clock)
     try:
         if options.action in {"list", "inspect"}:
             return _browse(options, queue, console, clock)

@@ -2,7 +2,7 @@
 """Reads dead letters: reason, origin, content, and which of them a command selects.
 
 A service dead-letters a message with headers of its own. The broker dead-letters a message that was redelivered too
-often; then only the broker's headers exist. The *last* death in them counts: the first may be in a retry queue.
+often, and lists its deaths. The one in its work queue counts: another may be in a retry queue.
 """
 
 import hashlib
@@ -15,18 +15,18 @@ import msgspec
 from msgspec.structs import fields
 
 from orderflow.events import EVENTS, OrderLine
-from orderflow.messaging.broker import Properties
+from orderflow.messaging.broker import Delivery, Properties
 from orderflow.messaging.codec import RETRY_COUNT, decompressed
 from orderflow.messaging.consume.settlement import (
     DEAD_LETTERED_AT,
     DETAIL,
     FAILED_QUEUE,
     FIRST_FAILURE,
-    ORIGINAL_ROUTING_KEY,
     REASON,
     bounded,
 )
 from orderflow.messaging.errors import MalformedMessage
+from orderflow.messaging.publisher_check import ORIGINAL_ROUTING_KEY, ORIGINAL_USER_ID, Origin, PublisherCheck
 
 PERSONAL = frozenset({"user_id", "payment_token"})
 """Fields of a body that are masked, in addition to the fields that no event has."""
@@ -35,6 +35,7 @@ _STRUCTS: tuple[type[msgspec.Struct], ...] = (*EVENTS, OrderLine)
 _UNMASKED = ({part.name for struct in _STRUCTS for part in fields(struct)} | {"event_type"}) - PERSONAL
 
 _FAILURE_HEADERS = frozenset({RETRY_COUNT, FIRST_FAILURE, REASON, DETAIL, DEAD_LETTERED_AT, FAILED_QUEUE})
+_ORIGIN_HEADERS = frozenset({ORIGINAL_ROUTING_KEY, ORIGINAL_USER_ID})
 _BROKER_PREFIXES = ("x-death", "x-first-death-", "x-last-death-", "x-delivery-count", "x-acquired-count", "x-opt-")
 
 
@@ -46,6 +47,9 @@ class Death:
     reason: str
     count: int
     at: datetime | None
+    exchange: str
+    routing_key: str
+    """How the message had come to the queue."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ class DeadLetter:
     dead_lettered_at: datetime | None
     first_failure_at: datetime | None
     retry_count: int
-    original_routing_key: str
+    origin: Origin
     trace_id: str
     history: tuple[Death, ...]
     properties: Properties = field(repr=False)
@@ -110,27 +114,33 @@ class Selection:
         )
 
 
-def dead_letter(routing_key: str, properties: Properties, headers: Mapping[str, Any], body: bytes) -> DeadLetter:
-    """Reads a delivery of the dead letter queue. ``headers`` include the broker's lists."""
+def dead_letter(delivery: Delivery, headers: Mapping[str, Any], check: PublisherCheck) -> DeadLetter:
+    """Reads a delivery of the dead letter queue. ``headers`` include the broker's lists.
+
+    ``check`` is that of the service whose queue it failed in. The queue is the routing key, by which a service can
+    dead-letter nothing but its own messages; a header that names a queue is not believed.
+    """
+    properties = delivery.properties
     history = tuple(_death(entry) for entry in _list(headers.get("x-death")))
-    by_service = DEAD_LETTERED_AT in headers
-    last = "x-last-death-" if "x-last-death-queue" in headers else "x-first-death-"
+    # The copy that a service dead-letters is a new message: in its queue only the broker's own have died.
+    death = next((death for death in history if death.queue == delivery.routing_key), None)
+    by_service = death is None and DEAD_LETTERED_AT in headers
     return DeadLetter(
         message_id=properties.message_id or "",
         event_type=properties.type or "",
         order_id=properties.correlation_id or "",
-        reason=_text(headers.get(REASON if by_service else f"{last}reason")) or "unknown",
+        reason=(death.reason if death else _text(headers.get(REASON))) or "unknown",
         detail=_text(headers.get(DETAIL)) if by_service else "",
-        queue=_text(headers.get(FAILED_QUEUE if by_service else f"{last}queue")) or routing_key,
+        queue=delivery.routing_key,
         dead_lettered_by="service" if by_service else "broker",
         dead_lettered_at=_moment(headers.get(DEAD_LETTERED_AT)) if by_service else _last(history),
         first_failure_at=_moment(headers.get(FIRST_FAILURE)),
         retry_count=_count(headers.get(RETRY_COUNT)),
-        original_routing_key=_text(headers.get(ORIGINAL_ROUTING_KEY)) or _first_key(headers) or routing_key,
+        origin=_origin(delivery, death, check),
         trace_id=_trace_id(_text(headers.get("traceparent"))),
         history=history,
         properties=properties,
-        body=body,
+        body=delivery.body,
     )
 
 
@@ -143,11 +153,11 @@ def replay_headers(letter: DeadLetter, *, operator: str, now: datetime) -> dict[
     kept = {
         name: value
         for name, value in letter.properties.headers.items()
-        if name not in _FAILURE_HEADERS and not name.startswith(_BROKER_PREFIXES)
+        if name not in _FAILURE_HEADERS | _ORIGIN_HEADERS and not name.startswith(_BROKER_PREFIXES)
     }
     return {
         **bounded(kept),
-        ORIGINAL_ROUTING_KEY: letter.original_routing_key,
+        **letter.origin.headers(),
         "x-replayed-at": now.isoformat(),
         "x-replayed-by": operator,
     }
@@ -179,24 +189,30 @@ def _masked(value: Any, *, depth: int) -> Any:
     return [_masked(inner, depth=depth - 1) for inner in value] if isinstance(value, list) else value
 
 
+def _origin(delivery: Delivery, death: Death | None, check: PublisherCheck) -> Origin:
+    """How the event was first published.
+
+    The broker dead-letters a message as it was, with its first publisher as its user, and tells how it had come to the
+    queue. The copy of a service is judged like one that came back to the queue.
+    """
+    exchange, key = (death.exchange, death.routing_key) if death else ("", delivery.routing_key)
+    return check.origin(msgspec.structs.replace(delivery, exchange=exchange, routing_key=key))
+
+
 def _death(entry: Mapping[str, Any]) -> Death:
+    keys = entry.get("routing-keys")
     return Death(
         queue=_text(entry.get("queue")),
         reason=_text(entry.get("reason")),
         count=_count(entry.get("count")),
         at=_moment(entry.get("time")),
+        exchange=_text(entry.get("exchange")),
+        routing_key=_text(keys[0]) if isinstance(keys, list) and keys else "",
     )
 
 
 def _last(history: tuple[Death, ...]) -> datetime | None:
     return max((death.at for death in history if death.at is not None), default=None)
-
-
-def _first_key(headers: Mapping[str, Any]) -> str:
-    """The routing key of the earliest death; the broker lists the latest first."""
-    deaths = _list(headers.get("x-death"))
-    keys = deaths[-1].get("routing-keys") if deaths else None
-    return _text(keys[0]) if isinstance(keys, list) and keys else ""
 
 
 def _trace_id(traceparent: str) -> str:

@@ -9,22 +9,25 @@ cannot see the messages while they are unacknowledged, so a browse must be short
 
 import heapq
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, NackError, UnroutableError
 
-from orderflow.broker_topology import REPLAY_EXCHANGE
+from orderflow.broker_topology import work_queues
+from orderflow.broker_users import BrokerUsers
+from orderflow.messaging.broker import Delivery
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.consume.settlement import DEAD_LETTER_QUEUE
 from orderflow.messaging.errors import BrokerUnavailable
+from orderflow.messaging.publisher_check import REPLAY_EXCHANGE, PublisherCheck
 from orderflow.messaging.rabbitmq.field_table_patch import read_all_tables
 from orderflow.messaging.rabbitmq.properties import from_pika, text, to_pika
 from orderflow.operations.dead_letters.model import DeadLetter, Selection, dead_letter, replay_headers
@@ -39,6 +42,7 @@ _FULL = "its queue is full"
 _GONE = "its queue does not exist"
 _LATE = "the time limit was reached, run the command again"
 _CUT = "the connection to the broker was lost, run the command again"
+_UNCHECKED = PublisherCheck()
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
 Fetched = tuple[int, DeadLetter]
@@ -85,9 +89,17 @@ class DeadLetterQueue:
     """The dead letter queue of one vhost. Every method raises BrokerUnavailable when the broker fails or refuses."""
 
     def __init__(
-        self, url: str, *, traced: Callable[[BlockingChannel], Publishing] | None = None, clock: Clock | None = None
+        self,
+        url: str,
+        *,
+        users: BrokerUsers | None = None,
+        traced: Callable[[BlockingChannel], Publishing] | None = None,
+        clock: Clock | None = None,
     ) -> None:
+        """Without ``users`` a replayed message names no publisher: enough for all but a replay."""
         self._url = url
+        self._user_id = users.own if users else None
+        self._checks = _checks(users) if users else {}
         self._traced = traced or partial(TracedChannel, provider=None)
         self._clock = clock or SystemClock()
 
@@ -187,16 +199,39 @@ class DeadLetterQueue:
                 return
             total = total if seen else method.message_count + 1
             seen += 1
-            letter = dead_letter(text(method.routing_key) or "", from_pika(properties), properties.headers or {}, body)
-            yield method.delivery_tag, letter, total
+            yield method.delivery_tag, self._letter(method, properties, body), total
+
+    def _letter(self, method: Any, properties: pika.BasicProperties, body: bytes) -> DeadLetter:
+        queue, user_id = text(method.routing_key) or "", text(properties.user_id)
+        delivery = Delivery(
+            method.delivery_tag,
+            method.exchange,
+            queue,
+            method.redelivered,
+            from_pika(properties),
+            body,
+            self._clock.monotonic(),
+            user_id,
+        )
+        return dead_letter(delivery, properties.headers or {}, self._checks.get(queue, _UNCHECKED))
 
     def _publish(self, copies: Publishing, letter: DeadLetter, operator: str) -> None:
         """Publish the copy; raises UnroutableError or NackError."""
         headers = replay_headers(letter, operator=operator, now=self._clock.now())
-        properties = to_pika(msgspec.structs.replace(letter.properties, headers=headers))
+        properties = to_pika(msgspec.structs.replace(letter.properties, headers=headers), user_id=self._user_id)
         copies.publish(
             exchange=REPLAY_EXCHANGE, routing_key=letter.queue, body=letter.body, properties=properties, mandatory=True
         )
+
+
+def _checks(users: BrokerUsers) -> Mapping[str, PublisherCheck]:
+    """What the consumers of each work queue check."""
+    return {
+        name: users.check(service.name)
+        for service in users.services
+        for queue in service.queues
+        for name in work_queues(queue)
+    }
 
 
 def _age_order(fetched: Fetched) -> tuple[datetime, str]:

@@ -33,7 +33,7 @@ def summary(letter: DeadLetter) -> dict[str, Any]:
         "dead_lettered_at": letter.dead_lettered_at,
         "first_failure_at": letter.first_failure_at,
         "retry_count": letter.retry_count,
-        "original_routing_key": letter.original_routing_key,
+        "original_routing_key": letter.origin.routing_key,
         "trace_id": letter.trace_id,
         "bytes": letter.size_bytes,
     }

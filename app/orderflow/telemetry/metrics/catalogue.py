@@ -30,6 +30,9 @@ CONSUMED_BYTES = CONSUMING.counter(
 REDELIVERED = CONSUMING.counter(
     "orderflow_messages_redelivered_total", "Messages that the broker had delivered before.", by.QUEUE
 )
+WITHOUT_USER_ID = CONSUMING.counter(
+    "orderflow_messages_without_user_id_total", "Messages that do not name the user who published them.", by.QUEUE
+)
 HANDLED = CONSUMING.counter("orderflow_messages_handled_total", "Messages whose effects were committed.", by.QUEUE)
 DUPLICATES = CONSUMING.counter(
     "orderflow_messages_duplicate_total", "Duplicates: messages dropped because their ids were in the inbox.", by.QUEUE

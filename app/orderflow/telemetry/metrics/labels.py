@@ -21,6 +21,7 @@ REJECT_REASONS = (
     "invalid_header",
     "invalid_message_id",
     "missing_message_id",
+    "missing_user_id",
     "not_an_event",
     "not_json",
     "too_large",
@@ -31,6 +32,8 @@ REJECT_REASONS = (
     "unknown_order",
     "nothing_reserved",
     "unknown_version",
+    "wrong_publisher",
+    "wrong_routing_key",
 )
 
 QUEUE = Label(name="queue", meaning="the work queue")

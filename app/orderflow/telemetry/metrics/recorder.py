@@ -28,6 +28,7 @@ class QueueRecorder:
         self.consumed = counter(catalogue.CONSUMED, queue)
         self.consumed_bytes = counter(catalogue.CONSUMED_BYTES, queue)
         self.redelivered = counter(catalogue.REDELIVERED, queue)
+        self.without_user_id = counter(catalogue.WITHOUT_USER_ID, queue)
         self.handled = counter(catalogue.HANDLED, queue)
         self.duplicates = counter(catalogue.DUPLICATES, queue)
         self.events_stored = counter(catalogue.EVENTS_STORED, queue)
@@ -62,6 +63,9 @@ class BatchRecorder(BatchObserver):
         redelivered = sum([delivery.redelivered for delivery in deliveries])
         if redelivered:
             queue.redelivered.inc(redelivered)
+        without_user_id = sum([delivery.user_id is None for delivery in deliveries])
+        if without_user_id:
+            queue.without_user_id.inc(without_user_id)
 
     def handled(self, outcomes: BatchResult) -> None:
         """Count how the messages ended."""

@@ -6,12 +6,17 @@ import pytest
 from orderflow.messaging.broker import Failure, Publication
 from orderflow.messaging.consume.settlement import CopyPublisher, retry_copy
 from orderflow.messaging.errors import BrokerUnavailable
+from orderflow.messaging.publisher_check import Origin
 from tests.builders import NOW
 from tests.rigs.scripted_broker import ScriptedPublisher, deliver
 
 
 def copies(*delays: int) -> list[Publication]:
-    return [retry_copy(deliver(), queue="q", reason="later", delay_seconds=delay, now=NOW) for delay in delays]
+    origin = Origin("orders", "order.cancelled")
+    return [
+        retry_copy(deliver(), origin=origin, queue="q", reason="later", delay_seconds=delay, now=NOW)
+        for delay in delays
+    ]
 
 
 def finish(copy_publisher: CopyPublisher, given_up: Event | None = None) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from orderflow.messaging.broker import Properties
 from orderflow.messaging.consume.settlement import DELAYS_SECONDS, first_failure, retry_copy, retry_queue
+from orderflow.messaging.publisher_check import Origin
 from tests.builders import NOW, a_retry_policy
 from tests.rigs.scripted_broker import deliver
 
@@ -51,7 +52,8 @@ def test_no_header_makes_the_policy_fail(first: str | int, count: str | int, mom
 def test_a_copy_is_the_same_message_with_its_history() -> None:
     key = uuid4()
     delivery = deliver(message_id=key, headers={"traceparent": "00-a-b-01"}, content_encoding="gzip")
-    copy = retry_copy(delivery, queue="order_updates", reason="later", delay_seconds=5, now=NOW)
+    origin = Origin("orders", "order.cancelled")
+    copy = retry_copy(delivery, origin=origin, queue="order_updates", reason="later", delay_seconds=5, now=NOW)
     assert (copy.exchange, copy.routing_key, copy.body) == ("retry", "order_updates.retry.5s", delivery.body)
     assert copy.key != key
     assert copy.properties.message_id == str(key)
@@ -61,6 +63,7 @@ def test_a_copy_is_the_same_message_with_its_history() -> None:
         "x-reason": "later",
         "x-first-failure-at": NOW.isoformat(),
         "x-original-routing-key": "order.cancelled",
+        "x-original-user-id": "orders",
     }
     for name in ("correlation_id", "type", "timestamp", "app_id", "content_type", "content_encoding"):
         assert getattr(copy.properties, name) == getattr(delivery.properties, name)
@@ -69,5 +72,6 @@ def test_a_copy_is_the_same_message_with_its_history() -> None:
 def test_the_copy_of_a_copy_counts_on_and_keeps_where_it_began() -> None:
     first = {"x-retry-count": 3, "x-first-failure-at": "2026-01-01T11:00:00+00:00", "x-original-routing-key": "a.b"}
     later = datetime(2026, 1, 1, 13, tzinfo=UTC)
-    copy = retry_copy(deliver(headers=first), queue="q", reason="later", delay_seconds=1, now=later)
+    origin = Origin(None, "a.b")
+    copy = retry_copy(deliver(headers=first), origin=origin, queue="q", reason="later", delay_seconds=1, now=later)
     assert copy.properties.headers == {**first, "x-retry-count": 4, "x-reason": "later"}

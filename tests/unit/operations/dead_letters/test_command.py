@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 
+from orderflow.messaging.errors import SettingsError
 from orderflow.operations.dead_letters.command import FAILED, arguments, run
 from orderflow.operations.dead_letters.view import age
 from orderflow.settings import Settings
@@ -31,6 +32,11 @@ def test_a_command_for_many_dead_letters_needs_an_explicit_option(
 ) -> None:
     assert run(parse(*words), Settings()) == FAILED
     assert says in capsys.readouterr().err
+
+
+def test_a_replay_by_a_user_whom_no_consumer_believes_is_refused_before_it_begins() -> None:
+    with pytest.raises(SettingsError, match="'replay'"):
+        run(parse("replay", "--all"), Settings(amqp_url="amqp://admin:secret@127.0.0.1:1/"))
 
 
 @pytest.mark.parametrize(

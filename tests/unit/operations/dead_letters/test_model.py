@@ -8,21 +8,27 @@ from typing import Any
 import pytest
 
 from orderflow.events import OrderCreated
-from orderflow.messaging.broker import Properties
+from orderflow.messaging.broker import Delivery, Properties
 from orderflow.messaging.consume.settlement import dead_letter as service_copy
 from orderflow.messaging.event import encode
+from orderflow.messaging.publisher_check import Origin, PublisherCheck
 from orderflow.operations.dead_letters.model import DeadLetter, Selection, dead_letter, masked_body, replay_headers
 from tests.builders import NOW, an_event
 from tests.rigs.scripted_broker import deliver
 
+ORIGIN = Origin("orders", "order.created")
+CHECK = PublisherCheck(mode="enforce", own_user="inventory", replay_user="replay")
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def by_service(**headers: str | int) -> DeadLetter:
     """A dead letter as the core publishes it."""
     delivery = deliver(an_event(OrderCreated), message_id="m-1", headers={"traceparent": TRACE, **headers})
-    copy = service_copy(delivery, queue="inventory_updates", reason="bad_data", detail="too long", now=NOW)
-    return dead_letter(copy.routing_key, copy.properties, copy.properties.headers, copy.body)
+    copy = service_copy(
+        delivery, origin=ORIGIN, queue="inventory_updates", reason="bad_data", detail="too long", now=NOW
+    )
+    sent = Delivery(1, "dlx", copy.routing_key, False, copy.properties, copy.body, 0.0, "inventory")
+    return dead_letter(sent, copy.properties.headers, CHECK)
 
 
 def by_broker(body: bytes = b"{}", **properties: Any) -> DeadLetter:
@@ -40,8 +46,16 @@ def by_broker(body: bytes = b"{}", **properties: Any) -> DeadLetter:
         "x-retry-count": 2,
         "x-original-routing-key": "payment.captured",
     }
+    return read(headers, body, message_id="m-2", **properties)
+
+
+def read(
+    headers: dict[str, Any], body: bytes = b"", *, queue: str = "q", user_id: str | None = "inventory", **values: Any
+) -> DeadLetter:
+    """What is read from a message in the dead letter queue that failed in a queue of inventory."""
     plain = {name: value for name, value in headers.items() if isinstance(value, str | int)}
-    return dead_letter("q", Properties(message_id="m-2", headers=plain, **properties), headers, body)
+    properties = Properties(headers=plain, **values)
+    return dead_letter(Delivery(1, "dlx", queue, False, properties, body, 0.0, user_id), headers, CHECK)
 
 
 def test_a_dead_letter_of_a_service_has_its_reason_queue_and_trace() -> None:
@@ -49,7 +63,7 @@ def test_a_dead_letter_of_a_service_has_its_reason_queue_and_trace() -> None:
     assert (letter.reason, letter.detail, letter.queue) == ("bad_data", "too long", "inventory_updates")
     assert (letter.dead_lettered_by, letter.dead_lettered_at, letter.first_failure_at) == ("service", NOW, NOW)
     assert letter.trace_id == "0af7651916cd43dd8448eb211c80319c"
-    assert letter.original_routing_key == "order.created"
+    assert letter.origin == ORIGIN
     assert letter.event_type == "ORDER_CREATED"
 
 
@@ -63,9 +77,59 @@ def test_a_dead_letter_of_the_broker_has_its_last_death_not_an_earlier_retry() -
 
 def test_headers_of_any_shape_do_not_stop_the_reading() -> None:
     odd: dict[str, Any] = {"x-death": [1, {"time": "x", "count": "y"}], "traceparent": 5, "x-first-failure-at": "never"}
-    letter = dead_letter("q", Properties(), odd, b"\xff")
+    letter = read(odd, b"\xff")
     assert (letter.queue, letter.reason, letter.message_id, letter.trace_id) == ("q", "unknown", "", "")
     assert letter.first_failure_at is None
+
+
+def died(*, exchange: str, routing_key: str, **headers: str | int) -> dict[str, Any]:
+    """The headers of a message that the broker dead-lettered from queue q, to which it had come like this."""
+    death = {"queue": "q", "reason": "expired", "time": NOW, "exchange": exchange, "routing-keys": [routing_key]}
+    return {"x-death": [death], **headers}
+
+
+CLAIM: dict[str, str | int] = {"x-original-user-id": "orders", "x-original-routing-key": "order.created"}
+
+
+@pytest.mark.parametrize(
+    ("headers", "user_id", "origin"),
+    [
+        # Written by the service of the queue, or by the broker from a copy of the service or of an operator.
+        ({"x-dead-lettered-at": "t", **CLAIM}, "inventory", ORIGIN),
+        (died(exchange="", routing_key="q", **CLAIM), "inventory", ORIGIN),
+        (died(exchange="replay", routing_key="q", **CLAIM), "replay", ORIGIN),
+        # Written by the broker from a first delivery: what its publisher claims does not count.
+        (died(exchange="order_events", routing_key="a.b", **CLAIM), "payments", Origin("payments", "a.b")),
+        (died(exchange="order_events", routing_key="a.b", **CLAIM), None, Origin(None, "a.b")),
+        # Somebody who may not vouch for others.
+        ({"x-dead-lettered-at": "t", **CLAIM}, "payments", Origin("payments", "q")),
+        ({"x-dead-lettered-at": "t", **CLAIM}, "replay", Origin("replay", "q")),
+        (died(exchange="", routing_key="q", **CLAIM), "payments", Origin("payments", "q")),
+        (died(exchange="replay", routing_key="q", **CLAIM), "payments", Origin("payments", "q")),
+        # The version before named no users.
+        ({"x-dead-lettered-at": "t", **CLAIM}, None, Origin(None, "order.created")),
+        (died(exchange="", routing_key="q", **CLAIM), None, Origin(None, "order.created")),
+    ],
+)
+def test_the_origin_is_believed_only_from_who_may_tell_it(
+    headers: dict[str, Any], user_id: str | None, origin: Origin
+) -> None:
+    assert read(headers, user_id=user_id).origin == origin
+
+
+def test_the_queue_is_the_one_that_the_broker_allowed_not_one_that_a_header_names() -> None:
+    assert read({"x-queue": "order_updates", "x-dead-lettered-at": "t"}).queue == "q"
+
+
+def test_a_publisher_cannot_pass_its_expired_message_off_as_dead_lettered_by_a_service() -> None:
+    headers = {"x-dead-lettered-at": "t", "x-reason": "provider_down", "x-detail": "replay me"}
+    letter = read(died(exchange="order_events", routing_key="a.b", **headers), user_id="payments")
+    assert (letter.dead_lettered_by, letter.reason, letter.detail) == ("broker", "expired", "")
+
+
+def test_the_replay_of_a_message_without_a_known_publisher_names_none() -> None:
+    letter = read({"x-dead-lettered-at": "t", **CLAIM}, user_id=None)
+    assert "x-original-user-id" not in replay_headers(letter, operator="ann", now=NOW)
 
 
 def test_a_replay_keeps_the_event_and_its_trace_and_forgets_the_failure() -> None:
@@ -76,6 +140,7 @@ def test_a_replay_keeps_the_event_and_its_trace_and_forgets_the_failure() -> Non
         "x-occurred-at": "2026-01-01T00:00:00+00:00",
         "x-causation-id": "c",
         "x-original-routing-key": "order.created",
+        "x-original-user-id": "orders",
         "x-replayed-at": NOW.isoformat(),
         "x-replayed-by": "ann",
     }
@@ -107,7 +172,7 @@ def test_a_selection_restricts_by_each_of_its_parts(selection: Selection, meant:
 
 
 def test_a_dead_letter_of_unknown_age_is_never_selected_by_age() -> None:
-    unknown = dead_letter("q", Properties(), {}, b"")
+    unknown = read({})
     assert not Selection(older_than_seconds=0)(unknown, datetime(2030, 1, 1, tzinfo=UTC))
 
 

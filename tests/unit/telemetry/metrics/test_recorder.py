@@ -32,7 +32,7 @@ def aged(clock: ManualClock, seconds: float) -> Delivery:
 
 
 def test_a_batch_is_counted_by_how_its_messages_ended(recorder: Recorder, clock: ManualClock, value: Value) -> None:
-    deliveries = [deliver() for _ in range(10)]
+    deliveries = [deliver(user_id=None if number < 3 else "payments") for number in range(10)]
     span = recorder.batch_received(Q, deliveries)
     clock.advance(0.2)
     span.handled(
@@ -49,6 +49,7 @@ def test_a_batch_is_counted_by_how_its_messages_ended(recorder: Recorder, clock:
         "messages_consumed": 10,
         "consumed_bytes": sum(len(delivery.body) for delivery in deliveries),
         "messages_redelivered": 0,
+        "messages_without_user_id": 3,
         "messages_handled": 5,
         "messages_duplicate": 2,
         "events_stored": 7,
