@@ -14,6 +14,7 @@ from orderflow.messaging.effects import Effect, EffectRunner
 from orderflow.messaging.event import Event
 from orderflow.messaging.instrumentation import BatchObserver
 from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.instance import Instance
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.messaging.service import Handler, Service
@@ -62,7 +63,9 @@ class EffectsRig:
         self.url = url
         self.publisher = ScriptedPublisher()
         outbox = Outbox(self.publisher, codec, lease_seconds=60)
-        self.work = CountingUnitOfWorkFactory(Database(url, application_name=f"{service.name} calls"), outbox)
+        instance = Instance(service.name)
+        database = Database(url, application_name=f"{service.name} calls", instance=instance)
+        self.work = CountingUnitOfWorkFactory(database, outbox)
         self.effecting = EffectRunner[Any, Any](
             service.name,
             effects,
@@ -72,7 +75,9 @@ class EffectsRig:
             lease_seconds=lease_seconds,
         )
         self.handler = handler(self.effecting.wake)
-        self.consuming = UnitOfWorkFactory(Database(url), Outbox(self.publisher, codec, lease_seconds=60))
+        self.consuming = UnitOfWorkFactory(
+            Database(url, instance=instance), Outbox(self.publisher, codec, lease_seconds=60)
+        )
         self._attempt = BatchProcessor(
             handler=self.handler,
             accepted=queue.events,

@@ -40,8 +40,10 @@ class Notifications(EffectsRig):
 
     def __init__(self, url: str, sender: Sender, *, most_attempts: int = MOST_ATTEMPTS, concurrency: int = 32) -> None:
         self.watch = Watch()
-        sending = NotificationEffect(sender, instrumentation=self.watch, most_attempts=most_attempts)
-        super().__init__(NOTIFICATIONS, url, sending, NotificationRequests, concurrency=concurrency, lease_seconds=30)
+        self.effects = NotificationEffect(sender, instrumentation=self.watch, most_attempts=most_attempts)
+        super().__init__(
+            NOTIFICATIONS, url, self.effects, NotificationRequests, concurrency=concurrency, lease_seconds=30
+        )
 
 
 class Webhook:

@@ -2,6 +2,7 @@
 """A way to a server that a test can cut, at the worst moment if it likes."""
 
 import contextlib
+import re
 import socket
 import threading
 from typing import Self
@@ -9,6 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 COMMITTED = b"COMMIT\0"
 """In the server's answer to a commit that has happened."""
+_BACKEND_KEY = re.compile(rb"K\0\0\0\x0c.{8}", re.DOTALL)
+"""PostgreSQL's message BackendKeyData: the number of the server's process and a secret."""
+_OWN_KEY = b"K\0\0\0\x0c" + bytes(8)
 
 
 class Proxy:
@@ -27,6 +31,8 @@ class Proxy:
         self.answering.set()
         self.swallow: bytes | None = None
         """The connection is cut instead of an answer that contains this, once."""
+        self.pooling = False
+        """It names itself to a client in the place of the server's process, as poolers do."""
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -83,6 +89,8 @@ class Proxy:
                     self.answering.wait()
                     if source not in self._sockets:
                         break
+                if answers and self.pooling:
+                    data = _BACKEND_KEY.sub(_OWN_KEY, data)
                 sink.sendall(data)
         with self._lock:
             self._sockets -= {source, sink}

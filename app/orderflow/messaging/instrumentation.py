@@ -101,3 +101,6 @@ class MessagingInstrumentation:
 
     def relayed(self, count: int) -> None:
         """The relay took rows that a crash, a return or a lost connection had left."""
+
+    def leases_taken_over(self, count: int) -> None:
+        """Leases of processes that are gone were ended before their time."""

@@ -19,7 +19,7 @@ order by subject, kind
 on conflict do nothing
 """
 _CLAIM = """
-update notifications set due_at = %(leased_until)s, attempts = attempts + 1
+update notifications set due_at = %(leased_until)s, leased_by = %(owner)s, attempts = attempts + 1
 where (subject, kind) in (select subject, kind from notifications where due_at <= %(now)s
                           order by due_at limit %(limit)s for update skip locked)
 returning subject, kind, payload, trace, attempts
@@ -34,7 +34,8 @@ with locked as (
     where notifications.state = 'pending'
     order by notifications.subject, notifications.kind for update of notifications
 )
-update notifications set state = locked.state, due_at = locked.due_at, reason = locked.reason, updated_at = %(now)s
+update notifications set state = locked.state, due_at = locked.due_at, leased_by = null, reason = locked.reason,
+                         updated_at = %(now)s
 from locked where notifications.subject = locked.subject and notifications.kind = locked.kind
 returning notifications.kind, notifications.state
 """
@@ -74,9 +75,9 @@ def add(transaction: Transaction, notifications: Sequence[Notification]) -> None
 
 
 def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueNotification]:
-    """Up to ``limit`` notifications that are due, leased: no other process claims them before the lease expires."""
-    now = transaction.now
-    rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "limit": limit})
+    """Up to ``limit`` notifications that are due, leased: no other process claims them before the lease ends."""
+    now, owner = transaction.now, transaction.owner
+    rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "owner": owner, "limit": limit})
     return [
         DueNotification(
             notification=Notification(subject=subject, kind=kind, payload=payload, trace=trace), attempts=attempts

@@ -110,6 +110,9 @@ OUTBOX_AGE = PUBLISHING.gauge(
 RELAYED = PUBLISHING.counter(
     "orderflow_outbox_relayed_total", "Rows that the recovery relay published again after a failure."
 )
+TAKEN_OVER = PUBLISHING.counter(
+    "orderflow_leases_taken_over_total", "Leases of processes that were gone, ended before their time."
+)
 
 # Orders
 ORDERS_ACCEPTED = INTAKE.counter("orderflow_orders_accepted_total", "Orders committed by the API.")

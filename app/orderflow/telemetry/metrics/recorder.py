@@ -162,6 +162,10 @@ class Recorder(Instrumentation):
         """Count relayed rows."""
         self._registry.counter(catalogue.RELAYED).inc(count)
 
+    def leases_taken_over(self, count: int) -> None:
+        """Count leases that ended early."""
+        self._registry.counter(catalogue.TAKEN_OVER).inc(count)
+
     def _outbox_age(self) -> float:
         """The measured age plus the time since: while the database is away it cannot be measured anew."""
         if self._outbox_measured is None or self._outbox_measured[0] <= 0:

@@ -7,6 +7,7 @@ import pytest
 
 from orderflow.events import InventoryReserved, OrderCancelled, OrderConfirmed
 from orderflow.messaging.event import Event
+from orderflow.messaging.postgres.instance import NO_OWNER
 from orderflow.messaging.service import DONE, Incoming
 from orderflow.services.payments.handlers import PaymentRequests
 from tests.builders import NOW, an_event
@@ -16,6 +17,7 @@ class Statements:
     """A transaction that remembers its statements and commits when told."""
 
     now = NOW
+    owner = NO_OWNER
 
     def __init__(self) -> None:
         self.parameters: list[Mapping[str, Any]] = []
