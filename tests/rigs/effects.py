@@ -12,7 +12,7 @@ from orderflow.messaging.consume.batch_processor import BatchProcessor, BatchPro
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.effects import Effect, EffectRunner
 from orderflow.messaging.event import Event
-from orderflow.messaging.instrumentation import BatchObserver
+from orderflow.messaging.instrumentation import BatchObserver, MessagingInstrumentation
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.instance import Instance
 from orderflow.messaging.publish.outbox import Outbox
@@ -44,6 +44,16 @@ class Traced(BatchObserver):
         return TRACE
 
 
+class Circuits(MessagingInstrumentation):
+    """Remembers when calls were suspended and went on."""
+
+    def __init__(self) -> None:
+        self.states: list[bool] = []
+
+    def circuit(self, effects: str, *, is_open: bool) -> None:
+        self.states.append(is_open)
+
+
 class EffectsRig:
     """A service of one queue and one kind of call: ``receive`` is its consumer, the context runs its calls."""
 
@@ -59,6 +69,7 @@ class EffectsRig:
     ) -> None:
         """``handler`` makes the consumer's handler from what wakes the calls."""
         (queue,) = service.queues
+        self.reports = Circuits()
         codec = a_codec(service.name)
         self.url = url
         self.publisher = ScriptedPublisher()
@@ -71,6 +82,7 @@ class EffectsRig:
             effects,
             self.work,
             clock=SystemClock(),
+            instrumentation=self.reports,
             concurrency=concurrency,
             lease_seconds=lease_seconds,
         )

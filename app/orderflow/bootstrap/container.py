@@ -200,6 +200,7 @@ class Container:
             effects,
             self.unit_of_work(),
             clock=self.clock,
+            instrumentation=self.instrumentation,
             concurrency=concurrency,
             lease_seconds=lease_seconds,
         )

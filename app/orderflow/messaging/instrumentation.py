@@ -87,6 +87,9 @@ class MessagingInstrumentation:
         _ = operation, trace
         return CallObserver()
 
+    def circuit(self, effects: str, *, is_open: bool) -> None:
+        """Calls were suspended because the other side did not respond, or go on; also told at the start."""
+
     def connected(self, role: str, *, connected: bool) -> None:
         """The connection for a role (``publish`` or ``consume``) opened or closed."""
 

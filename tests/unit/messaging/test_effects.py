@@ -10,11 +10,15 @@ from typing import Any, Self, cast
 import pytest
 
 from local.eventually import eventually
+from orderflow.messaging.circuit_breaker import PROBE_SECONDS
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.effects import EffectRunner
 from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Transaction, UnitOfWork
+from tests.rigs.effects import Circuits
+
+SILENCE = "no response"
 
 
 class Transactions:
@@ -42,8 +46,20 @@ class Transactions:
         self.closed = True
 
 
+class Sped(SystemClock):
+    """The machine's clock, put forward by a test."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
 class Letters:
-    """Tasks are words: ``hang`` waits for ever, ``crash`` raises, ``poison`` cannot be recorded, others are echoed."""
+    """Tasks are words: ``hang`` waits for ever, ``crash`` raises, ``poison`` cannot be recorded, others are echoed.
+
+    While ``away`` is set nobody answers.
+    """
 
     def __init__(self, *words: str) -> None:
         self.due = deque(words)
@@ -55,6 +71,10 @@ class Letters:
         self.connected = 0
         self.hold = threading.Event()
         self.claim_error: Exception | None = None
+        self.away = False
+        self.asked: list[str] = []
+        self.silent: list[str] = []
+        self.resumed = 0
 
     def resources(self) -> AbstractAsyncContextManager[object]:
         return self._connection()
@@ -74,14 +94,25 @@ class Letters:
     async def perform(self, task: str) -> str:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
+        self.asked.append(task)
         try:
             if task == "crash":
                 raise ZeroDivisionError
             while task == "hang" or self.hold.is_set():
                 await asyncio.sleep(0.002)
-            return task.upper()
+            return SILENCE if self.away else task.upper()
         finally:
             self.open -= 1
+
+    def responded(self, result: str) -> bool:
+        return result != SILENCE
+
+    def record_without_response(self, transaction: UnitOfWork, pairs: Sequence[tuple[str, str]]) -> None:
+        self.silent += [task for task, _ in pairs]
+        self.due.extend(task for task, _ in pairs)
+
+    def resume(self, transaction: Transaction) -> None:
+        self.resumed += 1
 
     def record(self, transaction: UnitOfWork, pairs: Sequence[tuple[str, str]]) -> None:
         if any(task == "poison" for task, _ in pairs):
@@ -96,9 +127,16 @@ class Running:
     def __init__(self, letters: Letters, **options: Any) -> None:
         self.letters = letters
         self.work = Transactions()
+        self.clock = Sped()
+        self.reports = Circuits()
         values: dict[str, Any] = {"concurrency": 10, "lease_seconds": 60, "interval_seconds": 0.01, **options}
         self.effecting = EffectRunner[str, str](
-            "letters", letters, cast("UnitOfWorkFactory", self.work), clock=SystemClock(), **values
+            "letters",
+            letters,
+            cast("UnitOfWorkFactory", self.work),
+            clock=self.clock,
+            instrumentation=self.reports,
+            **values,
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
@@ -234,3 +272,37 @@ def test_progress_is_seen_while_there_is_nothing_to_do() -> None:
     with Running(letters) as running:
         seen = running.effecting.last_progress
         eventually(lambda: running.effecting.last_progress > seen)
+
+
+def test_calls_are_suspended_when_nobody_answers_and_go_on_after_the_first_response() -> None:
+    letters = Letters(*"abc")
+    letters.away = True
+    with Running(letters) as running:
+        eventually(lambda: running.reports.states == [False, True])
+        assert letters.recorded == [(word, SILENCE) for word in "abc"][: 3 - len(letters.silent)]
+        letters.due.extend("defgh")
+        for probes in range(1, 5):
+            silent = len(letters.silent)
+            running.clock.ahead += PROBE_SECONDS
+            eventually(lambda silent=silent: len(letters.silent) == silent + 1)  # type: ignore[misc]
+            assert len(letters.asked) == 3 + probes, "one call a second"
+        waiting = len(letters.due)
+        letters.away = False
+        running.clock.ahead += PROBE_SECONDS
+        eventually(lambda: len([result for _, result in letters.recorded if result != SILENCE]) == waiting)
+    assert running.reports.states == [False, True, False]
+    assert letters.resumed == 1
+
+
+def test_what_waits_is_resumed_once_although_the_database_is_away() -> None:
+    letters = Letters(*"abc")
+    letters.away = True
+    with Running(letters) as running:
+        eventually(lambda: running.reports.states == [False, True])
+        letters.due.append("d")
+        running.work.failures = [DatabaseUnavailable("away")] * 2
+        letters.away = False
+        running.clock.ahead += PROBE_SECONDS
+        eventually(lambda: not running.work.failures and letters.due == deque())
+    assert letters.resumed >= 1
+    assert ("d", "D") in letters.recorded

@@ -39,6 +39,6 @@ def _sender(settings: Settings, clock: Clock) -> Sender:
 PROCESSES = {
     "notifications": ProcessDeclaration(
         build=build_notifications,
-        areas=("consuming", "publishing", "notifications"),  # it publishes retries and dead letters
+        areas=("consuming", "publishing", "notifications", "calling"),  # it publishes retries and dead letters
     ),
 }

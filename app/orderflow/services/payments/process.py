@@ -36,7 +36,7 @@ def build_payments(runtime: Runtime) -> None:
 PROCESSES = {
     "payments": ProcessDeclaration(
         build=build_payments,
-        areas=("consuming", "publishing", "payments"),
+        areas=("consuming", "publishing", "payments", "calling"),
         needs=frozenset({"amqp", "database", "payment"}),
     ),
 }

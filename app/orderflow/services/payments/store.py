@@ -57,6 +57,12 @@ from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(attempts)s::integer[], 
      as step (order_id, state, attempts, due_at, charge_id, reason)
 where charges.order_id = step.order_id
 """
+# Late look-ups of cancelled charges keep their time. A row that is locked is about to get another one.
+_RESUME = """
+update charges set due_at = %(now)s
+where order_id in (select order_id from charges where due_at > %(now)s and due_at <= %(latest)s
+                   and leased_by is null and state <> 'cancelled' for update skip locked)
+"""
 _COUNT_UNKNOWN = """
 select count(*) from charges where due_at is not null and state in ('unknown', 'cancelling')
 """
@@ -170,6 +176,11 @@ def record(transaction: Transaction, updates: Sequence[ChargeUpdate]) -> None:
             "reasons": [update.reason for update in updates],
         },
     )
+
+
+def resume(transaction: Transaction, *, within: timedelta) -> None:
+    """Calls that are not in flight and due within this time are due now."""
+    transaction.execute(_RESUME, {"now": transaction.now, "latest": transaction.now + within})
 
 
 def count_unknown(transaction: Transaction) -> int:

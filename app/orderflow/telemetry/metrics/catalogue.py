@@ -15,9 +15,10 @@ HTTP = MetricArea("http", "answers HTTP requests")
 STOCK = MetricArea("stock", "moves stock")
 PAYMENTS = MetricArea("payments", "calls the payment provider")
 NOTIFICATIONS = MetricArea("notifications", "sends notifications")
+CALLING = MetricArea("calling", "makes calls to other systems")
 RECONCILING = MetricArea("reconciling", "recomputes from the databases whether every promise holds")
 PROCESS = MetricArea("process", "runs")
-AREAS = (CONSUMING, PUBLISHING, INTAKE, ORDERS, HTTP, STOCK, PAYMENTS, NOTIFICATIONS, RECONCILING, PROCESS)
+AREAS = (CONSUMING, PUBLISHING, INTAKE, ORDERS, HTTP, STOCK, PAYMENTS, NOTIFICATIONS, CALLING, RECONCILING, PROCESS)
 """What a process can do. The metrics of what it does stand at 0 from its start; others appear when they are used."""
 
 # Consuming
@@ -153,6 +154,15 @@ PAYMENT_SECONDS = PAYMENTS.histogram(
 )
 PAYMENTS_UNKNOWN = PAYMENTS.gauge("orderflow_payments_unknown", "Charges whose result is not known yet.", unit="orders")
 NOTIFIED = NOTIFICATIONS.counter("orderflow_notifications_total", "Attempts to notify.", by.NOTIFICATION, by.NOTIFIED)
+
+# Calls to other systems
+CIRCUIT_OPEN = CALLING.gauge(
+    "orderflow_circuit_open",
+    "Is 1 while calls are suspended because the other side does not respond.",
+    by.EFFECTS,
+    unit="state",
+)
+CIRCUIT_OPENINGS = CALLING.counter("orderflow_circuit_openings_total", "Times that calls were suspended.", by.EFFECTS)
 
 # Integrity, as the reconciler recomputes it from the databases
 OVERSOLD = RECONCILING.gauge(

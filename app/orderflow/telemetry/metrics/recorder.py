@@ -136,6 +136,13 @@ class Recorder(Instrumentation):
         self._published.inc(len(publications))
         return self._confirms
 
+    def circuit(self, effects: str, *, is_open: bool) -> None:
+        """Set the state of a circuit, and count how often it opened."""
+        self._registry.gauge(catalogue.CIRCUIT_OPEN, effects).set(is_open)
+        openings = self._registry.counter(catalogue.CIRCUIT_OPENINGS, effects)
+        if is_open:
+            openings.inc()
+
     def connected(self, role: str, *, connected: bool) -> None:
         """Set the state of a connection."""
         self._registry.gauge(catalogue.CONNECTED, role).set(connected)
