@@ -139,7 +139,7 @@ class Settings:
     watchdog_seconds: float = _setting(
         60,
         _number(float, 45, 3600),
-        "A process without progress for so long ends itself; a statement may take 30 s, a back-off 10 s.",
+        "A process without progress for so long ends itself; a statement may take 30 s.",
     )
 
     api_keys: str = _setting(

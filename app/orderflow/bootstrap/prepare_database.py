@@ -18,7 +18,7 @@ def prepare_database(container: Container) -> bool:
 
     Raises SchemaMismatch when the database is not at the version of the code.
     """
-    backoff, database, stopping = Backoff(first=0.2, most=5), container.database(), container.process.stopping
+    backoff, database, stopping = Backoff(), container.database(), container.process.stopping
     try:
         while not stopping.is_set():
             try:

@@ -16,9 +16,12 @@ def delay_seconds(attempts: int, *, first: float, most: float, rng: random.Rando
 
 
 class Backoff:
-    """Counts the failures of one loop. Full jitter: between a tenth of the exponential step and all of it."""
+    """Counts the failures of one loop. Full jitter: between a tenth of the exponential step and all of it.
 
-    def __init__(self, *, first: float = 0.1, most: float = 10.0, rng: random.Random | None = None) -> None:
+    The defaults suit a server that is away: quickly back after a restart, and no load on it however long that takes.
+    """
+
+    def __init__(self, *, first: float = 0.05, most: float = 2.0, rng: random.Random | None = None) -> None:
         self._first = first
         self._most = most
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret
