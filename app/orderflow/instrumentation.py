@@ -25,6 +25,7 @@ Area = Literal[
     "stock",
     "payments",
     "notifications",
+    "calling",
     "reconciling",
     "process",
 ]

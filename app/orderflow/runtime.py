@@ -8,12 +8,13 @@ for the process that it runs. What else a process needs (an HTTP framework, an H
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from orderflow.http.api_keys import ApiKeys
 from orderflow.http.asgi import Application
 from orderflow.instrumentation import Area, Instrumentation
 from orderflow.messaging.clock import Clock
+from orderflow.messaging.effects import Effect, EffectRunner
 from orderflow.messaging.periodic import Periodic
 from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
@@ -22,6 +23,9 @@ from orderflow.settings import Need, Settings
 
 if TYPE_CHECKING:
     from orderflow.messaging.postgres.read_pool import ReadPool
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 
 
 class Loop(Protocol):
@@ -62,6 +66,11 @@ class Runtime(Protocol):
 
     def relay(self) -> Relay:
         """The recovery relay of this service's outbox."""
+
+    def effect_runner(
+        self, name: str, effects: Effect[Task, Result], *, concurrency: int, lease_seconds: float
+    ) -> EffectRunner[Task, Result]:
+        """The loop that makes one kind of call to the outside; ``lease_seconds`` are longer than any call."""
 
     def periodic(self, name: str, seconds: float, action: Callable[[SqlUnitOfWork], bool | None]) -> Periodic:
         """A loop that runs ``action`` in a transaction every ``seconds``; immediately again when it returned True."""

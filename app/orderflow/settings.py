@@ -165,7 +165,7 @@ class Settings:
     watchdog_seconds: float = _setting(
         60,
         _number(float, 45, 3600),
-        "Time without progress of a loop after which a process exits; a statement may take 30 s, a back-off 10 s.",
+        "Time without progress of a loop after which a process exits; a statement may take 30 s.",
     )
 
     api_keys: str = _setting(

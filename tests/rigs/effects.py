@@ -12,8 +12,9 @@ from orderflow.messaging.consume.batch_processor import BatchProcessor, BatchPro
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.effects import Effect, EffectRunner
 from orderflow.messaging.event import Event
-from orderflow.messaging.instrumentation import BatchObserver
+from orderflow.messaging.instrumentation import BatchObserver, MessagingInstrumentation
 from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.instance import Instance
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.messaging.service import Handler, Service
@@ -43,6 +44,16 @@ class Traced(BatchObserver):
         return TRACE
 
 
+class Circuits(MessagingInstrumentation):
+    """Remembers when calls were suspended and went on."""
+
+    def __init__(self) -> None:
+        self.states: list[bool] = []
+
+    def circuit(self, effects: str, *, is_open: bool) -> None:
+        self.states.append(is_open)
+
+
 class EffectsRig:
     """A service of one queue and one kind of call: ``receive`` is its consumer, the context runs its calls."""
 
@@ -58,21 +69,27 @@ class EffectsRig:
     ) -> None:
         """``handler`` creates the consumer's handler from the function that wakes the calls."""
         (queue,) = service.queues
+        self.reports = Circuits()
         codec = a_codec(service.name)
         self.url = url
         self.publisher = ScriptedPublisher()
         outbox = Outbox(self.publisher, codec, lease_seconds=60)
-        self.work = CountingUnitOfWorkFactory(Database(url, application_name=f"{service.name} calls"), outbox)
+        instance = Instance(service.name)
+        database = Database(url, application_name=f"{service.name} calls", instance=instance)
+        self.work = CountingUnitOfWorkFactory(database, outbox)
         self.runner = EffectRunner[Any, Any](
             service.name,
             effects,
             self.work,
             clock=SystemClock(),
+            instrumentation=self.reports,
             concurrency=concurrency,
             lease_seconds=lease_seconds,
         )
         self.handler = handler(self.runner.wake)
-        self.consuming = UnitOfWorkFactory(Database(url), Outbox(self.publisher, codec, lease_seconds=60))
+        self.consuming = UnitOfWorkFactory(
+            Database(url, instance=instance), Outbox(self.publisher, codec, lease_seconds=60)
+        )
         self._attempt = BatchProcessor(
             handler=self.handler,
             accepted=queue.events,

@@ -40,8 +40,10 @@ class Notifications(EffectsRig):
 
     def __init__(self, url: str, sender: Sender, *, max_attempts: int = MAX_ATTEMPTS, concurrency: int = 32) -> None:
         self.recorded = RecordedNotifications()
-        sending = NotificationEffect(sender, instrumentation=self.recorded, max_attempts=max_attempts)
-        super().__init__(NOTIFICATIONS, url, sending, NotificationRequests, concurrency=concurrency, lease_seconds=30)
+        self.effects = NotificationEffect(sender, instrumentation=self.recorded, max_attempts=max_attempts)
+        super().__init__(
+            NOTIFICATIONS, url, self.effects, NotificationRequests, concurrency=concurrency, lease_seconds=30
+        )
 
 
 class Webhook:

@@ -72,12 +72,17 @@ class ProcessGroup:
         )
 
     def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
+        """SIGKILL, and wait for the end; also of a process that is suspended."""
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         if process is not None:
             process.wait(10)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to every process of the group."""
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
 
     def __enter__(self) -> Self:
         try:

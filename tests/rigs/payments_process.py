@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The calls of payments as a process of their own, so that a test can kill it: database URL, provider URL."""
+"""The calls of payments as a process of their own, so that a test can kill it: database URL, provider
+URL, seconds of a lease."""
 
 import sys
 import threading
@@ -7,8 +8,8 @@ import threading
 from tests.rigs.payments import Payments
 
 
-def main(database_url: str, provider_url: str) -> None:
-    with Payments(database_url, provider_url, timeout_seconds=30):
+def main(database_url: str, provider_url: str, lease_seconds: str) -> None:
+    with Payments(database_url, provider_url, timeout_seconds=30, lease_seconds=float(lease_seconds)):
         threading.Event().wait()
 
 

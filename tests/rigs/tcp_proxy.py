@@ -2,6 +2,7 @@
 """A TCP proxy that a test can cut at any time."""
 
 import contextlib
+import re
 import socket
 import threading
 from typing import Self
@@ -9,6 +10,9 @@ from urllib.parse import urlsplit, urlunsplit
 
 COMMITTED = b"COMMIT\0"
 """Part of the server's response to a successful commit."""
+_BACKEND_KEY = re.compile(rb"K\0\0\0\x0c.{8}", re.DOTALL)
+"""PostgreSQL's message BackendKeyData: the number of the server's process and a secret."""
+_OWN_KEY = b"K\0\0\0\x0c" + bytes(8)
 
 
 class Proxy:
@@ -27,6 +31,8 @@ class Proxy:
         self.responding.set()
         self.swallow: bytes | None = None
         """The first response that contains this is not forwarded; the connection is cut instead."""
+        self.pooling = False
+        """True: the proxy names itself to clients instead of the server's process, as poolers do."""
         self._sockets: set[socket.socket] = set()
         self._lock = threading.Lock()
 
@@ -83,6 +89,8 @@ class Proxy:
                     self.responding.wait()
                     if source not in self._sockets:
                         break
+                if from_server and self.pooling:
+                    data = _BACKEND_KEY.sub(_OWN_KEY, data)
                 sink.sendall(data)
         with self._lock:
             self._sockets -= {source, sink}

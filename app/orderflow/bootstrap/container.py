@@ -4,7 +4,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from orderflow.bootstrap.process import Process
 from orderflow.broker_topology import work_queues
@@ -20,8 +20,12 @@ from orderflow.messaging.consume.batch_processor import BatchProcessor
 from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
 from orderflow.messaging.consume.settlement import RetryPolicy
+from orderflow.messaging.effects import Effect, EffectRunner
+from orderflow.messaging.lease_sweeper import INTERVAL_SECONDS, LeaseSweeper
 from orderflow.messaging.periodic import Periodic
 from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.instance import Instance
+from orderflow.messaging.publish import outbox
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
@@ -36,7 +40,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 _HOUR = 3600.0
+_RARE_SECONDS = 60.0
+"""Work that comes less often keeps no connection in between."""
 
 
 class Container:
@@ -52,6 +60,8 @@ class Container:
         self.clock: Clock = SystemClock()
         self._databases: list[Database] = []
         self._read_pools: list[ReadPool] = []
+        self._instance = Instance(name)
+        self._wake: list[Callable[[], None]] = []
         self._inbox_is_pruned = False
         self.process = Process(name, clock=self.clock, drain_timeout_seconds=settings.drain_timeout_seconds)
         self.codec = Codec(
@@ -104,9 +114,13 @@ class Container:
         self.process.before_stop(lame_duck)
         self.process.add(server)
 
-    def database(self) -> Database:
-        """A database connection for one thread."""
-        database = Database(self.settings.database_url, application_name=f"orderflow {self.name}")
+    def database(self, *, leasing: bool = False) -> Database:
+        """A database connection for one thread; one that leases rows does so as this process."""
+        database = Database(
+            self.settings.database_url,
+            application_name=f"orderflow {self.name}",
+            instance=self._instance if leasing else None,
+        )
         self._databases.append(database)
         return database
 
@@ -138,7 +152,9 @@ class Container:
     def unit_of_work(self) -> UnitOfWorkFactory:
         """A unit of work for one thread."""
         lease = self.settings.outbox_lease_seconds
-        return UnitOfWorkFactory(self.database(), Outbox(self.broker.publisher(), self.codec, lease_seconds=lease))
+        return UnitOfWorkFactory(
+            self.database(leasing=True), Outbox(self.broker.publisher(), self.codec, lease_seconds=lease)
+        )
 
     def consumers(self, queue_name: str, handler: Callable[[], Handler]) -> Iterator[Loop]:
         """A loop for each partition of a declared queue. The first call also returns the loop that prunes the inbox."""
@@ -170,7 +186,7 @@ class Container:
 
     def relay(self) -> Relay:
         """The recovery relay of this service's outbox."""
-        return Relay(
+        relay = Relay(
             publisher=self.broker.publisher(),
             unit_of_work=self.unit_of_work(),
             instrumentation=self.instrumentation,
@@ -178,6 +194,37 @@ class Container:
             interval_seconds=self.settings.relay_interval_seconds,
             lease_seconds=self.settings.outbox_lease_seconds,
         )
+        self._wake.append(relay.wake)
+        return relay
+
+    def effect_runner(
+        self, name: str, effects: Effect[Task, Result], *, concurrency: int, lease_seconds: float
+    ) -> EffectRunner[Task, Result]:
+        """The loop of one kind of call to the outside."""
+        runner = EffectRunner(
+            name,
+            effects,
+            self.unit_of_work(),
+            clock=self.clock,
+            instrumentation=self.instrumentation,
+            concurrency=concurrency,
+            lease_seconds=lease_seconds,
+        )
+        self._wake.append(runner.wake)
+        return runner
+
+    def lease_sweeper(self) -> Loop:
+        """The loop that ends the leases of processes that are gone, and wakes what was made here to go on with them."""
+        database = self.database(leasing=True)
+        sweeper = LeaseSweeper(
+            database,
+            (outbox.LEASED, *self.service.leased),
+            own=self._instance.id,
+            wake=self._wake,
+            instrumentation=self.instrumentation,
+            clock=self.clock,
+        )
+        return Periodic("sweep leases", INTERVAL_SECONDS, sweeper.sweep, clock=self.clock, close=database.close)
 
     def periodic(self, name: str, seconds: float, action: Callable[[SqlUnitOfWork], bool | None]) -> Periodic:
         """A loop that runs ``action`` in a transaction every ``seconds``; immediately again when it returned True."""
@@ -185,7 +232,10 @@ class Container:
 
         def act() -> bool | None:
             with unit_of_work.transaction() as work:
-                return action(work)
+                again = action(work)
+            if seconds >= _RARE_SECONDS and not again:
+                unit_of_work.close()
+            return again
 
         return Periodic(name, seconds, act, clock=self.clock, close=unit_of_work.close)
 

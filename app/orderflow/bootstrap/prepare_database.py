@@ -18,7 +18,7 @@ def prepare_database(container: Container) -> bool:
 
     False when the process was stopped meanwhile. Raises SchemaMismatch when the schema does not fit the code.
     """
-    backoff, database, stopping = Backoff(first=0.2, maximum=5), container.database(), container.process.stopping
+    backoff, database, stopping = Backoff(), container.database(), container.process.stopping
     try:
         while not stopping.is_set():
             try:

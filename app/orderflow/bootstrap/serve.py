@@ -73,6 +73,7 @@ def _run(container: Container, declaration: ProcessDeclaration) -> int:
         except OSError as error:
             log.error("http.port_taken", extra={"port": settings.http_port, "error": str(error)})
             return EXIT_FAILED
+        process.add(container.lease_sweeper())
         process.add(watchdog)
         container.telemetry.watch(
             idle_seconds=process.idle_seconds, stalled=watchdog.stalled, not_ready=lambda: _not_ready(container)

@@ -16,9 +16,12 @@ def delay_seconds(attempts: int, *, first: float, maximum: float, rng: random.Ra
 
 
 class Backoff:
-    """Counts the failures of one loop. Waits a random time between a tenth of the exponential step and all of it."""
+    """Counts the failures of one loop. Waits a random time between a tenth of the exponential step and all of it.
 
-    def __init__(self, *, first: float = 0.1, maximum: float = 10.0, rng: random.Random | None = None) -> None:
+    The defaults suit a server that is away: a short wait after a restart, and little load however long it is away.
+    """
+
+    def __init__(self, *, first: float = 0.05, maximum: float = 2.0, rng: random.Random | None = None) -> None:
         self._first = first
         self._maximum = maximum
         self._rng = rng or random.Random()  # noqa: S311 - spreads load, keeps no secret

@@ -4,15 +4,18 @@
 Invariants:
 
 - The transaction of a message only records that a call is due. No transaction is open while a call is made.
-- A task is claimed under a lease: no other process makes its call before the lease expires. The lease is longer than
-  any call.
+- A task is claimed under a lease: no other process makes its call before the lease ends. The lease is longer than any
+  call, and ends early when its owner is gone (``lease_sweeper``).
 - Results are recorded together in one transaction. Recording a result again changes nothing.
 - At most ``concurrency`` calls are in flight.
+- While the other side does not respond, no calls are made but a probe a second (``circuit_breaker``). Probes count as
+  no attempts, and after the first response everything that waits is due.
 
 ==================================== ==================================================================================
 Failure                              Consequence
 ==================================== ==================================================================================
-process killed during a call         the lease expires and another process calls again, with the same idempotency key
+process killed during a call         within a second another process calls again, with the same idempotency key
+other side does not respond          its tasks wait; calls continue within a second after it responds again
 database unavailable                 calls in flight continue; results wait in memory, and leases protect the rows
 a result cannot be recorded          ``bisect`` isolates it; it is logged and its task is claimed again after the lease
 ``perform`` raises                   a bug: it is logged, and the task is claimed again after the lease
@@ -33,9 +36,11 @@ from typing import Generic, Protocol, TypeVar
 
 from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.call_pool import CallPool
+from orderflow.messaging.circuit_breaker import CircuitBreaker
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.consume.bisect import bisect
 from orderflow.messaging.errors import InfrastructureError
+from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Transaction, UnitOfWork
 
@@ -59,8 +64,17 @@ class Effect(Protocol[Task, Result]):
     async def perform(self, task: Task) -> Result:
         """Make the call. A failure of the external system is a result; after an exception the task is claimed again."""
 
+    def responded(self, result: Result) -> bool:
+        """False when the other side gave no response: it could not be reached, or did not answer in time."""
+
     def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[Task, Result]]) -> None:
         """Record results, set-based. The same result may be recorded again: it must then change nothing."""
+
+    def record_without_response(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[Task, Result]]) -> None:
+        """As ``record``, while calls are suspended: the attempts do not count, and the tasks are due again at once."""
+
+    def resume(self, transaction: Transaction) -> None:
+        """Tasks that wait after a failed attempt are due now: the other side responds again."""
 
 
 class EffectRunner(Generic[Task, Result]):
@@ -78,6 +92,7 @@ class EffectRunner(Generic[Task, Result]):
         unit_of_work: UnitOfWorkFactory,
         *,
         clock: Clock,
+        instrumentation: MessagingInstrumentation,
         concurrency: int,
         lease_seconds: float,
         interval_seconds: float = 0.25,
@@ -97,7 +112,10 @@ class EffectRunner(Generic[Task, Result]):
         self._stopping = threading.Event()
         self._given_up = threading.Event()
         self._unrecorded: list[tuple[Task, Result]] = []
-        self._backoff = Backoff(maximum=5)
+        self._instrumentation = instrumentation
+        self._breaker = CircuitBreaker(clock=clock)
+        self._resuming = False
+        self._backoff = Backoff()
         self._last_turn = clock.monotonic()
         self._calls = CallPool[Task, Result](
             effects.perform, effects.resources, wake=self._wake, clock=clock, name=name
@@ -119,6 +137,7 @@ class EffectRunner(Generic[Task, Result]):
         the event loop of the calls has failed.
         """
         self._calls.start()
+        self._instrumentation.circuit(self.name, is_open=False)
         try:
             while not self._stopping.is_set():
                 self._wake.wait(self._interval)
@@ -142,7 +161,7 @@ class EffectRunner(Generic[Task, Result]):
         """Record what has ended and claim what is due, in one transaction; begin the calls after its commit."""
         self._last_turn = self._clock.monotonic()
         self._collect()
-        room = self._concurrency - self._calls.in_flight if claiming else 0
+        room = self._breaker.room(self._concurrency - self._calls.in_flight) if claiming else 0
         if not (room or self._unrecorded):
             return
         try:
@@ -151,22 +170,34 @@ class EffectRunner(Generic[Task, Result]):
             log.warning("effects.paused", extra={"effects": self.name, "error": str(error)})
             self._clock.wait(self._given_up if self._stopping.is_set() else self._stopping, self._backoff.next())
             return
-        self._unrecorded = []
+        self._unrecorded, self._resuming = [], False
         self._backoff.reset()
+        self._breaker.began(len(tasks))
         self._calls.submit(tasks)
 
     def _collect(self) -> None:
         self._wake.clear()
-        self._unrecorded += self._calls.take()
-        if 0 < len(self._unrecorded) < _LINGER_BELOW and self._calls.in_flight:
+        ended = self._calls.take()
+        if 0 < len(self._unrecorded) + len(ended) < _LINGER_BELOW and self._calls.in_flight:
             self._clock.wait(self._given_up, self._linger)
-            self._unrecorded += self._calls.take()
+            ended += self._calls.take()
+        for _, result in ended:
+            if self._breaker.ended(responded=self._effects.responded(result)):
+                self._report_circuit()
+        self._unrecorded += ended
+
+    def _report_circuit(self) -> None:
+        is_open = self._breaker.is_open
+        self._resuming = not is_open
+        log.warning("circuit.opened" if is_open else "circuit.closed", extra={"effects": self.name})
+        self._instrumentation.circuit(self.name, is_open=is_open)
 
     def _transact(self, pairs: Sequence[tuple[Task, Result]], room: int) -> Sequence[Task]:
         try:
             with self._unit_of_work.transaction() as work:
-                if pairs:
-                    self._effects.record(work, pairs)
+                self._record_pairs(work, pairs)
+                if self._resuming:
+                    self._effects.resume(work)
                 # Claim after recording: a claim skips locked rows, so this order never waits while it holds locks.
                 return self._effects.claim(work, limit=room, lease=self._lease) if room else ()
         except InfrastructureError:
@@ -179,6 +210,14 @@ class EffectRunner(Generic[Task, Result]):
 
     def _record(self, pairs: Sequence[tuple[Task, Result]]) -> None:
         with self._unit_of_work.transaction() as work:
+            self._record_pairs(work, pairs)
+
+    def _record_pairs(self, work: UnitOfWork, pairs: Sequence[tuple[Task, Result]]) -> None:
+        silent = [pair for pair in pairs if not self._effects.responded(pair[1])] if self._breaker.is_open else []
+        if silent:
+            self._effects.record_without_response(work, silent)
+            pairs = [pair for pair in pairs if self._effects.responded(pair[1])]
+        if pairs:
             self._effects.record(work, pairs)
 
     def _log_failure(self, pair: tuple[Task, Result], error: Exception) -> None:

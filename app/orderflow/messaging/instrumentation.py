@@ -87,6 +87,9 @@ class MessagingInstrumentation:
         _ = operation, trace
         return CallObserver()
 
+    def circuit(self, effects: str, *, is_open: bool) -> None:
+        """Calls were suspended because the other side did not respond, or go on; also told at the start."""
+
     def connected(self, role: str, *, connected: bool) -> None:
         """The connection for a role (``publish`` or ``consume``) opened or closed."""
 
@@ -101,3 +104,6 @@ class MessagingInstrumentation:
 
     def relayed(self, count: int) -> None:
         """The relay took rows that were not confirmed: after a crash, a return, a nack or a lost connection."""
+
+    def leases_taken_over(self, count: int) -> None:
+        """Leases of processes that are gone were ended before they expired."""

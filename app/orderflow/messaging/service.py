@@ -30,6 +30,18 @@ class Queue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeasedTable:
+    """A table whose rows are leased until the time in column ``until``, by the instance in column ``leased_by``.
+
+    ``key`` are the columns in whose order all transactions lock rows. An index on ``until`` is needed.
+    """
+
+    name: str
+    key: tuple[str, ...]
+    until: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """One service: its queues and the events that it publishes. Its database user and its broker user have its name."""
 
@@ -38,6 +50,8 @@ class Service:
     publishes: tuple[type[Event], ...]
     processes: Mapping[str, str] = field(default_factory=dict)
     """Process name to one sentence on what it does, for example ``orders-api``."""
+    leased: tuple[LeasedTable, ...] = ()
+    """Its tables whose rows are leased, beside the outbox: the leases of a dead process end in all of them."""
 
 
 class Incoming(msgspec.Struct, frozen=True):
@@ -81,6 +95,10 @@ class Transaction(Protocol):
     @property
     def now(self) -> datetime:
         """The time to write into rows, in UTC; the same for the whole transaction."""
+
+    @property
+    def owner(self) -> int:
+        """What to write to ``leased_by`` of rows that the transaction leases; see ``LeasedTable``."""
 
 
 class UnitOfWork(Transaction, Protocol):

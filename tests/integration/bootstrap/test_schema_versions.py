@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import msgspec
 import psycopg
 import pytest
 
@@ -21,14 +22,14 @@ from orderflow.events import OrderCreated, OrderLine
 from orderflow.messaging.codec import Outgoing
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.migrations import migrate
-from orderflow.messaging.publish.outbox import Outbox
 from tests.builders import a_codec, an_event
 from tests.rigs.schema_0_1_0 import create_schema_0_1_0
-from tests.rigs.scripted_broker import ScriptedPublisher
 
 pytestmark = pytest.mark.integration
 
-PENDING = "the database has orders up to 0000, this version needs 0001: run `orderflow migrate`"
+NEWEST = {component.name: len(component.migrations) for component in database_schema("orders")}
+PENDING = "the database has {} up to 0000, this version needs {:04}: run `orderflow migrate`"
+NEXT = 99
 ROWS = {
     "inventory": """
         insert into stock values ('old', 100, 100, 0, 0, 1999, 'EUR', 7);
@@ -81,11 +82,16 @@ def an_unpublished_order(url: str) -> UUID:
     line = OrderLine(sku="old", quantity=2, unit_price=1999)
     event = an_event(OrderCreated, order_id=uuid4(), items=(line,), total_amount=3998)
     execute(url, OPEN_ORDER, id=event.order_id, hold=600)
-    database = Database(url)
-    outbox = Outbox(ScriptedPublisher(), a_codec("orders"), lease_seconds=0)
-    with database.transaction() as transaction:
-        outbox.write(transaction, [Outgoing(event=event)])
-    database.close()
+    row = a_codec("orders").publication(uuid4(), Outgoing(event=event))
+    execute(
+        url,
+        "insert into outbox values (%(id)s, %(exchange)s, %(routing_key)s, %(properties)s, %(body)s, now(), now())",
+        id=row.key,
+        exchange=row.exchange,
+        routing_key=row.routing_key,
+        properties=msgspec.json.encode(row.properties).decode(),
+        body=row.body,
+    )
     return event.order_id
 
 
@@ -118,8 +124,9 @@ def serve(system: System, process: str, mode: str) -> subprocess.CompletedProces
 def test_a_process_that_may_not_migrate_exits_with_2_and_what_is_missing(system: System, mode: str) -> None:
     done = serve(system, "orders", mode)
     assert done.returncode == 2
-    assert done.stderr.splitlines() == [PENDING.replace("orders", "messaging", 1), PENDING]
-    assert '"event":"database.mismatch"' in done.stdout and PENDING in done.stdout
+    missing = [PENDING.format(*component) for component in NEWEST.items()]
+    assert done.stderr.splitlines() == missing
+    assert '"event":"database.mismatch"' in done.stdout and missing[1] in done.stdout
 
 
 @pytest.mark.parametrize("mode", ["on", "off"])
@@ -127,7 +134,8 @@ def test_a_process_on_a_newer_database_exits_with_2_and_what_it_found(system: Sy
     an_update_ahead(system)
     done = serve(system, "orders", mode)
     assert done.returncode == 2
-    assert done.stderr == "the database has orders up to 0002 (next), this version has up to 0001\n"
+    found = f"the database has orders up to {NEXT:04} (next), this version has up to {NEWEST['orders']:04}\n"
+    assert done.stderr == found
 
 
 def test_a_process_starts_on_a_newer_database_when_it_may(system: System) -> None:
@@ -146,5 +154,7 @@ def an_update_ahead(system: System) -> None:
     database.close()
     execute(
         system.databases["orders"],
-        "insert into orderflow_migrations (component, number, name, checksum) values ('orders', 2, 'next', 'x')",
+        "insert into orderflow_migrations (component, number, name, checksum)"
+        " values ('orders', %(number)s, 'next', 'x')",
+        number=NEXT,
     )

@@ -189,6 +189,21 @@ def test_a_backlog_larger_than_the_window_goes_out_without_waiting_for_the_inter
     assert (recorded.relayed_rows, left(url)) == (1500, 0)
 
 
+def test_a_relay_that_is_woken_takes_what_became_due_without_waiting_for_the_interval(url: str) -> None:
+    publisher = ScriptedPublisher()
+    loop = relay(url, publisher)
+    loop._interval = 3600
+    thread = Thread(target=loop.run)
+    thread.start()
+    eventually(lambda: loop._measured > float("-inf"))  # its first pass found nothing
+    due = leave(url, 2)
+    loop.wake()
+    eventually(lambda: sorted(sent(publisher)) == sorted(due))
+    loop.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def test_confirmed_rows_are_deleted_when_nothing_else_happens(
     url: str, running: tuple[Relay, ScriptedPublisher]
 ) -> None:

@@ -14,6 +14,7 @@ from aiosmtpd.handlers import Message as MessageHandler
 from local.eventually import eventually
 from orderflow.events import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
 from orderflow.messaging.clock import SystemClock
+from orderflow.services.notifications import NOTIFICATIONS
 from orderflow.services.notifications.effects import NotificationEffect
 from orderflow.services.notifications.senders import (
     MAX_CONCURRENT_SENDS,
@@ -25,6 +26,7 @@ from orderflow.services.notifications.senders import (
 from tests.builders import an_event
 from tests.rigs.consumer import query
 from tests.rigs.effects import TRACE
+from tests.rigs.instances import Member
 from tests.rigs.notifications import Notifications, Webhook, webhook
 from tests.rigs.payments import free_port, prepare_service
 
@@ -89,6 +91,19 @@ def test_no_mail_waits_for_another(url: str, mailbox: tuple[Mailbox, str]) -> No
         notifications.receive(*(an_event(OrderConfirmed, order_id=uuid4()) for _ in range(MAX_CONCURRENT_SENDS)))
         eventually(lambda: notifications.states("notifications") == {"sent": MAX_CONCURRENT_SENDS}, 20)
     assert len(box.mails) == MAX_CONCURRENT_SENDS
+
+
+def test_the_sends_of_a_process_that_is_gone_are_due_before_their_lease_ends(url: str, hook: Webhook) -> None:
+    dead = Notifications(url, WebhookSender(hook.url))
+    dead.receive(an_event(OrderConfirmed), an_event(OrderRejected))
+    with dead.work.transaction() as claiming:
+        assert len(dead.effects.claim(claiming, limit=10, lease=timedelta(hours=1))) == 2
+    with Member(url, tables=NOTIFICATIONS.leased) as survivor:
+        assert survivor.sweep_for(5) == 0
+        dead.close()
+        assert survivor.sweep_for(5) == 2
+    with Notifications(url, WebhookSender(hook.url)) as notifications:
+        eventually(lambda: notifications.states("notifications") == {"sent": 2})
 
 
 def test_every_kind_is_posted_once_with_its_key_and_its_trace(url: str, hook: Webhook) -> None:

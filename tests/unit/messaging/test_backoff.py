@@ -2,6 +2,7 @@
 import random
 
 from orderflow.messaging.backoff import Backoff, delay_seconds
+from orderflow.messaging.lease_sweeper import SETTLING_SECONDS
 
 
 def test_waits_double_up_to_the_most_and_are_never_nothing() -> None:
@@ -17,6 +18,18 @@ def test_after_a_success_it_begins_again() -> None:
         backoff.next()
     backoff.reset()
     assert backoff.next() <= 0.1
+
+
+def test_a_server_that_was_restarted_is_tried_at_once_and_one_that_is_away_every_two_seconds() -> None:
+    backoff = Backoff()
+    assert backoff.next() <= 0.05
+    later = [backoff.next() for _ in range(50)][-20:]
+    assert all(0.2 <= pause <= 2 for pause in later)
+
+
+def test_every_loop_is_back_before_a_sweeper_takes_over_after_an_outage() -> None:
+    backoff = Backoff()
+    assert max(backoff.next() for _ in range(200)) < SETTLING_SECONDS
 
 
 def test_two_processes_do_not_wait_in_step() -> None:

@@ -10,11 +10,15 @@ from typing import Any, Self, cast
 import pytest
 
 from local.eventually import eventually
+from orderflow.messaging.circuit_breaker import PROBE_SECONDS
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.effects import EffectRunner
 from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Transaction, UnitOfWork
+from tests.rigs.effects import Circuits
+
+SILENCE = "no response"
 
 
 class Transactions:
@@ -42,8 +46,20 @@ class Transactions:
         self.closed = True
 
 
+class Sped(SystemClock):
+    """The machine's clock, put forward by a test."""
+
+    ahead = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.ahead
+
+
 class WordEffect:
-    """An effect whose tasks are words: ``hang`` never returns, ``crash`` raises, ``poison`` cannot be recorded."""
+    """Tasks are words: ``hang`` waits for ever, ``crash`` raises, ``poison`` cannot be recorded, others are echoed.
+
+    While ``away`` is set there is no response.
+    """
 
     def __init__(self, *words: str) -> None:
         self.due = deque(words)
@@ -55,6 +71,10 @@ class WordEffect:
         self.connected = 0
         self.hold = threading.Event()
         self.claim_error: Exception | None = None
+        self.away = False
+        self.asked: list[str] = []
+        self.silent: list[str] = []
+        self.resumed = 0
 
     def resources(self) -> AbstractAsyncContextManager[object]:
         return self._connection()
@@ -74,14 +94,25 @@ class WordEffect:
     async def perform(self, task: str) -> str:
         self.open += 1
         self.most_open = max(self.most_open, self.open)
+        self.asked.append(task)
         try:
             if task == "crash":
                 raise ZeroDivisionError
             while task == "hang" or self.hold.is_set():
                 await asyncio.sleep(0.002)
-            return task.upper()
+            return SILENCE if self.away else task.upper()
         finally:
             self.open -= 1
+
+    def responded(self, result: str) -> bool:
+        return result != SILENCE
+
+    def record_without_response(self, transaction: UnitOfWork, pairs: Sequence[tuple[str, str]]) -> None:
+        self.silent += [task for task, _ in pairs]
+        self.due.extend(task for task, _ in pairs)
+
+    def resume(self, transaction: Transaction) -> None:
+        self.resumed += 1
 
     def record(self, transaction: UnitOfWork, pairs: Sequence[tuple[str, str]]) -> None:
         if any(task == "poison" for task, _ in pairs):
@@ -96,9 +127,16 @@ class Running:
     def __init__(self, effect: WordEffect, **options: Any) -> None:
         self.effect = effect
         self.work = Transactions()
+        self.clock = Sped()
+        self.reports = Circuits()
         values: dict[str, Any] = {"concurrency": 10, "lease_seconds": 60, "interval_seconds": 0.01, **options}
         self.runner = EffectRunner[str, str](
-            "words", effect, cast("UnitOfWorkFactory", self.work), clock=SystemClock(), **values
+            "words",
+            effect,
+            cast("UnitOfWorkFactory", self.work),
+            clock=self.clock,
+            instrumentation=self.reports,
+            **values,
         )
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run)
@@ -234,3 +272,37 @@ def test_progress_is_seen_while_there_is_nothing_to_do() -> None:
     with Running(effect) as running:
         seen = running.runner.last_progress
         eventually(lambda: running.runner.last_progress > seen)
+
+
+def test_calls_are_suspended_without_responses_and_resume_after_the_first_response() -> None:
+    effect = WordEffect(*"abc")
+    effect.away = True
+    with Running(effect) as running:
+        eventually(lambda: running.reports.states == [False, True])
+        assert effect.recorded == [(word, SILENCE) for word in "abc"][: 3 - len(effect.silent)]
+        effect.due.extend("defgh")
+        for probes in range(1, 5):
+            silent = len(effect.silent)
+            running.clock.ahead += PROBE_SECONDS
+            eventually(lambda silent=silent: len(effect.silent) == silent + 1)  # type: ignore[misc]
+            assert len(effect.asked) == 3 + probes, "one call a second"
+        waiting = len(effect.due)
+        effect.away = False
+        running.clock.ahead += PROBE_SECONDS
+        eventually(lambda: len([result for _, result in effect.recorded if result != SILENCE]) == waiting)
+    assert running.reports.states == [False, True, False]
+    assert effect.resumed == 1
+
+
+def test_what_waits_is_resumed_once_although_the_database_is_away() -> None:
+    effect = WordEffect(*"abc")
+    effect.away = True
+    with Running(effect) as running:
+        eventually(lambda: running.reports.states == [False, True])
+        effect.due.append("d")
+        running.work.failures = [DatabaseUnavailable("away")] * 2
+        effect.away = False
+        running.clock.ahead += PROBE_SECONDS
+        eventually(lambda: not running.work.failures and effect.due == deque())
+    assert effect.resumed >= 1
+    assert ("d", "D") in effect.recorded

@@ -14,7 +14,7 @@ Failure                              Consequence
 ==================================== ==================================================================================
 process killed before the commit     nothing happened; the broker delivers the batch again
 process killed after the commit      delivered again; the inbox recognises the messages, the relay publishes the events
-database unavailable                 the loop pauses with jittered back-off, up to 10 s, then repeats the batch
+database unavailable                 the loop pauses with jittered back-off, up to 2 s, then repeats the batch
 deadlock, serialization failure      the batch is repeated immediately, up to five times; then as above
 connection lost before the ack       the ack is dropped; the broker delivers again, the inbox recognises
 handler raises, value refused        ``bisect`` halves the batch; the failing message alone is retried or dead-lettered

@@ -4,7 +4,8 @@
 Invariants, together with ``relay``:
 
 - An event is stored exactly when its transaction commits. The row is deleted after the confirm, with the next commit.
-- A row has a lease. Until it expires only the process that wrote or relayed the row publishes it.
+- A row has a lease. Until it ends only the process that wrote or relayed the row publishes it. It ends by its time, or
+  when its owner is gone (``lease_sweeper``).
 - The relay finds rows by their lease, never by an id cursor: ids are created before the commit, so the row of a late
   commit would be skipped for ever.
 - Publishing is at least once. The id of the row is the message id, so consumers recognise duplicates.
@@ -12,7 +13,7 @@ Invariants, together with ``relay``:
 ==================================== ==================================================================================
 Failure                              Consequence
 ==================================== ==================================================================================
-process killed after the commit      the lease expires (10 s), a relay publishes the row
+process killed after the commit      its leases are ended within a second, a relay publishes the row
 message returned or nacked           the row stays; the relay tries again when its lease expires
 connection lost before the confirm   the row stays; it may be published twice
 publish window full                  the row is stored with an expired lease: the relay publishes it when there is room
@@ -31,18 +32,19 @@ import msgspec
 
 from orderflow.messaging.broker import Publication, Publisher, Receipt
 from orderflow.messaging.codec import Codec, Outgoing
-from orderflow.messaging.service import Transaction
+from orderflow.messaging.service import LeasedTable, Transaction
 from orderflow.messaging.uuid7 import uuid7
 
 # Leases use the server's clock: the clocks of the processes that share the table may differ.
 _INSERT = """
-insert into outbox (id, exchange, routing_key, properties, body, created_at, leased_until)
+insert into outbox (id, exchange, routing_key, properties, body, created_at, leased_until, leased_by)
 select id, exchange, routing_key, properties::jsonb, body, statement_timestamp(),
-       statement_timestamp() + make_interval(secs => %(lease_seconds)s)
+       statement_timestamp() + make_interval(secs => %(lease_seconds)s), %(owner)s
 from unnest(%(ids)s::uuid[], %(exchanges)s::text[], %(routing_keys)s::text[], %(properties)s::text[],
             %(bodies)s::bytea[]) as rows (id, exchange, routing_key, properties, body)
 """
 _DELETE = "delete from outbox where id = any(%(ids)s::uuid[])"
+LEASED = LeasedTable(name="outbox", key=("id",), until="leased_until")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -76,7 +78,8 @@ class Outbox:
         dispatch = bool(publications) and self._publisher.room > 0
         if publications:
             lease_seconds = self._lease_seconds if dispatch else 0.0
-            transaction.execute(_INSERT, {**_columns(publications), "lease_seconds": lease_seconds})
+            lease = {"lease_seconds": lease_seconds, "owner": transaction.owner}
+            transaction.execute(_INSERT, {**_columns(publications), **lease})
         return OutboxChange(publications, len(self._confirmed), dispatch)
 
     def committed(self, change: OutboxChange) -> None:

@@ -23,7 +23,8 @@ _TAKE = """
 with due as materialized (
     select id from outbox where leased_until <= statement_timestamp()
     order by leased_until limit %(limit)s for update skip locked)
-update outbox set leased_until = statement_timestamp() + make_interval(secs => %(lease_seconds)s)
+update outbox set leased_until = statement_timestamp() + make_interval(secs => %(lease_seconds)s),
+                  leased_by = %(owner)s
 from due where outbox.id = due.id
 returning outbox.id, exchange, routing_key, properties::text, body
 """
@@ -57,6 +58,7 @@ class Relay:
         self._clock = clock
         self._interval = interval_seconds
         self._lease_seconds = float(lease_seconds)
+        self._wake = threading.Event()
         self._stopping = threading.Event()
         self._backoff = Backoff()
         self._measured = float("-inf")
@@ -65,6 +67,7 @@ class Relay:
         """Relay until stopped; back off while database or broker are unavailable."""
         while not self._stopping.is_set():
             self.last_progress = self._clock.monotonic()
+            self._wake.clear()
             try:
                 room = self._publisher.room
                 taken = self.relay_once()
@@ -75,14 +78,19 @@ class Relay:
                 continue
             self._backoff.reset()
             if taken < min(room, _LIMIT):
-                self._clock.wait(self._stopping, self._interval)
+                self._pause(self._interval)
             elif not room:
-                self._clock.wait(self._stopping, min(_FULL_SECONDS, self._interval))
+                self._pause(min(_FULL_SECONDS, self._interval))
         self._finish()
 
     def stop(self) -> None:
         """Return from ``run`` after the current pass."""
         self._stopping.set()
+        self._wake.set()
+
+    def wake(self) -> None:
+        """Rows became due: take them now, not after the interval. May be called from any thread."""
+        self._wake.set()
 
     def relay_once(self) -> int:
         """Take as many due rows as the publish window has room for, and publish them; the number of rows."""
@@ -92,12 +100,17 @@ class Relay:
         if limit == 0:
             return 0
         with self._unit_of_work.transaction() as work:
-            rows = work.execute(_TAKE, {"lease_seconds": self._lease_seconds, "limit": limit})
+            lease = {"lease_seconds": self._lease_seconds, "owner": work.owner}
+            rows = work.execute(_TAKE, {**lease, "limit": limit})
         if rows:
             self._unit_of_work.outbox.publish([_publication(row) for row in rows])
             self._instrumentation.relayed(len(rows))
             log.info("relay.published", extra={"rows": len(rows)})
         return len(rows)
+
+    def _pause(self, seconds: float) -> None:
+        if not self._stopping.is_set():
+            self._clock.wait(self._wake, seconds)
 
     def _measure(self) -> None:
         now = self._clock.monotonic()

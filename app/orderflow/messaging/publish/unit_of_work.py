@@ -31,6 +31,11 @@ class SqlUnitOfWork:
         return self._transaction.now
 
     @property
+    def owner(self) -> int:
+        """What to write to ``leased_by``."""
+        return self._transaction.owner
+
+    @property
     def statements(self) -> int:
         """Statements so far, begin and commit included."""
         return self._transaction.statements

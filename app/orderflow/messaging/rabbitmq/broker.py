@@ -70,7 +70,7 @@ class RabbitMQBroker:
         self._loop = IOLoop()
         self._connections = {
             role: ReconnectingConnection(
-                role, _parameters(url, f"{connection_name} {role}"), self._loop, instrumentation
+                role, _parameters(url, f"{connection_name} {role}"), self._loop, instrumentation, clock
             )
             for role in ("publish", "consume")
         }

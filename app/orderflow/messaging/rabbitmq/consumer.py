@@ -8,12 +8,12 @@ from typing import Any
 import pika
 from pika.adapters.select_connection import IOLoop
 
-from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.broker import Batch, Delivery
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.rabbitmq.connection import ReconnectingConnection
 from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
 from orderflow.messaging.rabbitmq.properties import from_pika, text
+from orderflow.messaging.rabbitmq.reopening import Reopening
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class RabbitConsumer:
         self._cancel_sent_at = self._cancel_seconds = self._last_ack_at = 0.0
         self._last_tag = 0
         """For a cancelled ordered consumer: its channel is closed after the ack of this tag."""
-        self._backoff = Backoff(first=0.2, maximum=10)
+        self._reopening = Reopening(clock)
 
     @property
     def queue(self) -> str:
@@ -149,7 +149,7 @@ class RabbitConsumer:
             self._tag = channel.basic_consume(self.queue, self._on_message, callback=self._on_consuming)
 
     def _on_consuming(self, _frame: object) -> None:
-        self._backoff.reset()
+        self._reopening.opened()
         self.subscribed = True
         log.info("queue.subscribed", extra={"queue": self.queue})
 
@@ -249,7 +249,7 @@ class RabbitConsumer:
         self.lost()
         connection = self._connection.current
         if not self._cancelling and connection is not None and connection.is_open:
-            pause = self._backoff.next()
+            pause = self._reopening.pause()
             extra = {"queue": self.queue, "error": repr(reason), "seconds": round(pause, 3)}
             log.error("queue.channel_closed", extra=extra)
             self._loop.call_later(pause, self.subscribe)

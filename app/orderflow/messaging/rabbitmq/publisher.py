@@ -54,7 +54,7 @@ class RabbitPublisher:
         self._unroutable: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._channel: Any = None
-        self._backoff = Backoff(first=0.2, maximum=10)
+        self._backoff = Backoff(first=0.05, maximum=10)
         self._connection = connection
         connection.opened = self._on_connection
         connection.lost = self._on_connection_lost

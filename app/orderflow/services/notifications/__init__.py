@@ -2,7 +2,7 @@
 """Notifications: informs customers about the end of their orders, and the operator about low stock."""
 
 from orderflow.events import OrderCancelled, OrderConfirmed, OrderRejected, PaymentRefunded, StockLow
-from orderflow.messaging.service import Queue, Service
+from orderflow.messaging.service import LeasedTable, Queue, Service
 
 NOTIFICATIONS = Service(
     name="notifications",
@@ -14,4 +14,5 @@ NOTIFICATIONS = Service(
     ),
     publishes=(),
     processes={"notifications": "sends notifications through a webhook or by mail"},
+    leased=(LeasedTable(name="notifications", key=("subject", "kind"), until="due_at"),),
 )

@@ -16,7 +16,7 @@ from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.backoff import delay_seconds
 from orderflow.messaging.service import Transaction, UnitOfWork
 from orderflow.services.notifications import store
-from orderflow.services.notifications.senders import Sender, SendFailed
+from orderflow.services.notifications.senders import NO_RESPONSE, Sender, SendFailed
 from orderflow.services.notifications.store import DeliveryUpdate, DueNotification
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,26 @@ class NotificationEffect:
             observer.finished(outcome)
         return None
 
+    def responded(self, result: Result) -> bool:
+        """False when the receiver could not be reached, or did not respond."""
+        return result is None or result.reason not in NO_RESPONSE
+
     def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueNotification, Result]]) -> None:
         """Record the attempts in one statement; count them after the commit."""
-        changes = [after_attempt(task, result, max_attempts=self._max_attempts) for task, result in pairs]
+        self._write(unit_of_work, [after_attempt(*pair, max_attempts=self._max_attempts) for pair in pairs])
+
+    def record_without_response(
+        self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueNotification, Result]]
+    ) -> None:
+        """One statement: they stay pending, are due again, and have one attempt less."""
+        self._write(unit_of_work, [after_silence(*pair) for pair in pairs])
+
+    def resume(self, transaction: Transaction) -> None:
+        """Notifications whose receiver could not be reached are due now."""
+        within = timedelta(seconds=MAX_DELAY_SECONDS)
+        store.resume(transaction, within=within, reasons=sorted(NO_RESPONSE))
+
+    def _write(self, unit_of_work: UnitOfWork, changes: Sequence[DeliveryUpdate]) -> None:
         written = Counter(store.record(unit_of_work, changes))
         unit_of_work.after_commit(partial(self._count, written))
         for failed in (change for change in changes if change.state == "failed"):
@@ -81,12 +98,24 @@ class NotificationEffect:
 def after_attempt(task: DueNotification, result: Result, *, max_attempts: int = MAX_ATTEMPTS) -> DeliveryUpdate:
     """The state of a notification after an attempt: sent, pending with a delay, or failed for good."""
     if result is None:
-        return DeliveryUpdate(notification=task.notification, state="sent")
+        return DeliveryUpdate(notification=task.notification, state="sent", attempts=task.attempts)
     if task.attempts >= max_attempts:
-        return DeliveryUpdate(notification=task.notification, state="failed", reason=result.reason)
+        return DeliveryUpdate(
+            notification=task.notification, state="failed", attempts=task.attempts, reason=result.reason
+        )
     return DeliveryUpdate(
         notification=task.notification,
         state="pending",
+        attempts=task.attempts,
         due_seconds=delay_seconds(task.attempts - 1, first=FIRST_DELAY_SECONDS, maximum=MAX_DELAY_SECONDS),
         reason=result.reason,
+    )
+
+
+def after_silence(task: DueNotification, result: Result) -> DeliveryUpdate:
+    """The state of a notification after a send without a response, while sends are suspended: it was no attempt."""
+    reason = None if result is None else result.reason
+    attempts = task.attempts - 1
+    return DeliveryUpdate(
+        notification=task.notification, state="pending", attempts=attempts, due_seconds=0, reason=reason
     )

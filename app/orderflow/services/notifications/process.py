@@ -2,7 +2,6 @@
 """The process of notifications."""
 
 from orderflow.messaging.clock import Clock
-from orderflow.messaging.effects import EffectRunner
 from orderflow.runtime import ProcessDeclaration, Runtime
 from orderflow.services.notifications.senders import MAX_CONCURRENT_SENDS, LogSender, Sender, SmtpSender, WebhookSender
 from orderflow.settings import Settings
@@ -14,11 +13,9 @@ def build_notifications(runtime: Runtime) -> None:
     from orderflow.services.notifications.handlers import NotificationRequests
 
     sender = _sender(runtime.settings, runtime.clock)
-    notifications = EffectRunner(
+    notifications = runtime.effect_runner(
         "notify",
         NotificationEffect(sender, instrumentation=runtime.instrumentation),
-        runtime.unit_of_work(),
-        clock=runtime.clock,
         concurrency=MAX_CONCURRENT_SENDS,
         lease_seconds=sender.longest_seconds + 10,
     )
@@ -42,6 +39,6 @@ def _sender(settings: Settings, clock: Clock) -> Sender:
 PROCESSES = {
     "notifications": ProcessDeclaration(
         build=build_notifications,
-        areas=("consuming", "publishing", "notifications"),  # it publishes retries and dead letters
+        areas=("consuming", "publishing", "notifications", "calling"),  # it publishes retries and dead letters
     ),
 }

@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 
 MAX_CONCURRENT_SENDS = 32
+TIMEOUT, UNREACHABLE = "timeout", "unreachable"
+NO_RESPONSE = frozenset({TIMEOUT, UNREACHABLE})
+"""Reasons of a send without any response."""
 
 
 class SendFailed(Exception):
@@ -99,9 +102,9 @@ class WebhookSender:
             async with self._session.post(self._url, data=body, headers=headers, allow_redirects=False) as response:
                 status = response.status
         except TimeoutError as error:
-            raise SendFailed("timeout") from error
+            raise SendFailed(TIMEOUT) from error
         except aiohttp.ClientError as error:
-            raise SendFailed("unreachable") from error
+            raise SendFailed(UNREACHABLE) from error
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise SendFailed(f"status_{status}")
 
@@ -149,9 +152,9 @@ class SmtpSender:
         except smtplib.SMTPRecipientsRefused as error:
             raise SendFailed("recipient_refused") from error
         except TimeoutError as error:
-            raise SendFailed("timeout") from error
+            raise SendFailed(TIMEOUT) from error
         except (smtplib.SMTPException, OSError) as error:
-            raise SendFailed("unreachable") from error
+            raise SendFailed(UNREACHABLE) from error
 
     def _mail(self, notification: Notification) -> EmailMessage:
         user_id = notification.payload.get("user_id")

@@ -19,7 +19,7 @@ order by subject, kind
 on conflict do nothing
 """
 _CLAIM = """
-update notifications set due_at = %(leased_until)s, attempts = attempts + 1
+update notifications set due_at = %(leased_until)s, leased_by = %(owner)s, attempts = attempts + 1
 where (subject, kind) in (select subject, kind from notifications where due_at <= %(now)s
                           order by due_at limit %(limit)s for update skip locked)
 returning subject, kind, payload, trace, attempts
@@ -27,16 +27,23 @@ returning subject, kind, payload, trace, attempts
 # The rows are locked first, in the order of their keys: an update alone locks rows in the order of its plan.
 _RECORD = """
 with locked as (
-    select notifications.subject, notifications.kind, step.state, step.due_at, step.reason
+    select notifications.subject, notifications.kind, step.state, step.attempts, step.due_at, step.reason
     from notifications
-    join unnest(%(subjects)s::text[], %(kinds)s::text[], %(states)s::text[], %(due_ats)s::timestamptz[],
-                %(reasons)s::text[]) as step (subject, kind, state, due_at, reason) using (subject, kind)
+    join unnest(%(subjects)s::text[], %(kinds)s::text[], %(states)s::text[], %(attempts)s::integer[],
+                %(due_ats)s::timestamptz[], %(reasons)s::text[])
+         as step (subject, kind, state, attempts, due_at, reason) using (subject, kind)
     where notifications.state = 'pending'
     order by notifications.subject, notifications.kind for update of notifications
 )
-update notifications set state = locked.state, due_at = locked.due_at, reason = locked.reason, updated_at = %(now)s
+update notifications set state = locked.state, attempts = locked.attempts, due_at = locked.due_at, leased_by = null,
+                         reason = locked.reason, updated_at = %(now)s
 from locked where notifications.subject = locked.subject and notifications.kind = locked.kind
 returning notifications.kind, notifications.state
+"""
+_RESUME = """
+update notifications set due_at = %(now)s
+where (subject, kind) in (select subject, kind from notifications where due_at > %(now)s and due_at <= %(latest)s
+                          and leased_by is null and reason = any(%(reasons)s::text[]) for update skip locked)
 """
 
 
@@ -50,10 +57,14 @@ class DueNotification:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryUpdate:
-    """The result of an attempt. ``due_seconds`` is the delay before the next one, None when there is none."""
+    """The result of an attempt. ``due_seconds`` is the delay before the next one, None when there is none.
+
+    ``attempts`` are those that count.
+    """
 
     notification: Notification
     state: str
+    attempts: int
     due_seconds: float | None = None
     reason: str | None = None
 
@@ -74,9 +85,9 @@ def add(transaction: Transaction, notifications: Sequence[Notification]) -> None
 
 
 def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueNotification]:
-    """Up to ``limit`` notifications that are due, leased: no other process claims them before the lease expires."""
-    now = transaction.now
-    rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "limit": limit})
+    """Up to ``limit`` notifications that are due, leased: no other process claims them before the lease ends."""
+    now, owner = transaction.now, transaction.owner
+    rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "owner": owner, "limit": limit})
     return [
         DueNotification(
             notification=Notification(subject=subject, kind=kind, payload=payload, trace=trace), attempts=attempts
@@ -94,11 +105,18 @@ def record(transaction: Transaction, changes: Sequence[DeliveryUpdate]) -> list[
             "subjects": [change.notification.subject for change in changes],
             "kinds": [change.notification.kind for change in changes],
             "states": [change.state for change in changes],
+            "attempts": [change.attempts for change in changes],
             "due_ats": [_due_at(change, transaction.now) for change in changes],
             "reasons": [change.reason for change in changes],
         },
     )
     return [(kind, state) for kind, state in rows]
+
+
+def resume(transaction: Transaction, *, within: timedelta, reasons: Sequence[str]) -> None:
+    """Notifications that wait after a send that failed for one of these reasons are due now."""
+    parameters = {"now": transaction.now, "latest": transaction.now + within, "reasons": reasons}
+    transaction.execute(_RESUME, parameters)
 
 
 def _due_at(change: DeliveryUpdate, now: datetime) -> datetime | None:

@@ -8,11 +8,12 @@ from orderflow.events import (
     PaymentDeclined,
     PaymentRefunded,
 )
-from orderflow.messaging.service import Queue, Service
+from orderflow.messaging.service import LeasedTable, Queue, Service
 
 PAYMENTS = Service(
     name="payments",
     queues=(Queue(name="payment_requests", events=(InventoryReserved, OrderCancelled)),),
     publishes=(PaymentCaptured, PaymentDeclined, PaymentRefunded),
     processes={"payments": "charges and refunds through the payment provider"},
+    leased=(LeasedTable(name="charges", key=("order_id",), until="due_at"),),
 )

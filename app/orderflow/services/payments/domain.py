@@ -14,7 +14,7 @@ A call without a response makes the charge ``unknown``, never declined. Only a r
 order (``order.cancelled``, when its hold expires), ends that state.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orderflow.messaging.backoff import delay_seconds
@@ -98,6 +98,16 @@ def decide(
             return Step(state=State.REFUNDED, announced=True)
         case _:
             return _retry(charge, result)
+
+
+def uncounted(step: Step, charge: Charge) -> Step:
+    """The step after a call without a response, while calls are suspended: it is no attempt, and there is no delay.
+
+    The runner of the calls decides when the next one is made. A late look-up keeps its time.
+    """
+    if step.state not in OPEN:
+        return step
+    return replace(step, due_seconds=0, attempts=charge.attempts)
 
 
 def _after_late_look_up(charge: Charge, result: ProviderResult) -> Step:

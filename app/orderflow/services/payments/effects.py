@@ -10,12 +10,30 @@ from orderflow.events import PaymentCaptured, PaymentDeclined, PaymentRefunded
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.service import Transaction, UnitOfWork
 from orderflow.services.payments import store
-from orderflow.services.payments.domain import SETTLED_AFTER_SECONDS, State, Step, decide
-from orderflow.services.payments.provider import Captured, Declined, PaymentProvider, ProviderResult
+from orderflow.services.payments.domain import (
+    MAX_DELAY_SECONDS,
+    SETTLED_AFTER_SECONDS,
+    State,
+    Step,
+    decide,
+    uncounted,
+)
+from orderflow.services.payments.provider import (
+    CONNECTION_LOST,
+    TIMEOUT,
+    UNREACHABLE,
+    Captured,
+    Declined,
+    Failed,
+    PaymentProvider,
+    ProviderResult,
+    Unclear,
+)
 from orderflow.services.payments.store import ChargeRow, ChargeUpdate, DueCall
 
 DECLINED = "payment_declined"
 CANCELLED = "order_cancelled"
+_NO_RESPONSE = frozenset({UNREACHABLE, TIMEOUT, CONNECTION_LOST})
 
 
 class ChargeEffect:
@@ -43,14 +61,34 @@ class ChargeEffect:
             case _:
                 return await self._provider.look_up(task.payment)
 
+    def responded(self, result: ProviderResult) -> bool:
+        """False when the provider could not be reached, or did not respond."""
+        return not (isinstance(result, Failed | Unclear) and result.reason in _NO_RESPONSE)
+
     def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueCall, ProviderResult]]) -> None:
         """Record the results in two statements, and publish one event for each announced change."""
+        self._record(unit_of_work, pairs, counted=True)
+
+    def record_without_response(
+        self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueCall, ProviderResult]]
+    ) -> None:
+        """As ``record``: what was sent may have been executed, so it is looked up. No attempt is counted."""
+        self._record(unit_of_work, pairs, counted=False)
+
+    def resume(self, transaction: Transaction) -> None:
+        """Calls that wait after an attempt are due now."""
+        store.resume(transaction, within=timedelta(seconds=MAX_DELAY_SECONDS))
+
+    def _record(
+        self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueCall, ProviderResult]], *, counted: bool
+    ) -> None:
         rows = store.lock(unit_of_work, [call.payment.order_id for call, _ in pairs])
         updates: dict[UUID, ChargeUpdate] = {}
         for call, result in pairs:
             row = rows[call.payment.order_id]
             step = decide(row.charge, result, settled_after_seconds=self._settled_after_seconds)
             if step is not None and row.order_id not in updates:
+                step = step if counted else uncounted(step, row.charge)
                 updates[row.order_id] = _update(row, step, result)
                 if step.announced:
                     event = _event(row, updates[row.order_id], unit_of_work.now)

@@ -17,6 +17,9 @@ from yarl import URL
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock
 from orderflow.services.payments.provider import (
+    CONNECTION_LOST,
+    TIMEOUT,
+    UNREACHABLE,
     Captured,
     Declined,
     Failed,
@@ -139,11 +142,11 @@ class HttpPaymentProvider:
             ) as response:
                 return read(response.status, await response.read())
         except aiohttp.ClientConnectorError:
-            return Failed("unreachable")
+            return Failed(UNREACHABLE)
         except TimeoutError:
-            return Unclear("timeout")
+            return Unclear(TIMEOUT)
         except aiohttp.ClientError:
-            return Unclear("connection_lost")
+            return Unclear(CONNECTION_LOST)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Unclear("unreadable_response")
 

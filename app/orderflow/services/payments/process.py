@@ -3,7 +3,6 @@
 
 from functools import partial
 
-from orderflow.messaging.effects import EffectRunner
 from orderflow.runtime import ProcessDeclaration, Runtime
 
 
@@ -20,11 +19,9 @@ def build_payments(runtime: Runtime) -> None:
         instrumentation=runtime.instrumentation,
         clock=runtime.clock,
     )
-    charges = EffectRunner(
+    charges = runtime.effect_runner(
         "charge",
         ChargeEffect(provider),
-        runtime.unit_of_work(),
-        clock=runtime.clock,
         concurrency=settings.payment_concurrency,
         lease_seconds=settings.payment_timeout_seconds * 2 + 5,
     )
@@ -41,7 +38,7 @@ def build_payments(runtime: Runtime) -> None:
 PROCESSES = {
     "payments": ProcessDeclaration(
         build=build_payments,
-        areas=("consuming", "publishing", "payments"),
+        areas=("consuming", "publishing", "payments", "calling"),
         needs=frozenset({"amqp", "database", "payment"}),
     ),
 }

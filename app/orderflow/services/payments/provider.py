@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 from uuid import UUID
 
+UNREACHABLE, TIMEOUT, CONNECTION_LOST = "unreachable", "timeout", "connection_lost"
+"""Reasons of a call without any response; other reasons tell of a response that was of no use."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Payment:

@@ -36,7 +36,7 @@ on conflict (order_id) do update set
 where excluded.state = 'cancelled' and charges.state in ('requested', 'unknown', 'captured')
 """
 _CLAIM = """
-update charges set due_at = %(leased_until)s,
+update charges set due_at = %(leased_until)s, leased_by = %(owner)s,
                    called_at = case state when 'requested' then %(now)s else called_at end
 where order_id in (select order_id from charges where due_at <= %(now)s
                    order by due_at limit %(limit)s for update skip locked)
@@ -48,7 +48,7 @@ select order_id, state, attempts, coalesce(extract(epoch from %(now)s - called_a
 from charges where order_id = any(%(order_ids)s::uuid[]) order by order_id for update
 """
 _RECORD = """
-update charges set state = step.state, attempts = step.attempts, due_at = step.due_at,
+update charges set state = step.state, attempts = step.attempts, due_at = step.due_at, leased_by = null,
                    charge_id = coalesce(step.charge_id, charges.charge_id),
                    reason = coalesce(step.reason, charges.reason), updated_at = %(now)s,
                    payment_token = case when step.state in ('requested', 'unknown') then payment_token else '' end
@@ -56,6 +56,12 @@ from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(attempts)s::integer[], 
             %(charge_ids)s::text[], %(reasons)s::text[])
      as step (order_id, state, attempts, due_at, charge_id, reason)
 where charges.order_id = step.order_id
+"""
+# Late look-ups of cancelled charges keep their time. A row that is locked is about to get another one.
+_RESUME = """
+update charges set due_at = %(now)s
+where order_id in (select order_id from charges where due_at > %(now)s and due_at <= %(latest)s
+                   and leased_by is null and state <> 'cancelled' for update skip locked)
 """
 _COUNT_UNKNOWN = """
 select count(*) from charges where due_at is not null and state in ('unknown', 'cancelling')
@@ -131,9 +137,9 @@ def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
 
 
 def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueCall]:
-    """Up to ``limit`` calls that are due, leased: no other process claims them before the lease expires."""
-    now = transaction.now
-    rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "limit": limit})
+    """Up to ``limit`` calls that are due, leased: no other process claims them before the lease ends."""
+    now, owner = transaction.now, transaction.owner
+    rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "owner": owner, "limit": limit})
     return [
         DueCall(
             state=State(state),
@@ -170,6 +176,11 @@ def record(transaction: Transaction, updates: Sequence[ChargeUpdate]) -> None:
             "reasons": [update.reason for update in updates],
         },
     )
+
+
+def resume(transaction: Transaction, *, within: timedelta) -> None:
+    """Calls that are not in flight and due within this time are due now."""
+    transaction.execute(_RESUME, {"now": transaction.now, "latest": transaction.now + within})
 
 
 def count_unknown(transaction: Transaction) -> int:

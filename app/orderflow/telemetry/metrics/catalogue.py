@@ -15,9 +15,10 @@ HTTP = MetricArea("http", "serves HTTP requests")
 STOCK = MetricArea("stock", "sets, reserves, releases and sells stock")
 PAYMENTS = MetricArea("payments", "calls the payment provider")
 NOTIFICATIONS = MetricArea("notifications", "sends notifications")
+CALLING = MetricArea("calling", "makes calls to other systems")
 RECONCILING = MetricArea("reconciling", "checks every promise against the databases")
 PROCESS = MetricArea("process", "belongs to every process")
-AREAS = (CONSUMING, PUBLISHING, INTAKE, ORDERS, HTTP, STOCK, PAYMENTS, NOTIFICATIONS, RECONCILING, PROCESS)
+AREAS = (CONSUMING, PUBLISHING, INTAKE, ORDERS, HTTP, STOCK, PAYMENTS, NOTIFICATIONS, CALLING, RECONCILING, PROCESS)
 """A process exports the metrics of its own areas at 0 from its start, and other metrics when they are first used."""
 
 # Consuming
@@ -115,6 +116,9 @@ OUTBOX_AGE = PUBLISHING.gauge(
 RELAYED = PUBLISHING.counter(
     "orderflow_outbox_relayed_total", "Rows that the recovery relay published again after a failure."
 )
+TAKEN_OVER = PUBLISHING.counter(
+    "orderflow_leases_taken_over_total", "Leases of processes that were gone, ended before their time."
+)
 
 # Orders
 ORDERS_ACCEPTED = INTAKE.counter("orderflow_orders_accepted_total", "Orders committed by the API.")
@@ -169,6 +173,15 @@ PAYMENTS_UNKNOWN = PAYMENTS.gauge("orderflow_payments_unknown", "Charges whose r
 NOTIFIED = NOTIFICATIONS.counter(
     "orderflow_notifications_total", "Attempts to send a notification.", by.NOTIFICATION, by.NOTIFIED
 )
+
+# Calls to other systems
+CIRCUIT_OPEN = CALLING.gauge(
+    "orderflow_circuit_open",
+    "Is 1 while calls are suspended because the other side does not respond.",
+    by.EFFECTS,
+    unit="state",
+)
+CIRCUIT_OPENINGS = CALLING.counter("orderflow_circuit_openings_total", "Times that calls were suspended.", by.EFFECTS)
 
 # Integrity, as the reconciler recomputes it from the databases
 OVERSOLD = RECONCILING.gauge(

@@ -140,6 +140,13 @@ class Recorder(Instrumentation):
         self._published.inc(len(publications))
         return self._confirms
 
+    def circuit(self, effects: str, *, is_open: bool) -> None:
+        """Set the state of a circuit, and count how often it opened."""
+        self._registry.gauge(catalogue.CIRCUIT_OPEN, effects).set(is_open)
+        openings = self._registry.counter(catalogue.CIRCUIT_OPENINGS, effects)
+        if is_open:
+            openings.inc()
+
     def connected(self, role: str, *, connected: bool) -> None:
         """Set the state of a connection."""
         self._registry.gauge(catalogue.CONNECTED, role).set(connected)
@@ -165,6 +172,10 @@ class Recorder(Instrumentation):
     def relayed(self, count: int) -> None:
         """Count relayed rows."""
         self._registry.counter(catalogue.RELAYED).inc(count)
+
+    def leases_taken_over(self, count: int) -> None:
+        """Count leases that ended early."""
+        self._registry.counter(catalogue.TAKEN_OVER).inc(count)
 
     def _outbox_age(self) -> float:
         """The measured age plus the time since the measurement, because the database may be unavailable."""

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes, providers and connections fail at critical points; each order is charged at most once."""
 
+import signal
 from collections import Counter
 from datetime import timedelta
 from functools import partial
@@ -11,12 +12,16 @@ import pytest
 
 from local.eventually import eventually
 from orderflow.events import InventoryReserved
-from orderflow.services.payments.domain import State
+from orderflow.services.payments import PAYMENTS, store
+from orderflow.services.payments.domain import State, Step
 from orderflow.services.payments.provider import Captured, Unclear
+from orderflow.services.payments.store import ChargeUpdate
 from tests.rigs.consumer import query
+from tests.rigs.instances import Member, members
 from tests.rigs.payments import Payments, ProcessGroup, Simulator, cancelled, quickly_slow, reserved
 
 pytestmark = pytest.mark.integration
+CALLED = "select 1 from charges where called_at is not null"
 
 
 def test_a_process_that_is_killed_in_a_call_leaves_it_to_the_next_one_which_charges_once(
@@ -25,13 +30,68 @@ def test_a_process_that_is_killed_in_a_call_leaves_it_to_the_next_one_which_char
     event = reserved("slow", order_id=quickly_slow())
     payments = Payments(url, simulator.url, timeout_seconds=5)
     payments.receive(event)
-    with ProcessGroup("tests.rigs.payments_process", url, simulator.url):
-        eventually(lambda: query(url, "select 1 from charges where called_at is not null"), 15)
+    with ProcessGroup("tests.rigs.payments_process", url, simulator.url, "2"):
+        eventually(lambda: query(url, CALLED), 15)
     assert payments.states("charges") == {"requested": 1}
     with payments:
         eventually(lambda: payments.publisher.published, 15)
     assert payments.published() == {("PaymentCaptured", event.order_id): 1}
     assert simulator.charged(event.order_id) == 1
+
+
+def test_the_calls_of_a_process_that_is_killed_are_taken_over_before_their_lease_ends(
+    url: str, simulator: Simulator
+) -> None:
+    event = reserved("slow", order_id=quickly_slow())
+    payments = Payments(url, simulator.url, timeout_seconds=5)
+    payments.receive(event)
+    with Member(url, tables=PAYMENTS.leased) as survivor:
+        with ProcessGroup("tests.rigs.payments_process", url, simulator.url, "3600"):
+            eventually(lambda: query(url, CALLED), 15)
+        eventually(lambda: survivor.sweep_for(2) == 1, what="a take-over")
+        assert survivor.woken == 1
+    with payments:
+        eventually(lambda: payments.publisher.published, 15)
+    assert payments.published() == {("PaymentCaptured", event.order_id): 1}
+    assert simulator.charged(event.order_id) == 1
+
+
+def test_a_process_that_is_suspended_keeps_the_calls_that_it_has_begun(url: str, simulator: Simulator) -> None:
+    event = reserved("slow", order_id=quickly_slow())
+    payments = Payments(url, simulator.url)
+    payments.receive(event)
+    with (
+        Member(url, tables=PAYMENTS.leased) as other,
+        ProcessGroup("tests.rigs.payments_process", url, simulator.url, "3600") as slow,
+    ):
+        eventually(lambda: query(url, CALLED), 15)
+        slow.signal(signal.SIGSTOP)
+        assert other.sweep_for(60) == 0
+        assert other.claim_charges() == 0
+        slow.signal(signal.SIGCONT)
+        eventually(lambda: payments.states("charges") == {"captured": 1}, 15)
+    assert simulator.charged(event.order_id) == 1
+    payments.close()
+
+
+def test_a_take_over_changes_only_calls_that_are_in_flight(url: str, simulator: Simulator) -> None:
+    in_flight, waiting, settled = reserved("ok"), reserved("ok"), reserved("ok")
+    payments = Payments(url, simulator.url)
+    with members(url, 2, tables=PAYMENTS.leased) as (survivor, dead):
+        payments.receive(waiting, settled)
+        assert dead.claim_charges() == 2
+        with dead.databases[1].transaction() as recording:
+            wait = Step(state=State.REQUESTED, attempts=3, due_seconds=30)
+            look_up_later = Step(state=State.CANCELLED, due_seconds=3590)
+            updates = ((waiting, wait), (settled, look_up_later))
+            store.record(recording, [ChargeUpdate(order_id=event.order_id, step=step) for event, step in updates])
+        payments.receive(in_flight)
+        assert dead.claim_charges() == 1
+        dead.die()
+        assert survivor.sweep_for(20) == 1
+    due = query(url, "select order_id from charges where due_at <= now() and leased_by is null")
+    assert due == [(in_flight.order_id,)]
+    payments.close()
 
 
 def test_a_provider_that_is_killed_remembers_what_it_executed(url: str, tmp_path: Path) -> None:

@@ -2,17 +2,17 @@
 """Reconnection, and the failure of the I/O thread."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
-import pytest
 from pika import URLParameters
 
 from local.eventually import eventually
-from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.clock import ManualClock, SystemClock
 from orderflow.messaging.instrumentation import MessagingInstrumentation
-from orderflow.messaging.rabbitmq import connection as connection_module
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.rabbitmq.connection import ReconnectingConnection
+from orderflow.messaging.rabbitmq.consumer import RabbitConsumer
 
 
 class Loop:
@@ -25,36 +25,67 @@ class Loop:
         self.pauses.append(seconds)
 
 
-class Time:
-    """A replacement for the module ``time``."""
-
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
+REFUSED = None
 
 
-def pauses(monkeypatch: pytest.MonkeyPatch, *lives: float) -> list[float]:
-    """The delays after connections that lasted this many seconds."""
-    time, loop = Time(), Loop()
-    monkeypatch.setattr(connection_module, "time", time)
-    subject = ReconnectingConnection("consume", URLParameters("amqp://127.0.0.1"), loop, MessagingInstrumentation())  # type: ignore[arg-type]
+def pauses(*lives: float | None) -> list[float]:
+    """The pauses after connections that lived so many seconds, or were refused."""
+    clock, loop = ManualClock(), Loop()
+    parameters = URLParameters("amqp://127.0.0.1")
+    subject = ReconnectingConnection("consume", parameters, loop, MessagingInstrumentation(), clock)  # type: ignore[arg-type]
     connection: Any = object()
     for life in lives:
-        subject._on_open(connection)
-        time.now += life
+        if life is not REFUSED:
+            subject._on_open(connection)
+            clock.advance(life)
         subject._on_closed(connection, ConnectionError())
     return loop.pauses
 
 
-def test_connections_that_end_at_once_come_back_ever_more_slowly(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = pauses(monkeypatch, *[0.5] * 12)
+def test_connections_that_end_at_once_come_back_ever_more_slowly() -> None:
+    """Each costs a delivery count of all that was prefetched."""
+    found = pauses(*[0.5] * 12)
     assert found[0] <= 0.2
     assert all(1 <= pause <= 10 for pause in found[-3:])
+    assert max(max(pauses(*[0.5] * 12)[6:]) for _ in range(20)) > 2
 
 
-def test_a_connection_that_lasted_comes_back_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert pauses(monkeypatch, *[0.5] * 12, 60)[-1] <= 0.2
+def test_refusals_between_them_change_nothing_about_that() -> None:
+    assert max(max(pauses(*[0.5, REFUSED] * 12)[12::2]) for _ in range(20)) > 2
+
+
+def test_a_connection_that_lasted_comes_back_within_tens_of_milliseconds() -> None:
+    assert pauses(*[0.5] * 12, 60)[-1] <= 0.05
+
+
+def test_a_broker_that_is_away_is_asked_quickly_at_first_and_every_two_seconds_in_the_end() -> None:
+    found = pauses(60, *[REFUSED] * 30)
+    assert found[0] <= 0.05
+    assert sum(found[:5]) <= 1.6
+    assert all(0.2 <= pause <= 2 for pause in found[-20:])
+    assert pauses(60, *[REFUSED] * 30, 60)[-1] <= 0.05
+
+
+def channel_pauses(*, consumes: bool) -> list[float]:
+    """The pauses of a consumer whose channel is closed again and again, after it consumed or before."""
+    loop: Any = Loop()
+    connection: Any = SimpleNamespace(current=SimpleNamespace(is_open=True))
+    consumer = RabbitConsumer("q", prefetch=1, ordered=False, connection=connection, loop=loop, clock=ManualClock())
+    for _ in range(12):
+        consumer._channel = channel = SimpleNamespace(is_open=True)
+        if consumes:
+            consumer._on_consuming(None)
+        consumer._on_channel_closed(channel, ConnectionError())
+    found: list[float] = loop.pauses
+    return found
+
+
+def test_a_channel_that_is_closed_soon_after_it_consumed_comes_back_ever_more_slowly() -> None:
+    assert max(max(channel_pauses(consumes=True)[6:]) for _ in range(20)) > 2
+
+
+def test_a_channel_that_never_consumed_is_tried_again_within_two_seconds() -> None:
+    assert all(pause <= 2 for pause in channel_pauses(consumes=False))
 
 
 def test_when_the_io_thread_fails_the_watchdog_sees_it_at_its_next_check() -> None:

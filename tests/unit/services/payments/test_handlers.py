@@ -8,6 +8,7 @@ import pytest
 from orderflow.events import InventoryReserved, OrderCancelled, OrderConfirmed
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.event import Event
+from orderflow.messaging.postgres.instance import NO_OWNER
 from orderflow.messaging.service import DONE, Incoming
 from orderflow.services.payments.handlers import PaymentRequests
 from tests.builders import NOW, an_event
@@ -17,6 +18,7 @@ class Statements:
     """A transaction that records the parameters of its statements and its after-commit actions."""
 
     now = NOW
+    owner = NO_OWNER
 
     def __init__(self) -> None:
         self.parameters: list[Mapping[str, Any]] = []
