@@ -81,7 +81,7 @@ class UnitOfWorkFactory:
         work.committed()
 
     def delete_confirmed(self) -> None:
-        """Delete the rows that were confirmed since the last commit; for moments without work."""
+        """Delete the rows that were confirmed since the last commit, and release the lost; for moments without work."""
         if self.outbox.collect():
             with self.transaction():
                 pass
