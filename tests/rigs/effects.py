@@ -74,7 +74,7 @@ class EffectsRig:
         self.url = url
         self.publisher = ScriptedPublisher()
         outbox = Outbox(self.publisher, codec, lease_seconds=60)
-        instance = Instance(service.name)
+        instance = Instance(service.name, service.name)
         database = Database(url, application_name=f"{service.name} calls", instance=instance)
         self.work = CountingUnitOfWorkFactory(database, outbox)
         self.runner = EffectRunner[Any, Any](

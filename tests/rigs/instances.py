@@ -28,8 +28,8 @@ from tests.rigs.scripted_broker import ScriptedPublisher
 class Member(MessagingInstrumentation):
     """One process: two connections that lease rows, and a sweeper with a clock that the test moves."""
 
-    def __init__(self, url: str, *, tables: Sequence[LeasedTable] = ()) -> None:
-        self.instance = Instance("member")
+    def __init__(self, url: str, *, service: str = "test", tables: Sequence[LeasedTable] = ()) -> None:
+        self.instance = Instance(service, "member")
         self.databases = [Database(url, application_name="member", instance=self.instance) for _ in range(3)]
         self.clock = ManualClock()
         self.woken = 0
@@ -37,7 +37,7 @@ class Member(MessagingInstrumentation):
         self.sweeper = LeaseSweeper(
             self.databases[0],
             (outbox.LEASED, *tables),
-            own=self.instance.id,
+            own=self.instance,
             wake=[self._woken],
             instrumentation=self,
             clock=self.clock,
@@ -92,9 +92,11 @@ class Member(MessagingInstrumentation):
 
 
 @contextmanager
-def members(url: str, count: int, *, tables: Sequence[LeasedTable] = ()) -> Iterator[list[Member]]:
-    """So many connected processes."""
-    found = [Member(url, tables=tables) for _ in range(count)]
+def members(
+    url: str, count: int, *, service: str = "test", tables: Sequence[LeasedTable] = ()
+) -> Iterator[list[Member]]:
+    """So many connected processes of a service."""
+    found = [Member(url, service=service, tables=tables) for _ in range(count)]
     try:
         for member in found:
             member.connect()

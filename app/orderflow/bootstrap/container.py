@@ -60,7 +60,7 @@ class Container:
         self.clock: Clock = SystemClock()
         self._databases: list[Database] = []
         self._read_pools: list[ReadPool] = []
-        self._instance = Instance(name)
+        self._instance = Instance(service.name, name)
         self._wake: list[Callable[[], None]] = []
         self._inbox_is_pruned = False
         self.process = Process(name, clock=self.clock, drain_timeout_seconds=settings.drain_timeout_seconds)
@@ -219,7 +219,7 @@ class Container:
         sweeper = LeaseSweeper(
             database,
             (outbox.LEASED, *self.service.leased),
-            own=self._instance.id,
+            own=self._instance,
             wake=self._wake,
             instrumentation=self.instrumentation,
             clock=self.clock,

@@ -29,6 +29,7 @@ from collections.abc import Callable, Sequence
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.instance import Instance
 from orderflow.messaging.service import LeasedTable, Transaction
 
 log = logging.getLogger(__name__)
@@ -38,9 +39,9 @@ GRACE_SECONDS = 0.5
 SETTLING_SECONDS = 3.0
 _FREE = """
 select id, pg_postmaster_start_time() > statement_timestamp() - interval '10 seconds'
-from instances where id <> %(own)s and pg_try_advisory_xact_lock(id)
+from instances where id <> %(own)s and service = %(service)s and pg_try_advisory_xact_lock(id)
 """
-_LOCK = "select id, name from instances where id = any(%(ids)s::bigint[]) and pg_try_advisory_xact_lock(id)"
+_LOCK = "select id, process from instances where id = any(%(ids)s::bigint[]) and pg_try_advisory_xact_lock(id)"
 # Bounded from above, too: a charge that was cancelled is due again in an hour or a day, and no lease is that long.
 _END = """
 with leased as materialized (
@@ -56,7 +57,7 @@ _DELETE = "delete from instances where id = any(%(ids)s::bigint[])"
 
 
 class LeaseSweeper:
-    """Looks for instances that are gone; ``sweep`` is to be called every ``INTERVAL_SECONDS``, by one thread.
+    """Looks for instances that are gone; one thread calls ``sweep`` every ``INTERVAL_SECONDS``.
 
     ``database`` attends to the instance ``own``. Each of ``wake`` is called after a take-over.
     """
@@ -66,7 +67,7 @@ class LeaseSweeper:
         database: Database,
         tables: Sequence[LeasedTable],
         *,
-        own: int,
+        own: Instance,
         wake: Sequence[Callable[[], None]],
         instrumentation: MessagingInstrumentation,
         clock: Clock,
@@ -83,7 +84,7 @@ class LeaseSweeper:
 
     def sweep(self) -> None:
         """Look once, and take over who has been gone for long enough. Raises what ``Database.execute`` raises."""
-        free = dict(self._database.execute(_FREE, {"own": self._own}))
+        free = dict(self._database.execute(_FREE, {"own": self._own.id, "service": self._own.service}))
         now = self._clock.monotonic()
         if self._connections != self._database.connections:
             self._connections, self._connected_at, self._free_since = self._database.connections, now, {}

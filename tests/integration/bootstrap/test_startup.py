@@ -25,6 +25,7 @@ from local.servers.ports import Ports
 from local.servers.stack import Stack
 from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
 from local.system import ROOT, System
+from tests.rigs.consumer import one
 
 pytestmark = pytest.mark.integration
 
@@ -171,6 +172,27 @@ def test_an_api_is_ready_again_without_a_request_when_its_database_returns(stack
     system.remove()
     system.ports.release()
     ports.release()
+
+
+CONNECTIONS = "select count(*) from pg_stat_activity where application_name = 'orderflow notifications'"
+LOCKED = """
+select count(*) from pg_locks, instances
+where locktype = 'advisory' and mode = 'ShareLock' and granted and objsubid = 1
+and (classid::bigint << 32) + objid::bigint = instances.id
+"""
+
+
+def test_the_connections_of_a_process_are_few_and_each_holds_its_lock(stack: Stack, tmp_path: Path) -> None:
+    """Those of the calls and of the sweeper. A consumer connects at its first message; hourly work keeps none."""
+    system = System(stack, tmp_path, name="connections")
+    system.prepare()
+    database = system.databases["notifications"]
+    mine = f"{CONNECTIONS} and datname = current_database()"
+    with system.supervisor as supervisor:
+        supervisor.start(replace(system.spec("notifications"), start_after=()))
+        eventually(lambda: one(database, LOCKED) == one(database, mine) == 2, seconds=20, what="two connections")
+    system.remove()
+    system.ports.release()
 
 
 def test_a_process_that_fails_is_reported_although_it_was_restarted(stack: Stack, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pika.channel
 
 from local.eventually import eventually
@@ -105,7 +106,7 @@ def publish_before_commit(_folder: Path) -> None:
         if draft.publications:
             self.publish(draft.publications)
             assert self.wait(_ROUND_TRIP_SECONDS)
-        return OutboxChange(draft.publications, draft.deleted, dispatch=False)
+        return msgspec.structs.replace(draft, dispatch=False)
 
     Outbox.write = early  # type: ignore[method-assign]
 

@@ -117,13 +117,25 @@ def test_after_a_start_of_the_server_everybody_is_given_time(database: str, monk
     """A process that starts with the server cannot know who was there before."""
     prepare(database)
     module = "orderflow.messaging.lease_sweeper._FREE"
-    young = "select id, true from instances where id <> %(own)s and pg_try_advisory_xact_lock(id)"
+    young = (
+        "select id, true from instances where id <> %(own)s and %(service)s = 'test' and pg_try_advisory_xact_lock(id)"
+    )
     monkeypatch.setattr(module, young)
     with members(database, 2) as (first, second):
         second.leave_rows(3)
         second.die()
         assert first.sweep_for(SETTLING_SECONDS - 0.5) == 0
         assert first.sweep_for(0.5) == 3
+
+
+def test_each_service_takes_over_its_own_where_several_share_a_database(url: str, pair: list[Member]) -> None:
+    """A sweeper knows the tables of its own service only."""
+    neighbour, dead = pair
+    with members(url, 1, service="another") as (stranger,):
+        dead.leave_rows(3)
+        dead.die()
+        assert stranger.sweep_for(5) == 0
+        assert neighbour.sweep_for(2) == 3
 
 
 def test_two_sweepers_take_over_once(url: str) -> None:

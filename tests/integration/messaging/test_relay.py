@@ -162,6 +162,31 @@ def test_rows_that_did_not_reach_a_queue_stay_and_are_sent_again_after_the_lease
     assert Counter(sent(publisher)) == {bad: 4, **dict.fromkeys(good, 1)}
 
 
+@pytest.mark.parametrize("failure", Failure)
+def test_only_what_a_lost_connection_took_along_is_sent_again_before_its_lease_ends(url: str, failure: Failure) -> None:
+    """A message that was returned or refused would be so again at once."""
+    lossy, publisher = ScriptedPublisher(lambda publication: failure), ScriptedPublisher()
+    unit_of_work = UnitOfWorkFactory(Database(url), Outbox(lossy, CODEC, lease_seconds=3600))
+    with unit_of_work.transaction() as work:
+        work.publish(an_event(OrderRejected))
+        work.publish(an_event(OrderRejected))
+    unit_of_work.delete_confirmed()
+    unit_of_work.close()
+    assert relay(url, publisher).relay_once() == (2 if failure is Failure.LOST else 0)
+
+
+def test_the_lease_that_another_process_has_taken_meanwhile_is_not_ended(url: str) -> None:
+    lossy = ScriptedPublisher(lambda publication: Failure.LOST)
+    unit_of_work = UnitOfWorkFactory(Database(url), Outbox(lossy, CODEC, lease_seconds=3600))
+    with unit_of_work.transaction() as work:
+        work.publish(an_event(OrderRejected))
+    with psycopg.connect(url) as other:
+        other.execute("update outbox set leased_by = 5")
+    unit_of_work.delete_confirmed()
+    unit_of_work.close()
+    assert one(url, "select count(*) from outbox where leased_until > now()") == 1
+
+
 def test_a_relay_takes_no_more_than_the_publish_window_holds(url: str) -> None:
     publisher = ScriptedPublisher()
     leave(url, 30)

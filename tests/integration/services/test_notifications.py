@@ -98,7 +98,7 @@ def test_the_sends_of_a_process_that_is_gone_are_due_before_their_lease_ends(url
     dead.receive(an_event(OrderConfirmed), an_event(OrderRejected))
     with dead.work.transaction() as claiming:
         assert len(dead.effects.claim(claiming, limit=10, lease=timedelta(hours=1))) == 2
-    with Member(url, tables=NOTIFICATIONS.leased) as survivor:
+    with Member(url, service="notifications", tables=NOTIFICATIONS.leased) as survivor:
         assert survivor.sweep_for(5) == 0
         dead.close()
         assert survivor.sweep_for(5) == 2

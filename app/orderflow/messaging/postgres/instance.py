@@ -20,15 +20,19 @@ NO_OWNER = 0
 # to another client after each transaction: a lock would stay with the session.
 _IS_SESSION = "select pg_backend_pid() = %(pid)s"
 _LOCK = "select pg_advisory_lock_shared(%(id)s)"
-_REGISTER = "insert into instances (id, name, started_at) values (%(id)s, %(name)s, now()) on conflict do nothing"
+_REGISTER = """
+insert into instances (id, service, process, started_at) values (%(id)s, %(service)s, %(process)s, now())
+on conflict do nothing
+"""
 
 
 class Instance:
-    """One process. Its id is new with every start."""
+    """One process of a service. Its id is new with every start."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, service: str, process: str) -> None:
         self.id = secrets.randbits(63) or 1
-        self.name = name
+        self.service = service
+        self._process = process
 
     def attend(self, connection: psycopg.Connection[Any]) -> int:
         """Take the lock on a new connection, and register; what transactions on it write to ``leased_by``.
@@ -37,10 +41,10 @@ class Instance:
         """
         row = connection.execute(_IS_SESSION, {"pid": connection.info.backend_pid}).fetchone()
         if row is None or not row[0]:
-            log.warning("instance.pooled", extra={"instance": self.name})
+            log.warning("instance.pooled", extra={"instance": self._process})
             return NO_OWNER
         # Locked first, or a sweeper may take the row of a process that has just registered for that of a dead one.
         # It may also have deleted the row since the last connection was lost.
         connection.execute(_LOCK, {"id": self.id})
-        connection.execute(_REGISTER, {"id": self.id, "name": self.name})
+        connection.execute(_REGISTER, {"id": self.id, "service": self.service, "process": self._process})
         return self.id

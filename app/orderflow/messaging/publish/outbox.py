@@ -15,7 +15,7 @@ Failure                              Consequence
 ==================================== ==================================================================================
 process killed after the commit      its leases are ended within a second, a relay publishes the row
 message returned or nacked           the row stays; the relay tries again when its lease expires
-connection lost before the confirm   the row stays; it may be published twice
+connection lost before the confirm   its lease ends with the next commit, a relay publishes it, perhaps again
 publish window full                  the row is stored with an expired lease: the relay publishes it when there is room
 database lost after the confirm      the row is deleted with the next commit; until then it may be published again
 ==================================== ==================================================================================
@@ -30,7 +30,7 @@ from uuid import UUID
 
 import msgspec
 
-from orderflow.messaging.broker import Publication, Publisher, Receipt
+from orderflow.messaging.broker import Failure, Publication, Publisher, Receipt
 from orderflow.messaging.codec import Codec, Outgoing
 from orderflow.messaging.service import LeasedTable, Transaction
 from orderflow.messaging.uuid7 import uuid7
@@ -44,6 +44,10 @@ from unnest(%(ids)s::uuid[], %(exchanges)s::text[], %(routing_keys)s::text[], %(
             %(bodies)s::bytea[]) as rows (id, exchange, routing_key, properties, body)
 """
 _DELETE = "delete from outbox where id = any(%(ids)s::uuid[])"
+# Only its own lease: another process may have taken the row since.
+_RELEASE = """
+update outbox set leased_until = statement_timestamp() where id = any(%(ids)s::uuid[]) and leased_by = %(owner)s
+"""
 LEASED = LeasedTable(name="outbox", key=("id",), until="leased_until")
 _encode = msgspec.json.Encoder().encode
 
@@ -53,6 +57,7 @@ class OutboxChange(msgspec.Struct, frozen=True):
 
     publications: Sequence[Publication]
     deleted: int
+    released: int
     dispatch: bool
 
 
@@ -65,26 +70,31 @@ class Outbox:
         self._lease_seconds = float(lease_seconds)
         self._receipts: list[Receipt] = []
         self._confirmed: list[UUID] = []
+        self._lost: list[UUID] = []
 
     def write(self, transaction: Transaction, outgoing: Sequence[Outgoing]) -> OutboxChange:
         """Insert a row per event, delete the rows confirmed since the last commit: at most two statements.
 
-        When the publisher has no room, the relay may take the rows immediately.
+        After a lost connection a third one ends the leases of the events that were lost with it. When the publisher has
+        no room, the relay may take the rows immediately.
         """
         self.collect()
         if self._confirmed:
             transaction.execute(_DELETE, {"ids": self._confirmed})
+        if self._lost:
+            transaction.execute(_RELEASE, {"ids": self._lost, "owner": transaction.owner})
         publications = [self._codec.publication(uuid7(), item) for item in outgoing]
         dispatch = bool(publications) and self._publisher.room > 0
         if publications:
             lease_seconds = self._lease_seconds if dispatch else 0.0
             lease = {"lease_seconds": lease_seconds, "owner": transaction.owner}
             transaction.execute(_INSERT, {**_columns(publications), **lease})
-        return OutboxChange(publications, len(self._confirmed), dispatch)
+        return OutboxChange(publications, len(self._confirmed), len(self._lost), dispatch)
 
     def committed(self, change: OutboxChange) -> None:
         """Publish the written rows, forget the deleted ones; call it after the commit."""
         del self._confirmed[: change.deleted]
+        del self._lost[: change.released]
         if change.dispatch:
             self.publish(change.publications)
 
@@ -93,15 +103,16 @@ class Outbox:
         self._receipts.append(self._publisher.publish(publications))
 
     def collect(self) -> int:
-        """Collect settled receipts; the number of confirmed rows to delete."""
+        """Collect settled receipts; the number of rows to delete because they are confirmed, or to release."""
         still_open = []
         for receipt in self._receipts:
             if receipt.settled:
                 self._confirmed += receipt.confirmed
+                self._lost += [key for key, failure in receipt.failures.items() if failure is Failure.LOST]
             else:
                 still_open.append(receipt)
         self._receipts = still_open
-        return len(self._confirmed)
+        return len(self._confirmed) + len(self._lost)
 
     def wait(self, seconds: float) -> bool:
         """Wait until all that was published is settled, or the seconds are over; true when all is settled."""

@@ -81,7 +81,7 @@ class UnitOfWorkFactory:
         work.committed()
 
     def delete_confirmed(self) -> None:
-        """Delete the rows that were confirmed since the last commit; for use when there is no other work."""
+        """Delete the rows confirmed since the last commit, release the lost ones; for use without other work."""
         if self.outbox.collect():
             with self.transaction():
                 pass

@@ -45,7 +45,7 @@ def test_the_calls_of_a_process_that_is_killed_are_taken_over_before_their_lease
     event = reserved("slow", order_id=quickly_slow())
     payments = Payments(url, simulator.url, timeout_seconds=5)
     payments.receive(event)
-    with Member(url, tables=PAYMENTS.leased) as survivor:
+    with Member(url, service="payments", tables=PAYMENTS.leased) as survivor:
         with ProcessGroup("tests.rigs.payments_process", url, simulator.url, "3600"):
             eventually(lambda: query(url, CALLED), 15)
         eventually(lambda: survivor.sweep_for(2) == 1, what="a take-over")
@@ -61,7 +61,7 @@ def test_a_process_that_is_suspended_keeps_the_calls_that_it_has_begun(url: str,
     payments = Payments(url, simulator.url)
     payments.receive(event)
     with (
-        Member(url, tables=PAYMENTS.leased) as other,
+        Member(url, service="payments", tables=PAYMENTS.leased) as other,
         ProcessGroup("tests.rigs.payments_process", url, simulator.url, "3600") as slow,
     ):
         eventually(lambda: query(url, CALLED), 15)
@@ -77,7 +77,7 @@ def test_a_process_that_is_suspended_keeps_the_calls_that_it_has_begun(url: str,
 def test_a_take_over_changes_only_calls_that_are_in_flight(url: str, simulator: Simulator) -> None:
     in_flight, waiting, settled = reserved("ok"), reserved("ok"), reserved("ok")
     payments = Payments(url, simulator.url)
-    with members(url, 2, tables=PAYMENTS.leased) as (survivor, dead):
+    with members(url, 2, service="payments", tables=PAYMENTS.leased) as (survivor, dead):
         payments.receive(waiting, settled)
         assert dead.claim_charges() == 2
         with dead.databases[1].transaction() as recording:

@@ -2,7 +2,8 @@
 
 create table instances (
     id         bigint      primary key,   -- the key of the advisory lock that each connection of the process holds
-    name       text        not null,
+    service    text        not null,      -- services may share a database; each ends the leases in its own tables
+    process    text        not null,
     started_at timestamptz not null
 );
 
