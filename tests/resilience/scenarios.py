@@ -13,6 +13,8 @@ from tests.resilience.times import Times
 
 KILLS_RATE, SIGKILL_RATE = 80.0, 60.0
 PAUSE_SHARE, OVERLOAD_SHARE = 0.9, 2.0
+SHORT_OVERLOAD_SHARE = 5.0
+"""The short form's capacity is not measured but low."""
 SHORT_SHARE = 0.5
 """In the short form the fixed rates are at most this share of capacity."""
 PAUSED = ("inventory", "orders", "payments")
@@ -70,10 +72,11 @@ def _pause(times: Times, process: str) -> Scenario:
 
 
 def _overload(times: Times) -> Scenario:
+    share = SHORT_OVERLOAD_SHARE if times.short else OVERLOAD_SHARE
     return Scenario(
         name="overload",
-        meaning=f"{OVERLOAD_SHARE:g} times the capacity for {times.overload:g} s",
-        rate=lambda capacity: OVERLOAD_SHARE * capacity,
+        meaning=f"{share:g} times the capacity for {times.overload:g} s",
+        rate=lambda capacity: share * capacity,
         fault=partial(faults.none, seconds=times.overload),
         windows=lambda outcome: {"load without its first 5 s": bars.judged_load(outcome)},
         bars=partial(bars.overloaded, times=times),

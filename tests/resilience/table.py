@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The numbers of a run as a table; with two builds side by side, and the ratio of the first to the second."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.resilience.outcome import Outcome, Window, quantile, refused
+
+Key = tuple[str, str]
+"""The label of a row and the last label before it that is not indented, because windows have the same labels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,20 +70,31 @@ def _in_window(outcome: Outcome, name: str, window: Window) -> Iterator[Figure]:
 
 def table(names: Sequence[str], columns: Sequence[Sequence[Figure]]) -> Iterator[str]:
     """The rows of all builds; a row that only one has is empty for the other."""
-    labels = [*dict.fromkeys(label for column in columns for label in _keyed(column))]
+    found = [_keyed(column) for column in columns]
+    labels = _merged(found)
     width = max(len(label) for _, label in labels) + 2
     ratio = ["ratio"] if len(columns) > 1 else []
     yield " " * width + "".join(f"{name:>14}" for name in [*names, *ratio])
-    found = [_keyed(column) for column in columns]
     for key in labels:
         row = [column.get(key) for column in found]
         cells = [f"{figure.value:.{figure.digits}f}" if figure else "" for figure in row]
         yield f"{key[1]:{width}}" + "".join(f"{cell:>14}" for cell in [*cells, *_ratio(row)]).rstrip()
 
 
-def _keyed(column: Sequence[Figure]) -> dict[tuple[str, str], Figure]:
-    """The figures by heading and label, because windows have the same labels."""
-    heading, found = "", dict[tuple[str, str], Figure]()
+def _merged(columns: Iterable[Iterable[Key]]) -> list[Key]:
+    """Every key once; one that the first column lacks follows the key that it follows in its own column."""
+    merged: list[Key] = []
+    for column in columns:
+        place = 0
+        for key in column:
+            if key not in merged:
+                merged.insert(place, key)
+            place = merged.index(key) + 1
+    return merged
+
+
+def _keyed(column: Sequence[Figure]) -> dict[Key, Figure]:
+    heading, found = "", dict[Key, Figure]()
     for figure in column:
         heading = heading if figure.label.startswith(" ") else figure.label
         found[heading, figure.label] = figure

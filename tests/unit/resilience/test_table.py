@@ -22,6 +22,13 @@ def test_two_builds_are_side_by_side_with_the_ratio_of_the_first_to_the_second()
     assert by_reason.split() == ["backlog-too-long", "4"]
 
 
+def test_a_row_that_only_the_second_build_has_is_where_it_belongs() -> None:
+    ours = [Figure("  cancelled", 0), Figure("refused", 4)]
+    base = [Figure("  cancelled", 3), Figure("    hold_expired", 3), Figure("refused", 0)]
+    labels = [row.split()[0] for row in table(["this", "base"], [ours, base])]
+    assert labels[1:] == ["cancelled", "hold_expired", "refused"]
+
+
 def test_windows_with_the_same_labels_are_kept_apart() -> None:
     run = outcome(orders(20, at=1), responses(20, at=1))
     windows = {"before": Window(0, 10), "after": Window(10, 20)}
