@@ -23,13 +23,14 @@ class Times:
     kill_interval: float = 5
     after_kill: float = 20
     provider_away: float = 10
+    deadline: float = 60
     hold: float = 20
     environ: Mapping[str, str] = field(default_factory=lambda: {"ORDERFLOW_HOLD_SECONDS": "20"})
 
     @property
     def drain(self) -> float:
         """Longest wait until every order is final after the load has ended: its deadline, its hold and some more."""
-        return 60 + self.hold + 40
+        return self.deadline + self.hold + 40
 
 
 LONG = Times()
@@ -45,6 +46,7 @@ SHORT = Times(
     kills=20,
     after_kill=8,
     provider_away=4,
+    deadline=17,
     hold=6,
     environ={
         "ORDERFLOW_HOLD_SECONDS": "6",

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -58,6 +59,16 @@ def test_a_build_gets_only_the_settings_that_it_has() -> None:
     assert OURS.known(wanted) == {"ORDERFLOW_HOLD_SECONDS": "20"}
     assert OURS.known(SHORT.environ) == SHORT.environ
     assert OURS.tree == ROOT
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the sources are not in a repository")
+def test_a_commit_is_checked_out_outside_the_checkout_and_removed_at_the_end() -> None:
+    with checked_out("HEAD") as build:
+        assert ROOT not in build.tree.parents
+        assert "ORDERFLOW_HOLD_SECONDS" in build.known(SHORT.environ)
+    assert not build.tree.exists()
+    listed = subprocess.run(["git", "worktree", "list"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert str(build.tree) not in listed
 
 
 def test_a_commit_that_does_not_exist_is_reported() -> None:
