@@ -32,9 +32,13 @@ integration: setup ## The services and the core on RabbitMQ and PostgreSQL
 faults: setup ## Kill processes, broker and database under load, and check the promises
 	@$(PYTEST) tests/integration -q -m "faults and not nightly" $(SIDE_BY_SIDE)
 
-nightly: setup ## The long tests, and the fault tests on the newest servers
+nightly: setup ## The long tests, the fault tests on the newest servers, and resilience
 	@$(PYTEST) tests -q -m nightly $(SIDE_BY_SIDE)
 	@SERVERS=forky $(PYTEST) tests/integration -q -m faults $(SIDE_BY_SIDE)
+	@$(PYTHON) -m tests.resilience
+
+resilience: setup ## What is sold under overload and failures (BASE=commit compares; RESILIENCE_FLAGS=--help)
+	@$(PYTHON) -m tests.resilience $(if $(BASE),--base $(BASE)) $(RESILIENCE_FLAGS)
 
 bench: ## Measure the pipeline, and the core against FastStream in the same run
 	@local/setup.sh bench >/dev/null
@@ -58,4 +62,4 @@ requirements: setup ## Resolve requirements/*.in to the newest versions, with ha
 servers: setup ## Run RabbitMQ and PostgreSQL in the foreground for development
 	@$(PYTHON) -m local.servers --suite $(SERVERS)
 
-.PHONY: help setup demo test unit contract integration faults nightly bench lint types generate check-generated requirements servers
+.PHONY: help setup demo test unit contract integration faults nightly resilience bench lint types generate check-generated requirements servers

@@ -50,14 +50,16 @@ class System:
         environ: Mapping[str, str] | None = None,
         name: str = "",
         commands: Mapping[str, Sequence[str]] | None = None,
+        tree: Path = ROOT,
         report: Callable[[str], None] | None = None,
     ) -> None:
         """``name`` separates several systems on the same servers: it is in the names of vhost, users and databases.
 
-        ``commands`` replaces the command of a process, for tests with a modified build. ``report`` is called with a
-        line for every process that ends by itself.
+        ``commands`` replaces the command of a process, for tests with a modified build. ``tree`` is the checkout
+        whose code runs. ``report`` is called with a line for every process that ends by itself.
         """
         self.stack = stack
+        self.tree = tree
         self.directory = directory
         self.vhost = name or "/"
         self.prefix = f"{name}-" if name else ""
@@ -101,6 +103,12 @@ class System:
         return f"http://127.0.0.1:{self.process_ports['orders-api'].http}"
 
     @property
+    def orders_apis(self) -> list[str]:
+        """Base URL of every replica of the orders API."""
+        replicas = [name for name in self._services if name.startswith("orders-api")]
+        return [f"http://127.0.0.1:{self.process_ports[name].http}" for name in replicas]
+
+    @property
     def inventory_api(self) -> str:
         """Base URL of the inventory API."""
         return f"http://127.0.0.1:{self.process_ports['inventory-api'].http}"
@@ -119,6 +127,10 @@ class System:
         """Create databases, users and queues, before the first process starts."""
         for service in SERVICES:
             self.databases[service.name] = self.stack.postgresql.create_database(f"{self.prefix}{service.name}")
+        self.apply_topology()
+
+    def apply_topology(self) -> None:
+        """Create users and queues."""
         document = definitions(SERVICES, vhost=self.vhost, passwords=self.passwords, user_prefix=self.prefix)
         apply(Management(self.stack.rabbitmq.management_url), document)
 
@@ -180,9 +192,8 @@ class System:
 
     def run_tool(self, *words: str) -> str:
         """Run an operator's command to its end; its output. Raises RuntimeError with the output when it fails."""
-        done = subprocess.run(
-            self.command(*words), env=self.tool_environment(), cwd=ROOT, capture_output=True, text=True, check=False
-        )
+        command, environ = self.command(*words), self.tool_environment()
+        done = subprocess.run(command, env=environ, cwd=self.tree, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"orderflow {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done.stdout
@@ -263,7 +274,7 @@ class System:
 
     def _plain_environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORDERFLOW_", "OTEL_"))}
-        return kept | {"PYTHONPATH": f"{ROOT / 'app'}:{ROOT}", "PYTHONUNBUFFERED": "1"}
+        return kept | {"PYTHONPATH": f"{self.tree / 'app'}:{self.tree}", "PYTHONUNBUFFERED": "1"}
 
     def _spec(
         self, name: str, argv: list[str], health: str, *, http: bool = False, after: tuple[str, ...] = ()
@@ -276,7 +287,7 @@ class System:
             name=name,
             argv=argv,
             env=self.environment(name),
-            directory=ROOT,
+            directory=self.tree,
             log=self.directory / f"{name}.log",
             ready=lambda: responds(url),
             start_after=after,

@@ -76,7 +76,8 @@ class Sale:
 
         Raises the error of the observing thread once the load generator has ended.
         """
-        generator = LoadGenerator(self.plan, url=self.system.orders_api, key=self.system.orders_key, record=self.record)
+        urls, key = self.system.orders_apis, self.system.orders_key
+        generator = LoadGenerator(self.plan, urls=urls, key=key, record=self.record)
         finished = threading.Event()
 
         async def order() -> None:

@@ -84,7 +84,7 @@ def test_the_api_fails_no_request_after_it_said_that_it_is_not_ready(system: Sys
     place = system.process_ports["orders-api"]
     generator = LoadGenerator(
         Plan(rate=80, seconds=30, skus=list(STOCK), patience_seconds=0.1),
-        url=system.orders_api,
+        urls=system.orders_apis,
         key=system.orders_key,
         record=LoadRecord(),
     )
