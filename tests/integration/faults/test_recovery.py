@@ -131,7 +131,7 @@ def kill_each_process_once(shop: Trial) -> None:
 
 
 def test_with_leases_of_an_hour_killing_each_process_holds_up_no_order(shop: Trial) -> None:
-    shop.sell(kill_each_process_once, rate=40, seconds=120, no_longer=True)
+    shop.sell(kill_each_process_once, rate=40)
     assert shop.judge(seconds=110) == []
     orders = shop.system.databases["orders"]
     assert one(orders, "select max(extract(epoch from final_at - accepted_at)) from orders") < 120
