@@ -51,7 +51,7 @@ class SimulatorApplication:
         await send({"type": "http.response.body", "body": body})
 
     async def _response(self, scope: Scope, receive: Receive) -> tuple[int, object]:
-        """Status and content; raises ErrorResponse, NoResponse, or the decoder's error for a body that does not match."""
+        """Status, content; raises ErrorResponse, NoResponse, or a decoder error for a body that does not match."""
         ledger = self._provider.ledger
         match scope["method"], scope["path"]:
             case "POST", "/v1/charges":

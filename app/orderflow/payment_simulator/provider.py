@@ -67,7 +67,7 @@ class SimulatedProvider:
         self._slow: dict[str, asyncio.Task[Charge]] = {}
 
     async def charge(self, key: str, request: ChargeRequest) -> Charge:
-        """The charge with this key, stored now or earlier; raises ErrorResponse or NoResponse, as the token requires."""
+        """The charge with this key, stored now or before; raises ErrorResponse or NoResponse, as the token requires."""
         known = self.ledger.charges.get(key)
         if known is not None and (known.reference, known.amount) != (request.reference, request.amount):
             raise ErrorResponse(422, "idempotency_key_reused")
