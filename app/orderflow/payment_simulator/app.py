@@ -13,7 +13,13 @@ from urllib.parse import parse_qs
 import msgspec
 
 from orderflow.http.asgi import Receive, Scope, Send
-from orderflow.payment_simulator.provider import ChargeRequest, NoResponse, RefundRequest, Refused, SimulatedProvider
+from orderflow.payment_simulator.provider import (
+    ChargeRequest,
+    ErrorResponse,
+    NoResponse,
+    RefundRequest,
+    SimulatedProvider,
+)
 
 _BODY_LIMIT_BYTES = 16 * 1024
 
@@ -31,8 +37,8 @@ class SimulatorApplication:
         """Respond to one request, or send no response and wait until the caller disconnects."""
         try:
             status, content = await self._response(scope, receive)
-        except Refused as refused:
-            status, content = refused.status, {"error": refused.error}
+        except ErrorResponse as error:
+            status, content = error.status, {"error": error.error}
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             status, content = 400, {"error": "invalid_body"}
         except NoResponse:
@@ -45,7 +51,7 @@ class SimulatorApplication:
         await send({"type": "http.response.body", "body": body})
 
     async def _response(self, scope: Scope, receive: Receive) -> tuple[int, object]:
-        """Status and content; raises Refused, NoResponse, or the decoder's error for a body that does not match."""
+        """Status, content; raises ErrorResponse, NoResponse, or a decoder error for a body that does not match."""
         ledger = self._provider.ledger
         match scope["method"], scope["path"]:
             case "POST", "/v1/charges":
@@ -61,7 +67,7 @@ class SimulatorApplication:
                 return 200, {"charges": list(ledger.charges.values()), "refunds": list(ledger.refunds.values())}
             case "GET", "/healthz":
                 return 200, {"status": "ok"}
-        raise Refused(404, "unknown_path")
+        raise ErrorResponse(404, "unknown_path")
 
 
 async def _body(receive: Receive) -> bytes:
@@ -71,7 +77,7 @@ async def _body(receive: Receive) -> bytes:
         body += message.get("body", b"")
         more = message.get("more_body", False)
         if len(body) > _BODY_LIMIT_BYTES:
-            raise Refused(413, "too_large")
+            raise ErrorResponse(413, "too_large")
     return body
 
 
@@ -79,7 +85,7 @@ def _key(scope: Scope) -> str:
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
     key = next((value for name, value in headers if name == b"idempotency-key"), b"")
     if not 0 < len(key) <= 255:
-        raise Refused(400, "idempotency_key_missing")
+        raise ErrorResponse(400, "idempotency_key_missing")
     return key.decode("latin-1")
 
 

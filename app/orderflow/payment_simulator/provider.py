@@ -44,8 +44,8 @@ class RefundRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     amount: _Amount
 
 
-class Refused(Exception):
-    """The request is refused with this status and this one-word error."""
+class ErrorResponse(Exception):
+    """The response has this status and this one-word error."""
 
     def __init__(self, status: int, error: str) -> None:
         super().__init__(error)
@@ -67,10 +67,10 @@ class SimulatedProvider:
         self._slow: dict[str, asyncio.Task[Charge]] = {}
 
     async def charge(self, key: str, request: ChargeRequest) -> Charge:
-        """The charge with this key, stored now or earlier; raises Refused or NoResponse, as the token requires."""
+        """The charge with this key, stored now or before; raises ErrorResponse or NoResponse, as the token requires."""
         known = self.ledger.charges.get(key)
         if known is not None and (known.reference, known.amount) != (request.reference, request.amount):
-            raise Refused(422, "idempotency_key_reused")
+            raise ErrorResponse(422, "idempotency_key_reused")
         match request.payment_token:
             case "never":
                 raise NoResponse
@@ -81,16 +81,16 @@ class SimulatedProvider:
                 return await asyncio.shield(self._slow_charge(key, request))
             case "error_once" if known is None and key not in self._failed_once:
                 self._failed_once.add(key)
-                raise Refused(500, "simulated_error")
+                raise ErrorResponse(500, "simulated_error")
         return self._execute(key, request)
 
     def refund(self, key: str, request: RefundRequest) -> Refund:
-        """The refund with this key, stored now or earlier; raises Refused."""
+        """The refund with this key, stored now or earlier; raises ErrorResponse."""
         charge = self.ledger.captured(request.charge_id)
         if charge is None:
-            raise Refused(404, "unknown_charge")
+            raise ErrorResponse(404, "unknown_charge")
         if charge.amount != request.amount:
-            raise Refused(422, "wrong_amount")
+            raise ErrorResponse(422, "wrong_amount")
         refund = Refund(
             key=key,
             refund_id=f"re_{uuid4().hex}",
@@ -102,7 +102,7 @@ class SimulatedProvider:
         try:
             return self.ledger.refund(refund)
         except AlreadyRefunded as error:
-            raise Refused(409, "already_refunded") from error
+            raise ErrorResponse(409, "already_refunded") from error
 
     def _slow_charge(self, key: str, request: ChargeRequest) -> asyncio.Task[Charge]:
         """The task of a slow charge; it continues when its caller disconnects, and later calls wait for it."""

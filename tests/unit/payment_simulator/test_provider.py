@@ -6,7 +6,13 @@ import asyncio
 import pytest
 
 from orderflow.payment_simulator.ledger import Ledger
-from orderflow.payment_simulator.provider import ChargeRequest, NoResponse, Refused, SimulatedProvider, slow_seconds
+from orderflow.payment_simulator.provider import (
+    ChargeRequest,
+    ErrorResponse,
+    NoResponse,
+    SimulatedProvider,
+    slow_seconds,
+)
 
 
 def charge(token: str) -> ChargeRequest:
@@ -50,6 +56,6 @@ def test_a_token_can_leave_the_caller_without_a_response_or_fail() -> None:
     for token in ("never", "timeout_executed"):
         with pytest.raises(NoResponse):
             asyncio.run(provider.charge(token, charge(token)))
-    with pytest.raises(Refused, match="simulated_error"):
+    with pytest.raises(ErrorResponse, match="simulated_error"):
         asyncio.run(provider.charge("error_once", charge("error_once")))
     assert list(provider.ledger.charges) == ["timeout_executed"]
