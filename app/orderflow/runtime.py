@@ -18,7 +18,7 @@ from orderflow.messaging.effects import Effect, EffectRunner
 from orderflow.messaging.periodic import Periodic
 from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
-from orderflow.messaging.service import Handler
+from orderflow.messaging.service import Handler, Prunable
 from orderflow.settings import Need, Settings
 
 if TYPE_CHECKING:
@@ -74,6 +74,9 @@ class Runtime(Protocol):
 
     def periodic(self, name: str, seconds: float, action: Callable[[SqlUnitOfWork], bool | None]) -> Periodic:
         """A loop that runs ``action`` in a transaction every ``seconds``; immediately again when it returned True."""
+
+    def pruner(self, name: str, *prunables: Prunable) -> Periodic:
+        """A loop that deletes old rows a page at a time, in one process of the service at a time."""
 
     def consumers(self, queue_name: str, handler: Callable[[], Handler]) -> Iterator[Loop]:
         """A consumer for each partition of a queue that the service declares, each with a handler of its own.

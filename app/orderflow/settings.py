@@ -252,6 +252,12 @@ class Settings:
                 f"ORDERFLOW_PREFETCH={self.prefetch}: must be at least twice ORDERFLOW_BATCH_SIZE={self.batch_size}, "
                 "or the broker waits while a batch is in the database"
             )
+        if self.inbox_retention_days * 86400 <= self.retry_max_age_seconds:
+            yield (
+                f"ORDERFLOW_INBOX_RETENTION_DAYS={self.inbox_retention_days}: must be longer than "
+                f"ORDERFLOW_RETRY_MAX_AGE_SECONDS={self.retry_max_age_seconds:g}, "
+                "or a duplicate may return from a retry queue when its id is forgotten"
+            )
         if self.admission_limit_seconds >= self.order_deadline_seconds:
             yield (
                 f"ORDERFLOW_ADMISSION_LIMIT_SECONDS={self.admission_limit_seconds:g}: must be less than "

@@ -56,3 +56,10 @@ def test_secrets_are_neither_printed_nor_quoted_in_problems() -> None:
 def test_every_setting_has_a_meaning_that_is_a_sentence() -> None:
     for field in dataclasses.fields(Settings):
         assert field.metadata["meaning"].endswith("."), variable(field.name)
+
+
+def test_duplicates_are_recognised_for_longer_than_a_message_may_be_retried() -> None:
+    environ = {"ORDERFLOW_INBOX_RETENTION_DAYS": "1", "ORDERFLOW_RETRY_MAX_AGE_SECONDS": "86400"}
+    with pytest.raises(SettingsError, match=r"ORDERFLOW_INBOX_RETENTION_DAYS=1: must be longer"):
+        Settings.from_env(environ)
+    assert Settings.from_env(environ | {"ORDERFLOW_RETRY_MAX_AGE_SECONDS": "86399"}).inbox_retention_days == 1

@@ -3,7 +3,6 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from orderflow.bootstrap.process import Process
@@ -15,9 +14,8 @@ from orderflow.http.asgi import Application, InstrumentedApplication
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.codec import Codec
-from orderflow.messaging.consume import inbox
 from orderflow.messaging.consume.batch_processor import BatchProcessor
-from orderflow.messaging.consume.inbox import Inbox
+from orderflow.messaging.consume.inbox import Inbox, PrunedInbox
 from orderflow.messaging.consume.loop import BatchLimits, ConsumerLoop
 from orderflow.messaging.consume.settlement import RetryPolicy
 from orderflow.messaging.effects import Effect, EffectRunner
@@ -25,12 +23,13 @@ from orderflow.messaging.lease_sweeper import INTERVAL_SECONDS, LeaseSweeper
 from orderflow.messaging.periodic import Periodic
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.instance import Instance
+from orderflow.messaging.pruning import STATEMENT_SECONDS, Pruner
 from orderflow.messaging.publish import outbox
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
-from orderflow.messaging.service import Handler, Service
+from orderflow.messaging.service import Handler, Prunable, Service
 from orderflow.runtime import Loop
 from orderflow.settings import Settings
 from orderflow.telemetry.setup import Telemetry
@@ -42,7 +41,6 @@ log = logging.getLogger(__name__)
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-_HOUR = 3600.0
 _RARE_SECONDS = 60.0
 """Work that comes less often keeps no connection in between."""
 
@@ -114,11 +112,12 @@ class Container:
         self.process.before_stop(lame_duck)
         self.process.add(server)
 
-    def database(self, *, leasing: bool = False) -> Database:
+    def database(self, *, leasing: bool = False, statement_timeout_seconds: float = 30) -> Database:
         """A database connection for one thread; one that leases rows does so as this process."""
         database = Database(
             self.settings.database_url,
             application_name=f"orderflow {self.name}",
+            statement_timeout_seconds=statement_timeout_seconds,
             instance=self._instance if leasing else None,
         )
         self._databases.append(database)
@@ -239,7 +238,11 @@ class Container:
 
         return Periodic(name, seconds, act, clock=self.clock, close=unit_of_work.close)
 
+    def pruner(self, name: str, *prunables: Prunable) -> Periodic:
+        """A loop that deletes old rows a page at a time, in one process of the service at a time."""
+        database = self.database(statement_timeout_seconds=STATEMENT_SECONDS)
+        return Pruner(database, prunables, instrumentation=self.instrumentation).loop(name, clock=self.clock)
+
     def _prune_inbox(self) -> Periodic:
-        """Deletes inbox rows that are older than the retention, every hour."""
         days = self.settings.inbox_retention_days
-        return self.periodic("prune inbox", _HOUR, partial(inbox.prune, retention_days=days))
+        return self.pruner("prune inbox", *[PrunedInbox(q.name, retention_days=days) for q in self.service.queues])

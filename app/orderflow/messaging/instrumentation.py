@@ -105,5 +105,11 @@ class MessagingInstrumentation:
     def relayed(self, count: int) -> None:
         """The relay took rows that were not confirmed: after a crash, a return, a nack or a lost connection."""
 
+    def pruned(self, name: str, rows: int, finished_seconds: float) -> None:
+        """So many old rows were deleted; the last complete round ended ``finished_seconds`` ago, in any process."""
+
+    def prune_failed(self, name: str) -> None:
+        """Old rows could not be deleted; it is tried again."""
+
     def leases_taken_over(self, count: int) -> None:
         """Leases of processes that are gone were ended before they expired."""

@@ -30,6 +30,7 @@ class Periodic:
         *,
         clock: Clock,
         rest_factor: float = 0,
+        backoff: Backoff | None = None,
         close: Callable[[], None] | None = None,
     ) -> None:
         self.name = name
@@ -40,7 +41,7 @@ class Periodic:
         self._rest_factor = rest_factor
         self._close = close
         self._stopping = threading.Event()
-        self._backoff = Backoff()
+        self._backoff = backoff or Backoff()
 
     def run(self) -> None:
         """Call the action until stopped. InfrastructureError is logged and retried later; other errors are raised."""

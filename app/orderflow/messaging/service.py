@@ -116,6 +116,28 @@ class UnitOfWork(Transaction, Protocol):
         """Call this after the commit, and never after a rollback. The action must neither block nor raise."""
 
 
+class PrunedPage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one page of pruning deleted, where the next page begins, and whether this round has another one."""
+
+    deleted: int
+    position: str
+    more: bool
+
+
+class Prunable(Protocol):
+    """Rows of which the old ones are deleted (``messaging/pruning.py``)."""
+
+    @property
+    def name(self) -> str:
+        """What it is, in table ``pruning`` and in the metrics."""
+
+    def prune_page(self, transaction: Transaction, position: str, limit: int) -> PrunedPage:
+        """Visit at most ``limit`` rows from this position on, and delete the old ones; "" is the very beginning.
+
+        Rows must be read in the order of an index, or the cost of a page grows with the table.
+        """
+
+
 class Handler(Protocol):
     """Applies a batch of messages within one transaction."""
 

@@ -3,6 +3,7 @@
 
 import os
 import time
+from datetime import datetime
 from uuid import UUID
 
 
@@ -13,3 +14,8 @@ def uuid7() -> UUID:
     value |= 0x7 << 76 | (random >> 62 & 0xFFF) << 64
     value |= 0b10 << 62 | random & 0x3FFF_FFFF_FFFF_FFFF
     return UUID(int=value)
+
+
+def first_uuid7(moment: datetime) -> UUID:
+    """A UUID that sorts before every id of this moment or later, and after every earlier one."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80)

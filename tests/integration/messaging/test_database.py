@@ -8,11 +8,11 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from orderflow.messaging.consume.inbox import Inbox, prune
+from orderflow.messaging.consume.inbox import Inbox
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
-from tests.rigs.consumer import one, prepare
+from tests.rigs.consumer import prepare
 from tests.rigs.database_locks import wait_for_a_lock
 
 pytestmark = pytest.mark.integration
@@ -222,21 +222,3 @@ def test_the_same_message_in_two_queues_is_handled_in_both(db: Database) -> None
         assert Inbox("one").claim(SqlUnitOfWork(transaction), ids) == set()
         assert Inbox("two").claim(SqlUnitOfWork(transaction), ids) == set()
         assert Inbox("two").claim(SqlUnitOfWork(transaction), ids) == set(ids)
-
-
-def test_the_inbox_forgets_what_is_older_than_the_retention_a_bounded_number_at_a_time(
-    database: str, db: Database
-) -> None:
-    run(
-        db,
-        "insert into inbox select 'work', gen_random_uuid(), now() - %(age)s from generate_series(1, 12000)",
-        age=timedelta(days=31),
-    )
-    young = uuid4()
-    run(db, "insert into inbox values ('work', %(id)s, now() - interval '29 days')", id=young)
-    more = []
-    for _ in range(3):
-        with db.transaction() as transaction:
-            more.append(prune(SqlUnitOfWork(transaction), retention_days=30))
-    assert more == [True, False, False]
-    assert one(database, "select message_id from inbox") == young

@@ -12,8 +12,7 @@ import pytest
 
 from orderflow.events import OrderCreated, decode
 from orderflow.http import api_database
-from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
-from orderflow.services.orders import store
+from orderflow.services.orders.idempotency_pruning import PrunedIdempotencyKeys
 from orderflow.services.orders.progress import Progress
 from tests.rigs.database_locks import wait_for_a_lock
 from tests.rigs.orders_api import KEY, ORDER, OTHER, READER, OrdersApiRig, opened, prepare_offers
@@ -250,7 +249,7 @@ def test_a_pruned_idempotency_key_can_be_used_again(api: OrdersApiRig) -> None:
     first = api.post(name="old").json()["order_id"]
     with api.database.transaction() as transaction:
         transaction.execute("update idempotency set created_at = created_at - interval '73 hours'")
-        store.prune_idempotency_keys(SqlUnitOfWork(transaction), hours=72)
+        PrunedIdempotencyKeys(hours=72).prune_page(transaction, "", limit=10)
     assert api.post(name="old").json()["order_id"] != first
 
 

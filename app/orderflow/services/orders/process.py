@@ -44,14 +44,14 @@ def build_orders(runtime: Runtime) -> None:
     """The state machine, the availability view, and the periodic tasks."""
     from orderflow.services.orders.expiry import cancel_expired
     from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
-    from orderflow.services.orders.store import prune_idempotency_keys
+    from orderflow.services.orders.idempotency_pruning import PrunedIdempotencyKeys
 
     instrumentation, hours = runtime.instrumentation, runtime.settings.idempotency_hours
     runtime.add(
         *runtime.consumers("order_updates", lambda: OrderUpdates(instrumentation)),
         *runtime.consumers("availability_updates", AvailabilityUpdates),
         runtime.periodic("cancel expired", 1, partial(cancel_expired, instrumentation=instrumentation)),
-        runtime.periodic("prune idempotency keys", 3600, partial(prune_idempotency_keys, hours=hours)),
+        runtime.pruner("prune idempotency keys", PrunedIdempotencyKeys(hours=hours)),
     )
     runtime.add(runtime.relay())
 

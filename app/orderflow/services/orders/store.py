@@ -3,7 +3,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -64,7 +64,6 @@ from unnest(%(clients)s::text[], %(keys)s::text[], %(hashes)s::bytea[], %(ids)s:
      as claimed (client, key, body_hash, order_id, response)
 on conflict do nothing returning client, key
 """
-_PRUNE_KEYS = "delete from idempotency where created_at < %(before)s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,11 +240,6 @@ def claim_keys(transaction: Transaction, records: Sequence[IdempotencyRecord]) -
         },
     )
     return {(client, key) for client, key in rows}
-
-
-def prune_idempotency_keys(transaction: Transaction, *, hours: float) -> None:
-    """Delete the idempotency keys that are older than ``hours``."""
-    transaction.execute(_PRUNE_KEYS, {"before": transaction.now - timedelta(hours=hours)})
 
 
 def _columns(changes: Sequence[StatusChange]) -> dict[str, object]:

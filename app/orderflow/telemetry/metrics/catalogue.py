@@ -82,6 +82,16 @@ OLDEST_AGE = CONSUMING.gauge(
     by.QUEUE,
     unit="seconds",
 )
+PRUNED = CONSUMING.counter("orderflow_pruned_rows_total", "Rows deleted because they were old.", by.PRUNED)
+PRUNE_FAILURES = CONSUMING.counter(
+    "orderflow_prune_failures_total", "Failed attempts to delete old rows; each is repeated.", by.PRUNED
+)
+PRUNED_AGE = CONSUMING.gauge(
+    "orderflow_prune_finished_age_seconds",
+    "Time since all old rows were last deleted, by any process of the service.",
+    by.PRUNED,
+    unit="seconds",
+)
 
 # Publishing
 PUBLISHED = PUBLISHING.counter("orderflow_messages_published_total", "Messages written to the wire.")

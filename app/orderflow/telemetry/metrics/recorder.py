@@ -173,6 +173,16 @@ class Recorder(Instrumentation):
         """Count relayed rows."""
         self._registry.counter(catalogue.RELAYED).inc(count)
 
+    def pruned(self, name: str, rows: int, finished_seconds: float) -> None:
+        """Count deleted rows, and show the growing time since the last complete round."""
+        self._registry.counter(catalogue.PRUNED, name).inc(rows)
+        finished_at = self._clock.monotonic() - finished_seconds
+        self._registry.gauge(catalogue.PRUNED_AGE, name).set_function(lambda: self._clock.monotonic() - finished_at)
+
+    def prune_failed(self, name: str) -> None:
+        """Count a failed attempt to delete old rows."""
+        self._registry.counter(catalogue.PRUNE_FAILURES, name).inc()
+
     def leases_taken_over(self, count: int) -> None:
         """Count leases that ended early."""
         self._registry.counter(catalogue.TAKEN_OVER).inc(count)

@@ -131,6 +131,19 @@ def test_the_outbox_age_grows_while_it_cannot_be_measured(recorder: Recorder, cl
     assert value("orderflow_outbox_oldest_age_seconds") == 0
 
 
+def test_the_time_since_the_last_round_of_pruning_grows_until_the_next(
+    recorder: Recorder, clock: ManualClock, value: Value
+) -> None:
+    recorder.pruned("inbox:work", 2000, 100.0)
+    recorder.prune_failed("inbox:work")
+    clock.advance(20)
+    assert value("orderflow_prune_finished_age_seconds", rows="inbox:work") == 120
+    recorder.pruned("inbox:work", 5, 0.0)
+    assert value("orderflow_prune_finished_age_seconds", rows="inbox:work") == 0
+    assert value("orderflow_pruned_rows_total", rows="inbox:work") == 2005
+    assert value("orderflow_prune_failures_total", rows="inbox:work") == 1
+
+
 def test_pauses_are_counted_by_what_failed(recorder: Recorder, value: Value) -> None:
     recorder.consumer_paused(Q, DatabaseUnavailable("away"), 1.0)
     recorder.consumer_paused(Q, KeyError("odd"), 1.0)
