@@ -55,6 +55,9 @@ REFUSALS = (
 )
 """Why the API did not take an order."""
 
+HTTP_CLOSINGS = ("head_too_large", "malformed", "overdue", "replaced", "refused")
+"""Why the server closed a connection. ``replaced``: in favour of a new one; ``refused``: all others were busy."""
+
 PAYMENT_OPERATIONS = ("charge", "look_up", "refund")
 PAYMENT_OUTCOMES = ("captured", "declined", "not_known", "refunded", "failed", "unclear")
 """How a call to the payment provider ended. ``failed``: nothing was executed; ``unclear``: something may have been."""
@@ -115,6 +118,12 @@ class Instrumentation(MessagingInstrumentation):
         """
         _ = method, path, scheme, trace
         return RequestObserver()
+
+    def http_connections(self, open_connections: int) -> None:
+        """The number of open connections; reported every second."""
+
+    def http_connection_closed(self, reason: str) -> None:
+        """The server closed a connection because of a limit; the reason is one of HTTP_CLOSINGS."""
 
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
         """An order is committed, before its 202 is sent."""

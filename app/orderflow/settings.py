@@ -120,6 +120,23 @@ class Settings:
 
     http_host: str = _setting("127.0.0.1", _text, "Address on which the HTTP API listens.")
     http_port: int = _setting(8080, _PORT, "Port of the HTTP API; 0 takes a free port.")
+    http_connections: int = _setting(
+        2000,
+        _number(int, 10, 100_000),
+        "Maximum number of open connections of an API. At the limit a new one replaces the one that has waited longest"
+        " for a request, first among clients that never sent a known key.",
+    )
+    http_head_bytes: int = _setting(
+        16 * _KIB, _number(int, _KIB, _MIB), "Maximum length of a request's first line and headers; above it 431."
+    )
+    http_request_seconds: float = _setting(
+        10, _number(float, 1, 600), "Time in which a new connection, and each request, must send a whole request."
+    )
+    http_idle_seconds: int = _setting(
+        65,
+        _number(int, 1, 3600),
+        "How long an API keeps a connection open without a request; longer than the load balancer before it.",
+    )
     telemetry_host: str = _setting("127.0.0.1", _text, "Address of /metrics, /healthz and /readyz.")
     telemetry_port: int = _setting(9464, _PORT, "Port of /metrics, /healthz and /readyz; 0 takes a free port.")
 

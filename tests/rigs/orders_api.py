@@ -33,7 +33,7 @@ from tests.rigs.scripted_broker import ScriptedPublisher
 
 KEY, ENTRY = make_key("shop", frozenset({"orders:write", "orders:read"}))
 OTHER, OTHER_ENTRY = make_key("partner", frozenset({"orders:write", "orders:read"}))
-READER, READER_ENTRY = make_key("auditor", frozenset({"orders:read"}))
+READER, READER_ENTRY = make_key("auditor", frozenset({"orders:read", "orders:read-all"}))
 KEYS = ApiKeys.parse(",".join((ENTRY, OTHER_ENTRY, READER_ENTRY)))
 ORDER: dict[str, Any] = {"user_id": "u", "items": [{"sku": "a", "quantity": 2}], "payment_token": "ok"}
 PRICES = {"a": (100, 50, "EUR"), "b": (7, 50, "EUR"), "gone": (5, 0, "EUR"), "dollar": (5, 50, "USD")}

@@ -98,11 +98,25 @@ class Container:
 
         When the process stops, requests are still served for the lame-duck time; each response closes its connection.
         """
+        from orderflow.http.connections import ConnectionLimits
         from orderflow.http.server import HttpServer
 
         settings = self.settings
+        limits = ConnectionLimits(
+            connections=settings.http_connections,
+            head_bytes=settings.http_head_bytes,
+            request_seconds=settings.http_request_seconds,
+            idle_seconds=settings.http_idle_seconds,
+        )
         instrumented = InstrumentedApplication(application, self.instrumentation)
-        server = HttpServer(instrumented, settings.http_host, settings.http_port, clock=self.clock)
+        server = HttpServer(
+            instrumented,
+            settings.http_host,
+            settings.http_port,
+            clock=self.clock,
+            limits=limits,
+            instrumentation=self.instrumentation,
+        )
         log.info("http.listening", extra={"host": settings.http_host, "port": server.port})
 
         def lame_duck() -> None:

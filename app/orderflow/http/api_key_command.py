@@ -12,7 +12,9 @@ EXIT_ARGUMENTS = 2
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("name", help="name of the client that gets the key; idempotency keys belong to this name")
+    parser.add_argument(
+        "name", help="name of the client that gets the key; its orders and idempotency keys belong to this name"
+    )
     parser.add_argument("scopes", nargs="+", choices=sorted(SCOPES), help="what the key allows")
 
 

@@ -10,7 +10,8 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-SCOPES = frozenset({"orders:read", "orders:write", "stock:read", "stock:write"})
+SCOPES = frozenset({"orders:read", "orders:read-all", "orders:write", "stock:read", "stock:write"})
+"""``orders:read-all`` extends ``orders:read`` to the orders of other clients."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,7 @@ METHOD_NOT_ALLOWED = ProblemType("method-not-allowed", 405, "The Allow header li
 TOO_LARGE = ProblemType("too-large", 413, f"A body has at most {BODY_LIMIT_BYTES} bytes.")
 UNSUPPORTED_MEDIA_TYPE = ProblemType("unsupported-media-type", 415, "Send application/json without Content-Encoding.")
 INVALID = ProblemType("invalid", 422, "The request does not match its schema; errors lists the fields.")
+HEAD_TOO_LARGE = ProblemType("head-too-large", 431, "The request line and the headers are too long.")
 OVERLOADED = ProblemType("overloaded", 429, "Too many requests wait for the database.", retry_after=1)
 CLIENT_GONE = ProblemType("client-gone", 499, "The client closed the connection before it had sent its request.")
 INTERNAL_ERROR = ProblemType("internal-error", 500, "The server failed. Its log has the cause.")

@@ -1,16 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves an ASGI application with uvicorn, as a loop of a process."""
+"""Serves an ASGI application with uvicorn, within limits, as a loop of a process."""
 
 import asyncio
 import socket
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import uvicorn
 import uvloop
 
 from orderflow.http.asgi import Application
+from orderflow.http.connections import ConnectionLimits, Connections
+from orderflow.http.open_files import connections_allowed
+from orderflow.http.protocol import BoundedProtocol
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock
 
 _TICK_SECONDS = 1.0
+_LIMITS = ConnectionLimits()
 
 
 class HttpServer:
@@ -20,21 +28,33 @@ class HttpServer:
     """
 
     def __init__(
-        self, application: Application, host: str, port: int, *, clock: Clock, drain_seconds: int = 10
+        self,
+        application: Application,
+        host: str,
+        port: int,
+        *,
+        clock: Clock,
+        limits: ConnectionLimits = _LIMITS,
+        instrumentation: Instrumentation | None = None,
+        drain_seconds: int = 10,
     ) -> None:
         self.name = "http"
         self.last_progress = clock.monotonic()
         self._clock = clock
         self._socket = socket.create_server((host, port), backlog=1024)
         self.port: int = self._socket.getsockname()[1]
+        limits = replace(limits, connections=connections_allowed(limits.connections))
+        self._connections = Connections(limits, instrumentation or Instrumentation())
+        protocol: Any = partial(BoundedProtocol, connections=self._connections)
         config = uvicorn.Config(
             application,
-            http="httptools",
+            http=protocol,
+            ws="none",
             lifespan="off",
             access_log=False,
             log_config=None,
             server_header=False,
-            timeout_keep_alive=65,
+            timeout_keep_alive=limits.idle_seconds,
             timeout_graceful_shutdown=drain_seconds,
         )
         self._server = uvicorn.Server(config)
@@ -58,4 +78,5 @@ class HttpServer:
     async def _tick(self) -> None:
         while True:
             self.last_progress = self._clock.monotonic()
+            self._connections.close_overdue(asyncio.get_running_loop().time())
             await asyncio.sleep(_TICK_SECONDS)

@@ -2,11 +2,16 @@
 """Serves ``/metrics``, ``/healthz`` and ``/readyz`` on a separate port, in separate threads."""
 
 import gzip
+import io
 import logging
+import socket
 import threading
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -16,6 +21,10 @@ log = logging.getLogger(__name__)
 
 _MIN_GZIP_BYTES = 1024
 _CONNECTION_SECONDS = 30.0
+_MAX_CONNECTIONS = 64
+"""Each has a thread. A new connection replaces the oldest, so that probes and scrapes get in."""
+_HEAD_BYTES = 16 * 1024
+"""Maximum length of a request's first line and headers."""
 _STOP_SECONDS = 0.05
 """Interval at which the server checks whether it was stopped."""
 
@@ -65,11 +74,29 @@ class TelemetryServer:
 
 class _Listener(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 32
+    request_queue_size = 512
 
     def __init__(self, address: tuple[str, int], telemetry: TelemetryServer) -> None:
         self.telemetry = telemetry
+        self._lock = threading.Lock()
+        self._open: OrderedDict[socket.socket, None] = OrderedDict()
         super().__init__(address, _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a connection in a thread of its own."""
+        with self._lock:
+            if len(self._open) >= _MAX_CONNECTIONS:
+                oldest, _ = self._open.popitem(last=False)
+                with suppress(OSError):
+                    oldest.shutdown(socket.SHUT_RDWR)  # ends its thread
+            self._open[request] = None
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close a connection."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Log at debug level only: usually a scraper has closed its connection."""
@@ -77,11 +104,32 @@ class _Listener(ThreadingHTTPServer):
         log.debug("telemetry.request_failed", exc_info=True)
 
 
+class _Head(io.BufferedReader):
+    """Reads the lines of a request's head; raises ConnectionError when they are too long."""
+
+    left = _HEAD_BYTES
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        line = super().readline(min(size if size and size > 0 else self.left + 1, self.left + 1))
+        self.left -= len(line)
+        if self.left < 0:
+            raise ConnectionError("the head of a request is too long")
+        return line
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "orderflow"
     sys_version = ""
     timeout = _CONNECTION_SECONDS
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile = self._head = _Head(self.connection.makefile("rb", buffering=0))
+
+    def handle_one_request(self) -> None:
+        self._head.left = _HEAD_BYTES
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         assert isinstance(self.server, _Listener)

@@ -66,7 +66,7 @@ def accept(database: Database, *, seconds: float = 60) -> UUID:
 
 def accept_many(database: Database, count: int, *, seconds: float = 60) -> list[UUID]:
     items = (OrderLine(sku="a", quantity=1, unit_price=100),)
-    new = [NewOrder(uuid4(), "u", items, 100, "EUR", TRACE) for _ in range(count)]
+    new = [NewOrder(uuid4(), "u", items, 100, "EUR", TRACE, "shop") for _ in range(count)]
     with database.transaction() as transaction:
         store.insert(SqlUnitOfWork(transaction), new, deadline=transaction.now + timedelta(seconds=seconds))
     return [order.order_id for order in new]

@@ -79,6 +79,23 @@ def test_a_key_belongs_to_its_client(api: OrdersApiRig) -> None:
     assert api.post(name="once", key=OTHER).json()["order_id"] != first
 
 
+def test_an_order_belongs_to_its_client(api: OrdersApiRig) -> None:
+    paths = [f"/v1/orders/{api.post().json()['order_id']}{part}" for part in ("", "/history")]
+    for path in paths:
+        assert_problem(api.get(path, key=OTHER), 404, "not-found")
+        absent = api.get(path.replace(path.split("/")[3], str(uuid4())), key=OTHER)
+        assert api.get(path, key=OTHER).content == absent.content, "the response tells that the order exists"
+        assert [api.get(path, key=key).status_code for key in (KEY, READER)] == [200, 200]
+
+
+def test_an_order_without_a_client_is_visible_to_every_client(api: OrdersApiRig) -> None:
+    order_id = api.post().json()["order_id"]
+    with api.database.transaction() as transaction:
+        transaction.execute("update orders set client = null")
+    for path in (f"/v1/orders/{order_id}", f"/v1/orders/{order_id}/history"):
+        assert api.get(path, key=OTHER).status_code == 200
+
+
 def test_fifty_concurrent_requests_with_one_key_make_one_order(api: OrdersApiRig) -> None:
     with ThreadPoolExecutor(50) as pool:
         responses = list(pool.map(lambda _: api.post(name="storm"), range(50)))

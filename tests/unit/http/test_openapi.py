@@ -26,8 +26,8 @@ ORDERS = OrdersApi(
     admission=Admission(limit_seconds=10, clock=ManualClock(), instrumentation=Instrumentation()),
 ).app()
 STOCK = StockApi(database=DATABASE, keys=None).app()
-READ = {"200", "401", "403", "404", "500", "503"}
-WRITE = {"400", "401", "403", "409", "413", "415", "422", "429", "500", "503"}
+READ = {"200", "401", "403", "404", "431", "500", "503"}
+WRITE = {"400", "401", "403", "409", "413", "415", "422", "429", "431", "500", "503"}
 OPERATIONS = {
     "place_order": ("orders:write", WRITE | {"202"}),
     "get_order": ("orders:read", READ),

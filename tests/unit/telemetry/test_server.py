@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import gzip
 import json
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 
 import pytest
@@ -114,6 +116,27 @@ def test_one_connection_serves_many_scrapes_and_head_has_no_body(server: Telemet
         response = connection.getresponse()
         assert (response.status, bool(response.read())) == (200, method == "GET")
     connection.close()
+
+
+def test_a_probe_gets_in_while_strangers_hold_connections(server: TelemetryServer) -> None:
+    strangers = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(200)]
+    assert get(server, "/healthz")[0] == 200
+    assert all(stranger.recv(1) == b"" for stranger in strangers[:136])
+    for stranger in strangers:
+        stranger.close()
+
+
+@pytest.mark.parametrize("head", [b"x: y\r\n" * 50, b"x: " + b"y" * 20_000], ids=["many", "long"])
+def test_a_head_above_the_limit_closes_the_connection(server: TelemetryServer, head: bytes) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as stranger:
+        stranger.sendall(b"GET /healthz HTTP/1.1\r\n" + head)
+        if len(head) < 1000:
+            stranger.sendall(b"\r\n")
+            assert stranger.recv(12) == b"HTTP/1.1 200"
+            stranger.sendall(b"GET /healthz HTTP/1.1\r\n" + head * 60)
+        with suppress(ConnectionError):
+            while stranger.recv(1 << 16):
+                pass
 
 
 def test_the_port_is_given_back(registry: CollectorRegistry) -> None:

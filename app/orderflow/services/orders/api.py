@@ -13,7 +13,7 @@ from litestar.params import HeaderParameter, JSONBody, PathParameter
 from litestar.types import Scope
 
 from orderflow.http.api_database import ApiDatabase
-from orderflow.http.api_keys import ApiKeys
+from orderflow.http.api_keys import ApiKeys, Client
 from orderflow.http.app import application
 from orderflow.http.asgi import trace_of
 from orderflow.http.body import JsonRequest
@@ -46,6 +46,7 @@ _PLACE_PROBLEMS = (*WRITE_PROBLEMS, IN_FLIGHT, SOLD_OUT, UNKNOWN_SKU, MIXED_CURR
 _BY_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
 _WRITE = "orders:write"
 _READ = "orders:read"
+_READ_ALL = "orders:read-all"
 
 _ID = UUID("0192c0a8-6f43-7000-8000-0000000000a1")
 _AT = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -133,9 +134,10 @@ class OrdersApi:
                 in_flight.discard(name)
 
         @get("/v1/orders/{order_id:uuid}", summary="Get an order", **documented(_READ, READ_PROBLEMS, response=_ORDER))
-        async def get_order(order_id: _OrderId) -> OrderView:
-            """The order's current status."""
-            order = await self.database.read(lambda transaction: store.read(transaction, order_id))
+        async def get_order(request: JsonRequest, order_id: _OrderId) -> OrderView:
+            """The current status of an order that was placed with a key of the same client."""
+            client = _limited_to(request.user)
+            order = await self.database.read(lambda transaction: store.read(transaction, order_id, client=client))
             if order is None:
                 raise Problem(NOT_FOUND, "there is no such order")
             return _view(order)
@@ -145,9 +147,10 @@ class OrdersApi:
             summary="Get an order's history",
             **documented(_READ, READ_PROBLEMS, response=_STEPS),
         )
-        async def get_order_history(order_id: _OrderId) -> list[StepView]:
-            """Every status that the order reached, oldest first."""
-            steps = await self.database.read(lambda transaction: store.history(transaction, order_id))
+        async def get_order_history(request: JsonRequest, order_id: _OrderId) -> list[StepView]:
+            """Every status that the order reached, oldest first, for the same clients."""
+            client = _limited_to(request.user)
+            steps = await self.database.read(lambda transaction: store.history(transaction, order_id, client=client))
             if not steps:
                 raise Problem(NOT_FOUND, "there is no such order")
             return [StepView(Status(status), reason, at) for status, reason, at in steps]
@@ -176,6 +179,11 @@ class OrdersApi:
         options = getattr(scope.get("route_handler"), "opt", {})  # none when no route matched
         if options.get("scope") == _WRITE and problem.kind not in {CLIENT_GONE, INTERNAL_ERROR}:
             self.instrumentation.refused(problem.reason if problem.reason in REFUSALS else INVALID.reason)
+
+
+def _limited_to(client: Client) -> str | None:
+    """The only client whose orders this one may read; None when it may read those of every client."""
+    return None if _READ_ALL in client.scopes else client.name
 
 
 def _view(order: Order) -> OrderView:

@@ -118,7 +118,8 @@ class PlaceOrders:
         if isinstance(priced, Refused):
             return priced
         currency = offers[priced[0].sku].currency
-        order = NewOrder(uuid7(), submission.order.user_id, priced, _total(priced), currency, submission.trace)
+        user_id, trace, client = submission.order.user_id, submission.trace, submission.client
+        order = NewOrder(uuid7(), user_id, priced, _total(priced), currency, trace, client)
         known[name] = _record(submission, order)
         new[name] = (known[name], order, submission)
         return Placed(known[name].response)

@@ -15,7 +15,9 @@ from orderflow.services.orders.domain import Status
 
 _ORDER = "order_id, user_id, items::text, total_amount, currency, status, reason, accepted_at, final_at, trace::text"
 _LOCK = f"select {_ORDER} from orders where order_id = any(%(ids)s::uuid[]) order by order_id for update"
-_READ = f"select {_ORDER} from orders where order_id = %(id)s"
+# An order without a client is older than this column, and visible to every client.
+_VISIBLE = "order_id = %(id)s and (%(client)s::text is null or client is null or client = %(client)s)"
+_READ = f"select {_ORDER} from orders where {_VISIBLE}"
 _EXPIRED = f"""
 select {_ORDER} from orders where final_at is null and hold_until < %(now)s
 order by hold_until limit %(limit)s for update skip locked
@@ -36,12 +38,17 @@ from unnest(%(ids)s::uuid[], %(statuses)s::text[], %(reasons)s::text[], %(messag
      as noted (order_id, status, reason, message_id)
 on conflict do nothing
 """
-_READ_HISTORY = "select status, reason, at from order_history where order_id = %(id)s order by id"
+_READ_HISTORY = f"""
+select status, reason, at from order_history
+where order_id = %(id)s and exists (select from orders where {_VISIBLE}) order by id
+"""
 _INSERT = """
-insert into orders (order_id, user_id, items, total_amount, currency, status, accepted_at, hold_until, trace)
-select order_id, user_id, items, total_amount, currency, 'accepted', %(now)s, %(hold_until)s, trace
+insert into orders (order_id, user_id, items, total_amount, currency, status, accepted_at, hold_until, trace,
+                    client)
+select order_id, user_id, items, total_amount, currency, 'accepted', %(now)s, %(hold_until)s, trace, client
 from unnest(%(ids)s::uuid[], %(users)s::text[], %(items)s::jsonb[], %(amounts)s::bigint[], %(currencies)s::text[],
-            %(traces)s::jsonb[]) as added (order_id, user_id, items, total_amount, currency, trace)
+            %(traces)s::jsonb[], %(clients)s::text[])
+     as added (order_id, user_id, items, total_amount, currency, trace, client)
 """
 _AVAILABILITY = "select sku, available, unit_price, currency from availability where sku = any(%(skus)s::text[])"
 _UPDATE_AVAILABILITY = """
@@ -98,7 +105,7 @@ class StatusChange:
 
 @dataclass(frozen=True, slots=True)
 class NewOrder:
-    """An order to be stored."""
+    """An order to be stored. ``client`` is the name of the API key that places it."""
 
     order_id: UUID
     user_id: str
@@ -106,6 +113,7 @@ class NewOrder:
     total_amount: int
     currency: str
     trace: Mapping[str, str]
+    client: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +182,7 @@ def insert(transaction: Transaction, orders: Sequence[NewOrder], *, deadline: da
             "amounts": [order.total_amount for order in orders],
             "currencies": [order.currency for order in orders],
             "traces": [encode(order.trace).decode() for order in orders],
+            "clients": [order.client for order in orders],
             "now": transaction.now,
             "hold_until": deadline,
         },
@@ -182,15 +191,18 @@ def insert(transaction: Transaction, orders: Sequence[NewOrder], *, deadline: da
     transaction.execute(_HISTORY, _columns(accepted) | {"now": transaction.now})
 
 
-def read(transaction: Transaction, order_id: UUID) -> Order | None:
-    """One order, or None."""
-    rows = transaction.execute(_READ, {"id": order_id})
+def read(transaction: Transaction, order_id: UUID, *, client: str | None = None) -> Order | None:
+    """One order; None when there is none, or when it belongs to another client than this one."""
+    rows = transaction.execute(_READ, {"id": order_id, "client": client})
     return _order(rows[0]) if rows else None
 
 
-def history(transaction: Transaction, order_id: UUID) -> list[tuple[str, str | None, datetime]]:
-    """(status, reason, time) of each status that an order reached, oldest first."""
-    return [(status, reason, at) for status, reason, at in transaction.execute(_READ_HISTORY, {"id": order_id})]
+def history(
+    transaction: Transaction, order_id: UUID, *, client: str | None = None
+) -> list[tuple[str, str | None, datetime]]:
+    """(status, reason, time) of each status that an order reached, oldest first; empty as ``read`` returns None."""
+    rows = transaction.execute(_READ_HISTORY, {"id": order_id, "client": client})
+    return [(status, reason, at) for status, reason, at in rows]
 
 
 def offers(transaction: Transaction, skus: Iterable[str]) -> dict[str, Offer]:

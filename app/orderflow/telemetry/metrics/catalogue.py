@@ -160,6 +160,10 @@ HTTP_SECONDS = HTTP.histogram(
     unit="seconds",
     buckets=by.FAST,
 )
+HTTP_CONNECTIONS = HTTP.gauge("orderflow_http_connections", "Open connections.", unit="connections")
+HTTP_CLOSED = HTTP.counter(
+    "orderflow_http_connections_closed_total", "Connections that the server closed because of a limit.", by.CLOSING
+)
 
 # Stock, payments, notifications
 STOCK_UNITS = STOCK.counter("orderflow_stock_units_moved_total", "Units of all SKUs that were moved.", by.MOVE)

@@ -2,6 +2,7 @@
 """The labels of the metrics, each with a bounded number of values, and the buckets of the histograms."""
 
 from orderflow.instrumentation import (
+    HTTP_CLOSINGS,
     NOTIFICATION_KINDS,
     NOTIFICATION_OUTCOMES,
     OPEN_STATES,
@@ -52,6 +53,7 @@ STATE = Label(name="state", meaning="the open state", values=OPEN_STATES, closed
 ROUTE = Label(name="route", meaning="the path's template, `unmatched` without one", max_values=32)
 METHOD = Label(name="method", meaning="the HTTP method", values=("GET", "POST", "PUT"), max_values=8)
 STATUS = Label(name="status", meaning="the HTTP status code", max_values=32)
+CLOSING = Label(name="reason", meaning="which limit", values=HTTP_CLOSINGS, closed=True)
 REFUSAL = Label(name="reason", meaning="why", values=REFUSALS, max_values=24)
 MOVE = Label(name="move", meaning="what happened to the units", values=STOCK_MOVES, max_values=8)
 OPERATION = Label(name="operation", meaning="the provider's operation", values=PAYMENT_OPERATIONS, max_values=8)

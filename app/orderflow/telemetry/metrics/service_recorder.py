@@ -30,6 +30,14 @@ class ServiceRecorder(Instrumentation):
         _ = path, scheme, trace
         return _RequestMetrics(self._registry, method)
 
+    def http_connections(self, open_connections: int) -> None:
+        """Set the number of open connections."""
+        self._gauge(catalogue.HTTP_CONNECTIONS).set(open_connections)
+
+    def http_connection_closed(self, reason: str) -> None:
+        """Count a closed connection by its reason."""
+        self._counter(catalogue.HTTP_CLOSED, reason).inc()
+
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
         """Count an accepted order and add its id to the request's span."""
         self._counter(catalogue.ORDERS_ACCEPTED).inc()

@@ -7,7 +7,19 @@ from typing import Literal
 
 from orderflow.instrumentation import Area
 
-Unit = Literal["seconds", "bytes", "total", "info", "timestamp_seconds", "messages", "units", "orders", "skus", "state"]
+Unit = Literal[
+    "seconds",
+    "bytes",
+    "total",
+    "info",
+    "timestamp_seconds",
+    "messages",
+    "units",
+    "orders",
+    "skus",
+    "state",
+    "connections",
+]
 Kind = Literal["counter", "gauge", "histogram"]
 
 OTHER = "other"
