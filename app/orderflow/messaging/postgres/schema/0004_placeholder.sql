@@ -1,0 +1,2 @@
+-- Reserved for a change of a colleague; removed when the changes are merged.
+select 1;
