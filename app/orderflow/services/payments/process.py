@@ -8,7 +8,7 @@ from orderflow.runtime import ProcessDeclaration, Runtime
 
 def build_payments(runtime: Runtime) -> None:
     """A consumer that records charges, and a runner that calls the provider."""
-    from orderflow.services.payments.effects import ChargeEffect, count_unknown
+    from orderflow.services.payments.effects import ChargeEffect, count_charges
     from orderflow.services.payments.handlers import PaymentRequests
     from orderflow.services.payments.http_provider import HttpPaymentProvider
 
@@ -29,7 +29,7 @@ def build_payments(runtime: Runtime) -> None:
         *runtime.consumers(
             "payment_requests", lambda: PaymentRequests(charges.wake, instrumentation=runtime.instrumentation)
         ),
-        runtime.periodic("count unknown payments", 5, partial(count_unknown, instrumentation=runtime.instrumentation)),
+        runtime.periodic("count charges", 5, partial(count_charges, instrumentation=runtime.instrumentation)),
     )
     runtime.add(charges)
     runtime.add(runtime.relay())

@@ -50,11 +50,12 @@ from charges where order_id = any(%(order_ids)s::uuid[]) order by order_id for u
 _RECORD = """
 update charges set state = step.state, attempts = step.attempts, due_at = step.due_at, leased_by = null,
                    charge_id = coalesce(step.charge_id, charges.charge_id),
-                   reason = coalesce(step.reason, charges.reason), updated_at = %(now)s,
+                   reason = coalesce(step.reason, charges.reason),
+                   refusal = coalesce(step.refusal, charges.refusal), updated_at = %(now)s,
                    payment_token = case when step.state in ('requested', 'unknown') then payment_token else '' end
 from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(attempts)s::integer[], %(due_ats)s::timestamptz[],
-            %(charge_ids)s::text[], %(reasons)s::text[])
-     as step (order_id, state, attempts, due_at, charge_id, reason)
+            %(charge_ids)s::text[], %(reasons)s::text[], %(refusals)s::text[])
+     as step (order_id, state, attempts, due_at, charge_id, reason, refusal)
 where charges.order_id = step.order_id
 """
 # Late look-ups of cancelled charges keep their time. A row that is locked is about to get another one.
@@ -63,8 +64,9 @@ update charges set due_at = %(now)s
 where order_id in (select order_id from charges where due_at > %(now)s and due_at <= %(latest)s
                    and leased_by is null and state <> 'cancelled' for update skip locked)
 """
-_COUNT_UNKNOWN = """
-select count(*) from charges where due_at is not null and state in ('unknown', 'cancelling')
+_COUNT = """
+select (select count(*) from charges where due_at is not null and state in ('unknown', 'cancelling')),
+       (select count(*) from charges where state = 'refund_failed')
 """
 
 
@@ -108,12 +110,13 @@ class ChargeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeUpdate:
-    """The changes of a row; ``charge_id`` and ``reason`` stay unchanged when None."""
+    """The changes of a row; what is None stays unchanged. ``refusal`` is the provider's word for a refused call."""
 
     order_id: UUID
     step: Step
     charge_id: str | None = None
     reason: str | None = None
+    refusal: str | None = None
 
 
 def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
@@ -174,6 +177,7 @@ def record(transaction: Transaction, updates: Sequence[ChargeUpdate]) -> None:
             "due_ats": [_due_at(update.step, transaction.now) for update in updates],
             "charge_ids": [update.charge_id for update in updates],
             "reasons": [update.reason for update in updates],
+            "refusals": [update.refusal for update in updates],
         },
     )
 
@@ -183,10 +187,10 @@ def resume(transaction: Transaction, *, within: timedelta) -> None:
     transaction.execute(_RESUME, {"now": transaction.now, "latest": transaction.now + within})
 
 
-def count_unknown(transaction: Transaction) -> int:
-    """The number of charges whose result is not known yet."""
-    ((count,),) = transaction.execute(_COUNT_UNKNOWN)
-    return int(count)
+def count(transaction: Transaction) -> tuple[int, int]:
+    """The number of charges whose result is not known yet, and of those whose refund was refused."""
+    ((unknown, refunds_failed),) = transaction.execute(_COUNT)
+    return unknown, refunds_failed
 
 
 def _row(row: tuple[Any, ...]) -> ChargeRow:
