@@ -35,12 +35,14 @@ on conflict (order_id) do update set
     updated_at = excluded.updated_at
 where excluded.state = 'cancelled' and charges.state in ('requested', 'unknown', 'captured')
 """
+# Materialized here and below: a subquery may be executed for every row, and then takes more rows than its limit.
 _CLAIM = """
+with due as materialized (
+    select order_id from charges where due_at <= %(now)s order by due_at limit %(limit)s for update skip locked)
 update charges set due_at = %(leased_until)s, leased_by = %(owner)s,
                    called_at = case state when 'requested' then %(now)s else called_at end
-where order_id in (select order_id from charges where due_at <= %(now)s
-                   order by due_at limit %(limit)s for update skip locked)
-returning order_id, state, amount, currency, payment_token, charge_id, trace
+from due where charges.order_id = due.order_id
+returning charges.order_id, state, amount, currency, payment_token, charge_id, trace
 """
 _LOCK = """
 select order_id, state, attempts, coalesce(extract(epoch from %(now)s - called_at)::float8, 0), user_id, amount,
@@ -60,9 +62,10 @@ where charges.order_id = step.order_id
 """
 # Late look-ups of cancelled charges keep their time. A row that is locked is about to get another one.
 _RESUME = """
-update charges set due_at = %(now)s
-where order_id in (select order_id from charges where due_at > %(now)s and due_at <= %(latest)s
-                   and leased_by is null and state <> 'cancelled' for update skip locked)
+with waiting as materialized (
+    select order_id from charges where due_at > %(now)s and due_at <= %(latest)s
+    and leased_by is null and state <> 'cancelled' for update skip locked)
+update charges set due_at = %(now)s from waiting where charges.order_id = waiting.order_id
 """
 _COUNT = """
 select (select count(*) from charges where due_at is not null and state in ('unknown', 'cancelling')),
