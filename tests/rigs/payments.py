@@ -31,6 +31,7 @@ from orderflow.services.payments import PAYMENTS
 from orderflow.services.payments.effects import ChargeEffect, count_charges
 from orderflow.services.payments.handlers import PaymentRequests
 from orderflow.services.payments.http_provider import HttpPaymentProvider
+from orderflow.services.payments.late_charges import decline_late
 from orderflow.services.payments.provider import Payment
 from tests.builders import an_event
 from tests.rigs.effects import EffectsRig
@@ -216,6 +217,11 @@ class Payments(EffectsRig):
         with self.consuming.transaction() as work:
             self.handler.handle([message], work)
             yield
+
+    def decline_late(self) -> None:
+        """Decline late charges, as the service does every second."""
+        with self.consuming.transaction() as work:
+            decline_late(work, instrumentation=self.recorded)
 
     def count_charges(self) -> None:
         """Count unknown charges and failed refunds, as the service does periodically."""

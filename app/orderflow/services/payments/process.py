@@ -11,6 +11,7 @@ def build_payments(runtime: Runtime) -> None:
     from orderflow.services.payments.effects import ChargeEffect, count_charges
     from orderflow.services.payments.handlers import PaymentRequests
     from orderflow.services.payments.http_provider import HttpPaymentProvider
+    from orderflow.services.payments.late_charges import INTERVAL_SECONDS, decline_late
 
     settings = runtime.settings
     provider = HttpPaymentProvider(
@@ -28,6 +29,9 @@ def build_payments(runtime: Runtime) -> None:
     runtime.add(
         *runtime.consumers(
             "payment_requests", lambda: PaymentRequests(charges.wake, instrumentation=runtime.instrumentation)
+        ),
+        runtime.periodic(
+            "decline late charges", INTERVAL_SECONDS, partial(decline_late, instrumentation=runtime.instrumentation)
         ),
         runtime.periodic("count charges", 5, partial(count_charges, instrumentation=runtime.instrumentation)),
     )

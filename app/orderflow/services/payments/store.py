@@ -16,13 +16,14 @@ from orderflow.services.payments.provider import Payment
 # A cancellation overrides a charge, in whatever order the two arrive. A row whose call is in flight keeps its lease
 # (due_at); the result of that call applies to the new state.
 _REQUEST = """
-insert into charges (order_id, state, user_id, amount, currency, payment_token, reason, due_at, caused_by, trace,
-                     created_at, updated_at)
+insert into charges (order_id, state, user_id, amount, currency, payment_token, reason, due_at, deadline, caused_by,
+                     trace, created_at, updated_at)
 select order_id, state, user_id, amount, currency, payment_token, reason,
-       case state when 'requested' then %(now)s end, caused_by, trace, %(now)s, %(now)s
+       case state when 'requested' then %(now)s end, deadline, caused_by, trace, %(now)s, %(now)s
 from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(user_ids)s::text[], %(amounts)s::bigint[],
-            %(currencies)s::text[], %(tokens)s::text[], %(reasons)s::text[], %(causes)s::uuid[], %(traces)s::jsonb[])
-     as wanted (order_id, state, user_id, amount, currency, payment_token, reason, caused_by, trace)
+            %(currencies)s::text[], %(tokens)s::text[], %(reasons)s::text[], %(deadlines)s::timestamptz[],
+            %(causes)s::uuid[], %(traces)s::jsonb[])
+     as wanted (order_id, state, user_id, amount, currency, payment_token, reason, deadline, caused_by, trace)
 order by order_id
 on conflict (order_id) do update set
     state = case when charges.state = 'captured' then 'refund_requested'
@@ -36,13 +37,26 @@ on conflict (order_id) do update set
 where excluded.state = 'cancelled' and charges.state in ('requested', 'unknown', 'captured')
 """
 # Materialized here and below: a subquery may be executed for every row, and then takes more rows than its limit.
+# A charge past its deadline is not begun, not even again after a failed call.
 _CLAIM = """
 with due as materialized (
-    select order_id from charges where due_at <= %(now)s order by due_at limit %(limit)s for update skip locked)
+    select order_id from charges
+    where due_at <= %(now)s and (state <> 'requested' or deadline is null or deadline >= %(now)s)
+    order by due_at limit %(limit)s for update skip locked)
 update charges set due_at = %(leased_until)s, leased_by = %(owner)s,
                    called_at = case state when 'requested' then %(now)s else called_at end
 from due where charges.order_id = due.order_id
 returning charges.order_id, state, amount, currency, payment_token, charge_id, trace
+"""
+# Only those that were never called: the others may have been executed, and the end of their hold has them looked up.
+_DECLINE_LATE = """
+with late as materialized (
+    select order_id from charges
+    where due_at <= %(now)s and state = 'requested' and deadline < %(now)s and called_at is null
+    order by order_id limit %(limit)s for update skip locked)
+update charges set state = 'declined', due_at = null, reason = %(reason)s, payment_token = '', updated_at = %(now)s
+from late where charges.order_id = late.order_id
+returning charges.order_id, user_id, amount, currency, caused_by, trace
 """
 _LOCK = """
 select order_id, state, attempts, coalesce(extract(epoch from %(now)s - called_at)::float8, 0), user_id, amount,
@@ -84,6 +98,19 @@ class ChargeIntent:
     currency: str
     payment_token: str
     reason: str | None
+    deadline: datetime | None
+    caused_by: UUID
+    trace: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateCharge:
+    """A charge that waited until its deadline had passed; the provider knows nothing of it."""
+
+    order_id: UUID
+    user_id: str
+    amount: int
+    currency: str
     caused_by: UUID
     trace: Mapping[str, str]
 
@@ -136,6 +163,7 @@ def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
             "currencies": [intent.currency for intent in intents],
             "tokens": [intent.payment_token for intent in intents],
             "reasons": [intent.reason for intent in intents],
+            "deadlines": [intent.deadline for intent in intents],
             "causes": [intent.caused_by for intent in intents],
             "traces": [encode(intent.trace).decode() for intent in intents],
         },
@@ -143,7 +171,10 @@ def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
 
 
 def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueCall]:
-    """Up to ``limit`` calls that are due, leased: no other process claims them before the lease ends."""
+    """Up to ``limit`` calls that are due, leased: no other process claims them before the lease ends.
+
+    Charges past their deadline are not among them.
+    """
     now, owner = transaction.now, transaction.owner
     rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "owner": owner, "limit": limit})
     return [
@@ -159,6 +190,17 @@ def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[Due
             ),
         )
         for order_id, state, amount, currency, token, charge_id, trace in rows
+    ]
+
+
+def decline_late(transaction: Transaction, *, reason: str, limit: int) -> list[LateCharge]:
+    """Decline up to ``limit`` charges that passed their deadline before the first call."""
+    rows = transaction.execute(_DECLINE_LATE, {"now": transaction.now, "reason": reason, "limit": limit})
+    return [
+        LateCharge(
+            order_id=order_id, user_id=user_id, amount=amount, currency=currency, caused_by=caused_by, trace=trace
+        )
+        for order_id, user_id, amount, currency, caused_by, trace in rows
     ]
 
 
