@@ -59,8 +59,11 @@ HTTP_CLOSINGS = ("head_too_large", "malformed", "overdue", "replaced", "refused"
 """Why the server closed a connection. ``replaced``: in favour of a new one; ``refused``: all others were busy."""
 
 PAYMENT_OPERATIONS = ("charge", "look_up", "refund")
-PAYMENT_OUTCOMES = ("captured", "declined", "not_known", "refunded", "failed", "unclear")
-"""How a call to the payment provider ended. ``failed``: nothing was executed; ``unclear``: something may have been."""
+PAYMENT_OUTCOMES = ("captured", "declined", "refused", "not_known", "refunded", "failed", "unclear")
+"""How a call to the payment provider ended.
+
+``refused``: for good; ``failed``: nothing was executed; ``unclear``: something may have been.
+"""
 
 NOTIFICATION_KINDS = ("order_confirmed", "order_rejected", "order_cancelled", "payment_refunded", "stock_low")
 NOTIFICATION_OUTCOMES = ("sent", "retried", "failed")
@@ -154,6 +157,9 @@ class Instrumentation(MessagingInstrumentation):
 
     def payments_unknown(self, count: int) -> None:
         """The number of charges whose result is not known yet."""
+
+    def refunds_failed(self, count: int) -> None:
+        """The number of refunds that the provider refused for good."""
 
     def notification(self, kind: str, outcome: str) -> None:
         """A notification was sent, scheduled for a retry, or failed for good."""

@@ -28,9 +28,10 @@ from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.service import Incoming
 from orderflow.payment_simulator.provider import slow_seconds
 from orderflow.services.payments import PAYMENTS
-from orderflow.services.payments.effects import ChargeEffect, count_unknown
+from orderflow.services.payments.effects import ChargeEffect, count_charges
 from orderflow.services.payments.handlers import PaymentRequests
 from orderflow.services.payments.http_provider import HttpPaymentProvider
+from orderflow.services.payments.late_charges import decline_late
 from orderflow.services.payments.provider import Payment
 from tests.builders import an_event
 from tests.rigs.effects import EffectsRig
@@ -139,6 +140,12 @@ class Simulator(ProcessGroup):
         headers = {"Idempotency-Key": payment.charge_key}
         http("POST", f"{self.url}/v1/charges", headers=headers, body=body, timeout_seconds=5).raise_for_status()
 
+    def refund_by_hand(self, charge_id: str, amount: int) -> None:
+        """Refund a charge as an operator does who uses the provider's own pages."""
+        headers = {"Idempotency-Key": f"by-hand-{charge_id}"}
+        body = {"charge_id": charge_id, "amount": amount}
+        http("POST", f"{self.url}/v1/refunds", headers=headers, body=body, timeout_seconds=5).raise_for_status()
+
     def get(self, path: str) -> bytes:
         response = http("GET", f"{self.url}{path}", timeout_seconds=5)
         response.raise_for_status()
@@ -157,6 +164,7 @@ class RecordedPayments(Instrumentation):
     def __init__(self) -> None:
         self.calls: Counter[tuple[str, str]] = Counter()
         self.unknown: list[int] = []
+        self.failed_refunds: list[int] = []
         self.expired = 0
 
     def charges_expired(self, count: int) -> None:
@@ -167,6 +175,9 @@ class RecordedPayments(Instrumentation):
 
     def payments_unknown(self, count: int) -> None:
         self.unknown.append(count)
+
+    def refunds_failed(self, count: int) -> None:
+        self.failed_refunds.append(count)
 
 
 class Payments(EffectsRig):
@@ -207,10 +218,15 @@ class Payments(EffectsRig):
             self.handler.handle([message], work)
             yield
 
-    def count_unknown(self) -> None:
-        """Count the unknown charges, as the service does periodically."""
+    def decline_late(self) -> None:
+        """Decline late charges, as the service does every second."""
         with self.consuming.transaction() as work:
-            count_unknown(work, self.recorded)
+            decline_late(work, instrumentation=self.recorded)
+
+    def count_charges(self) -> None:
+        """Count unknown charges and failed refunds, as the service does periodically."""
+        with self.consuming.transaction() as work:
+            count_charges(work, self.recorded)
 
     def published(self) -> Counter[tuple[str, UUID]]:
         """How often each event type was published for each order."""

@@ -8,6 +8,7 @@
 ``timeout_executed`` charged immediately, but a charge call never gets a response
 ``never``            not charged, and a charge call never gets a response
 ``error_once``       the first call with a key fails with 500, the next is charged
+``refuse``           not charged: every charge call is refused with 422
 ==================== ========================================================================================
 
 Calls with the same idempotency key charge at most once.
@@ -77,6 +78,8 @@ class SimulatedProvider:
             case "timeout_executed":
                 self._execute(key, request)
                 raise NoResponse
+            case "refuse":
+                raise ErrorResponse(422, "unusable_token")
             case "slow" if known is None:
                 return await asyncio.shield(self._slow_charge(key, request))
             case "error_once" if known is None and key not in self._failed_once:

@@ -104,7 +104,7 @@ def _browse(options: argparse.Namespace, queue: DeadLetterQueue, console: Consol
 
 
 def _settle(options: argparse.Namespace, queue: DeadLetterQueue, console: Console) -> int:
-    operator = options.operator or _whoami()
+    operator = options.operator or whoami()
     selection = _selection(options)
     if options.action == "replay":
         settled = queue.replay(
@@ -126,7 +126,7 @@ def _settle(options: argparse.Namespace, queue: DeadLetterQueue, console: Consol
     return NOT_ALL if settled.kept or settled.left or missing else DONE
 
 
-def _whoami() -> str:
+def whoami() -> str:
     """The account's name; its number in a container that has no name for it."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name

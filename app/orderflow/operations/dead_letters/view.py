@@ -57,13 +57,13 @@ def show_list(console: Console, letters: Sequence[DeadLetter], *, total: int, no
         table.add_column(heading, overflow="fold", justify="right" if heading == "retries" else "left")
     for letter in letters:
         table.add_row(
-            _plain(letter.message_id),
-            _plain(letter.event_type),
-            _plain(letter.queue),
-            _plain(letter.reason),
+            plain(letter.message_id),
+            plain(letter.event_type),
+            plain(letter.queue),
+            plain(letter.reason),
             str(letter.retry_count),
             f"{age(letter.dead_lettered_at, now)} ago" if letter.dead_lettered_at else "-",
-            _plain(letter.order_id),
+            plain(letter.order_id),
         )
     if letters:
         console.print(table)
@@ -74,10 +74,10 @@ def show_details(console: Console, letter: DeadLetter) -> None:
     """The details of one dead letter."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for name, value in summary(letter).items():
-        table.add_row(name.replace("_", " "), _plain(value), style=None)
+        table.add_row(name.replace("_", " "), plain(value), style=None)
     for death in letter.history:
         at = death.at.isoformat() if death.at else "at an unknown time"
-        table.add_row("history", _plain(f"{death.reason} in {death.queue}, {death.count} times, {at}"))
+        table.add_row("history", plain(f"{death.reason} in {death.queue}, {death.count} times, {at}"))
     console.print(table)
     console.print_json(as_json(masked_body(letter)))
 
@@ -106,10 +106,10 @@ def age(moment: datetime | None, now: datetime) -> str:
 
 
 def _line(letter: DeadLetter) -> str:
-    return _plain(f"{letter.message_id or '-'} {letter.event_type} ({letter.reason}) {letter.queue}")
+    return plain(f"{letter.message_id or '-'} {letter.event_type} ({letter.reason}) {letter.queue}")
 
 
-def _plain(value: object) -> str:
+def plain(value: object) -> str:
     """Text without control characters for the terminal: a publisher can put anything into these fields."""
     if isinstance(value, datetime):
         return value.isoformat()

@@ -62,7 +62,7 @@ union select charge_id from charges where charge_id is not null group by charge_
 """
 _CHARGES_BETWEEN = """
 select order_id, state, amount from charges
-where state in ('captured', 'refund_requested') and order_id > %(after)s and order_id <= %(last)s
+where state in ('captured', 'refund_requested', 'refund_failed') and order_id > %(after)s and order_id <= %(last)s
 """
 _RESERVATIONS_BETWEEN = """
 select order_id, state from reservations where order_id > %(after)s and order_id <= %(last)s

@@ -18,11 +18,14 @@ from unnest(%(subjects)s::text[], %(kinds)s::text[], %(payloads)s::jsonb[], %(tr
 order by subject, kind
 on conflict do nothing
 """
+# Materialized here and below: a subquery may be executed for every row, and then takes more rows than its limit.
 _CLAIM = """
+with due as materialized (
+    select subject, kind from notifications where due_at <= %(now)s order by due_at limit %(limit)s
+    for update skip locked)
 update notifications set due_at = %(leased_until)s, leased_by = %(owner)s, attempts = attempts + 1
-where (subject, kind) in (select subject, kind from notifications where due_at <= %(now)s
-                          order by due_at limit %(limit)s for update skip locked)
-returning subject, kind, payload, trace, attempts
+from due where notifications.subject = due.subject and notifications.kind = due.kind
+returning notifications.subject, notifications.kind, payload, trace, attempts
 """
 # The rows are locked first, in the order of their keys: an update alone locks rows in the order of its plan.
 _RECORD = """
@@ -41,9 +44,11 @@ from locked where notifications.subject = locked.subject and notifications.kind 
 returning notifications.kind, notifications.state
 """
 _RESUME = """
+with waiting as materialized (
+    select subject, kind from notifications where due_at > %(now)s and due_at <= %(latest)s
+    and leased_by is null and reason = any(%(reasons)s::text[]) for update skip locked)
 update notifications set due_at = %(now)s
-where (subject, kind) in (select subject, kind from notifications where due_at > %(now)s and due_at <= %(latest)s
-                          and leased_by is null and reason = any(%(reasons)s::text[]) for update skip locked)
+from waiting where notifications.subject = waiting.subject and notifications.kind = waiting.kind
 """
 
 

@@ -3,7 +3,7 @@
 
 ::
 
-    requested ── captured ── refund_requested ── refunded
+    requested ── captured ── refund_requested ── refunded | refund_failed (refused: an operator decides)
      │  │  │         │              │
      │  │  declined  └ order cancelled
      │  unknown ── (look-up) ── captured | declined | requested again, with the same key
@@ -18,7 +18,15 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from orderflow.messaging.backoff import delay_seconds
-from orderflow.services.payments.provider import Captured, Declined, NotKnown, ProviderResult, Refunded, Unclear
+from orderflow.services.payments.provider import (
+    Captured,
+    Declined,
+    NotKnown,
+    ProviderResult,
+    Refunded,
+    Refused,
+    Unclear,
+)
 
 FIRST_DELAY_SECONDS = 0.5
 MAX_DELAY_SECONDS = 30.0
@@ -26,6 +34,8 @@ SETTLED_AFTER_SECONDS = 60.0
 """A charge that the provider does not know this long after the last call counts as never executed."""
 LATE_LOOK_UPS_SECONDS = (3600.0, 82_800.0)
 """A provider may execute a charge late: a cancelled charge is looked up again after an hour, and after a day."""
+CONFLICTS = 5
+"""A refund is refused for good when its fifth attempt ends in a conflict, too: after 4 to 8 s."""
 
 
 class State(StrEnum):
@@ -44,6 +54,8 @@ class State(StrEnum):
     REFUND_REQUESTED = "refund_requested"
     """A refund call is due or in flight."""
     REFUNDED = "refunded"
+    REFUND_FAILED = "refund_failed"
+    """The provider refused the refund for good: the customer is charged, and an operator must act."""
 
 
 OPEN = frozenset({State.REQUESTED, State.UNKNOWN, State.CANCELLING, State.REFUND_REQUESTED})
@@ -84,7 +96,7 @@ def decide(
             return Step(state=State.CAPTURED, announced=True)
         case ((State.CANCELLING | State.CANCELLED), Captured()):
             return Step(state=State.REFUND_REQUESTED, due_seconds=0)
-        case ((State.REQUESTED | State.UNKNOWN), Declined()):
+        case ((State.REQUESTED | State.UNKNOWN), Declined()) | (State.REQUESTED, Refused()):
             return Step(state=State.DECLINED, announced=True)
         case State.CANCELLING, Declined():
             return Step(state=State.CANCELLED)
@@ -96,6 +108,8 @@ def decide(
             return _after_late_look_up(charge, result)
         case State.REFUND_REQUESTED, Refunded():
             return Step(state=State.REFUNDED, announced=True)
+        case State.REFUND_REQUESTED, Refused(certain=certain) if certain or charge.attempts >= CONFLICTS - 1:
+            return Step(state=State.REFUND_FAILED, attempts=charge.attempts + 1)
         case _:
             return _retry(charge, result)
 

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Calls the provider to charge, look up or refund, and publishes the results."""
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from orderflow.events import PaymentCaptured, PaymentDeclined, PaymentRefunded
@@ -19,21 +22,25 @@ from orderflow.services.payments.domain import (
     uncounted,
 )
 from orderflow.services.payments.provider import (
+    ACCESS_DENIED,
     CONNECTION_LOST,
     TIMEOUT,
     UNREACHABLE,
     Captured,
-    Declined,
     Failed,
     PaymentProvider,
     ProviderResult,
+    Refused,
     Unclear,
 )
 from orderflow.services.payments.store import ChargeRow, ChargeUpdate, DueCall
 
+log = logging.getLogger(__name__)
+
 DECLINED = "payment_declined"
+REFUSED = "payment_refused"
 CANCELLED = "order_cancelled"
-_NO_RESPONSE = frozenset({UNREACHABLE, TIMEOUT, CONNECTION_LOST})
+_NO_RESPONSE = frozenset({UNREACHABLE, TIMEOUT, CONNECTION_LOST, ACCESS_DENIED})
 
 
 class ChargeEffect:
@@ -62,7 +69,7 @@ class ChargeEffect:
                 return await self._provider.look_up(task.payment)
 
     def responded(self, result: ProviderResult) -> bool:
-        """False when the provider could not be reached, or did not respond."""
+        """False when the provider could not be reached, did not respond, or refuses our credentials."""
         return not (isinstance(result, Failed | Unclear) and result.reason in _NO_RESPONSE)
 
     def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueCall, ProviderResult]]) -> None:
@@ -95,19 +102,37 @@ class ChargeEffect:
                     unit_of_work.publish(event, causation_id=row.caused_by, trace=row.trace)
         if updates:
             store.record(unit_of_work, list(updates.values()))
+        if refused := [update for update in updates.values() if update.refusal is not None]:
+            unit_of_work.after_commit(partial(_log_refused, refused))
 
 
-def count_unknown(transaction: Transaction, instrumentation: Instrumentation) -> None:
-    """Report the number of charges with an unknown result; for a periodic loop."""
-    instrumentation.payments_unknown(store.count_unknown(transaction))
+def count_charges(transaction: Transaction, instrumentation: Instrumentation) -> None:
+    """Report the numbers of charges with an unknown result and of refused refunds; for a periodic loop."""
+    unknown, refunds_failed = store.count(transaction)
+    instrumentation.payments_unknown(unknown)
+    instrumentation.refunds_failed(refunds_failed)
+
+
+def _log_refused(updates: Sequence[ChargeUpdate]) -> None:
+    """One line for each refund, which an operator must settle; one for all charges, because a bug may affect all."""
+    for update in updates:
+        if update.step.state is State.REFUND_FAILED:
+            log.error("refund.refused", extra={"order_id": str(update.order_id), "reason": update.refusal})
+    if charges := Counter(update.refusal for update in updates if update.step.state is State.DECLINED):
+        log.warning("charges.refused", extra={"reasons": dict(charges)})
 
 
 def _update(row: ChargeRow, step: Step, result: ProviderResult) -> ChargeUpdate:
+    reason = None
+    if step.state is State.DECLINED:
+        reason = REFUSED if isinstance(result, Refused) else DECLINED
+    ends = step.state in {State.DECLINED, State.REFUND_FAILED}
     return ChargeUpdate(
         order_id=row.order_id,
         step=step,
         charge_id=result.charge_id if isinstance(result, Captured) else None,
-        reason=DECLINED if isinstance(result, Declined) and step.announced else None,
+        reason=reason,
+        refusal=result.reason if isinstance(result, Refused) and ends else None,
     )
 
 
@@ -131,7 +156,7 @@ def _event(row: ChargeRow, update: ChargeUpdate, now: datetime) -> PaymentCaptur
                 user_id=row.user_id,
                 total_amount=row.amount,
                 currency=row.currency,
-                reason=DECLINED,
+                reason=update.reason or DECLINED,
             )
         case State.REFUNDED:
             return PaymentRefunded(

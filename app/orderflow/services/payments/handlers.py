@@ -86,6 +86,7 @@ def _intent(message: Incoming, now: datetime) -> ChargeIntent:
         currency=event.currency,
         payment_token=payment_token,
         reason=reason,
+        deadline=message.event.deadline if isinstance(message.event, InventoryReserved) else None,
         caused_by=message.message_id,
         trace=message.trace,
     )

@@ -27,8 +27,10 @@ from orderflow.services.payments.provider import (
     Payment,
     ProviderResult,
     Refunded,
+    Refused,
     Unclear,
 )
+from orderflow.services.payments.refusals import refusal
 
 Result = TypeVar("Result", bound=ProviderResult)
 
@@ -82,7 +84,7 @@ class HttpPaymentProvider:
         ) as self._session:
             yield self
 
-    async def charge(self, payment: Payment) -> Captured | Declined | Failed | Unclear:
+    async def charge(self, payment: Payment) -> Captured | Declined | Refused | Failed | Unclear:
         """See ``PaymentProvider``."""
         body = {
             "amount": payment.amount,
@@ -104,7 +106,7 @@ class HttpPaymentProvider:
         url = self._charges.with_query(key=payment.charge_key)
         return await self._call(_Request(operation="look_up", method="GET", url=url), payment, _looked_up)
 
-    async def refund(self, payment: Payment) -> Refunded | Failed | Unclear:
+    async def refund(self, payment: Payment) -> Refunded | Refused | Failed | Unclear:
         """See ``PaymentProvider``."""
         body = {"charge_id": payment.charge_id, "amount": payment.amount}
         request = _Request(
@@ -151,18 +153,19 @@ class HttpPaymentProvider:
             return Unclear("unreadable_response")
 
 
-def _charged(status: int, body: bytes) -> Captured | Declined | Failed | Unclear:
-    """Only an explicit status is a capture or a decline; every other response is a failure."""
+def _charged(status: int, body: bytes) -> Captured | Declined | Refused | Failed | Unclear:
+    """The result of a charge. A conflict may be our own earlier call that still runs, so it is looked up."""
     if status in {HTTPStatus.OK, HTTPStatus.CREATED}:
         return _captured(_decode(body))
-    if status == HTTPStatus.PAYMENT_REQUIRED and _decode(body).status == "declined":
+    if status == HTTPStatus.PAYMENT_REQUIRED:
         return Declined()
-    return Failed(f"status_{status}")
+    refused = refusal(status, body)
+    return Unclear(refused.reason) if isinstance(refused, Refused) and not refused.certain else refused
 
 
 def _looked_up(status: int, body: bytes) -> Captured | Declined | NotKnown | Unclear:
     if status not in {HTTPStatus.OK, HTTPStatus.NOT_FOUND}:
-        return Unclear(f"status_{status}")
+        return Unclear(refusal(status, b"").reason)
     charge = _decode(body)
     match charge.status:
         case "not_known":
@@ -173,10 +176,10 @@ def _looked_up(status: int, body: bytes) -> Captured | Declined | NotKnown | Unc
             return _captured(charge)
 
 
-def _refunded(status: int, body: bytes) -> Refunded | Failed | Unclear:
+def _refunded(status: int, body: bytes) -> Refunded | Refused | Failed | Unclear:
     if status in {HTTPStatus.OK, HTTPStatus.CREATED} and _decode(body).status == "refunded":
         return Refunded()
-    return Failed(f"status_{status}")
+    return refusal(status, body)
 
 
 def _captured(charge: _Body) -> Captured | Unclear:

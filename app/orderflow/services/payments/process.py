@@ -8,9 +8,10 @@ from orderflow.runtime import ProcessDeclaration, Runtime
 
 def build_payments(runtime: Runtime) -> None:
     """A consumer that records charges, and a runner that calls the provider."""
-    from orderflow.services.payments.effects import ChargeEffect, count_unknown
+    from orderflow.services.payments.effects import ChargeEffect, count_charges
     from orderflow.services.payments.handlers import PaymentRequests
     from orderflow.services.payments.http_provider import HttpPaymentProvider
+    from orderflow.services.payments.late_charges import INTERVAL_SECONDS, decline_late
 
     settings = runtime.settings
     provider = HttpPaymentProvider(
@@ -29,7 +30,10 @@ def build_payments(runtime: Runtime) -> None:
         *runtime.consumers(
             "payment_requests", lambda: PaymentRequests(charges.wake, instrumentation=runtime.instrumentation)
         ),
-        runtime.periodic("count unknown payments", 5, partial(count_unknown, instrumentation=runtime.instrumentation)),
+        runtime.periodic(
+            "decline late charges", INTERVAL_SECONDS, partial(decline_late, instrumentation=runtime.instrumentation)
+        ),
+        runtime.periodic("count charges", 5, partial(count_charges, instrumentation=runtime.instrumentation)),
     )
     runtime.add(charges)
     runtime.add(runtime.relay())

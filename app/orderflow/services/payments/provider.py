@@ -9,6 +9,8 @@ from uuid import UUID
 
 UNREACHABLE, TIMEOUT, CONNECTION_LOST = "unreachable", "timeout", "connection_lost"
 """Reasons of a call without any response; other reasons tell of a response that was of no use."""
+ACCESS_DENIED = "access_denied"
+"""The provider refused our credentials, whatever the call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,18 @@ class Declined:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The provider will not execute this call, however often it is made; ``reason`` is one word.
+
+    Not ``certain`` when it may only mean that an earlier call with the same key is still running.
+    """
+
+    outcome: ClassVar[str] = "refused"
+    reason: str
+    certain: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class NotKnown:
     """The provider has not executed a charge with this key yet."""
 
@@ -81,7 +95,7 @@ class Unclear:
     reason: str
 
 
-ProviderResult = Captured | Declined | NotKnown | Refunded | Failed | Unclear
+ProviderResult = Captured | Declined | Refused | NotKnown | Refunded | Failed | Unclear
 
 
 class PaymentProvider(Protocol):
@@ -90,11 +104,11 @@ class PaymentProvider(Protocol):
     def connections(self) -> AbstractAsyncContextManager[object]:
         """The connections that the calls share; entered in their event loop before the first call."""
 
-    async def charge(self, payment: Payment) -> Captured | Declined | Failed | Unclear:
+    async def charge(self, payment: Payment) -> Captured | Declined | Refused | Failed | Unclear:
         """Charge once: a repeated call with the same key executes nothing and returns the same result."""
 
     async def look_up(self, payment: Payment) -> Captured | Declined | NotKnown | Failed | Unclear:
         """The result of the charge with this payment's key."""
 
-    async def refund(self, payment: Payment) -> Refunded | Failed | Unclear:
-        """Refund a captured charge once; may be repeated until it succeeds."""
+    async def refund(self, payment: Payment) -> Refunded | Refused | Failed | Unclear:
+        """Refund a captured charge once; may be repeated until it succeeds or is refused."""

@@ -16,13 +16,14 @@ from orderflow.services.payments.provider import Payment
 # A cancellation overrides a charge, in whatever order the two arrive. A row whose call is in flight keeps its lease
 # (due_at); the result of that call applies to the new state.
 _REQUEST = """
-insert into charges (order_id, state, user_id, amount, currency, payment_token, reason, due_at, caused_by, trace,
-                     created_at, updated_at)
+insert into charges (order_id, state, user_id, amount, currency, payment_token, reason, due_at, deadline, caused_by,
+                     trace, created_at, updated_at)
 select order_id, state, user_id, amount, currency, payment_token, reason,
-       case state when 'requested' then %(now)s end, caused_by, trace, %(now)s, %(now)s
+       case state when 'requested' then %(now)s end, deadline, caused_by, trace, %(now)s, %(now)s
 from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(user_ids)s::text[], %(amounts)s::bigint[],
-            %(currencies)s::text[], %(tokens)s::text[], %(reasons)s::text[], %(causes)s::uuid[], %(traces)s::jsonb[])
-     as wanted (order_id, state, user_id, amount, currency, payment_token, reason, caused_by, trace)
+            %(currencies)s::text[], %(tokens)s::text[], %(reasons)s::text[], %(deadlines)s::timestamptz[],
+            %(causes)s::uuid[], %(traces)s::jsonb[])
+     as wanted (order_id, state, user_id, amount, currency, payment_token, reason, deadline, caused_by, trace)
 order by order_id
 on conflict (order_id) do update set
     state = case when charges.state = 'captured' then 'refund_requested'
@@ -35,12 +36,27 @@ on conflict (order_id) do update set
     updated_at = excluded.updated_at
 where excluded.state = 'cancelled' and charges.state in ('requested', 'unknown', 'captured')
 """
+# Materialized here and below: a subquery may be executed for every row, and then takes more rows than its limit.
+# A charge past its deadline is not begun, not even again after a failed call.
 _CLAIM = """
+with due as materialized (
+    select order_id from charges
+    where due_at <= %(now)s and (state <> 'requested' or deadline is null or deadline >= %(now)s)
+    order by due_at limit %(limit)s for update skip locked)
 update charges set due_at = %(leased_until)s, leased_by = %(owner)s,
                    called_at = case state when 'requested' then %(now)s else called_at end
-where order_id in (select order_id from charges where due_at <= %(now)s
-                   order by due_at limit %(limit)s for update skip locked)
-returning order_id, state, amount, currency, payment_token, charge_id, trace
+from due where charges.order_id = due.order_id
+returning charges.order_id, state, amount, currency, payment_token, charge_id, trace
+"""
+# Only those that were never called: the others may have been executed, and the end of their hold has them looked up.
+_DECLINE_LATE = """
+with late as materialized (
+    select order_id from charges
+    where due_at <= %(now)s and state = 'requested' and deadline < %(now)s and called_at is null
+    order by order_id limit %(limit)s for update skip locked)
+update charges set state = 'declined', due_at = null, reason = %(reason)s, payment_token = '', updated_at = %(now)s
+from late where charges.order_id = late.order_id
+returning charges.order_id, user_id, amount, currency, caused_by, trace
 """
 _LOCK = """
 select order_id, state, attempts, coalesce(extract(epoch from %(now)s - called_at)::float8, 0), user_id, amount,
@@ -50,21 +66,24 @@ from charges where order_id = any(%(order_ids)s::uuid[]) order by order_id for u
 _RECORD = """
 update charges set state = step.state, attempts = step.attempts, due_at = step.due_at, leased_by = null,
                    charge_id = coalesce(step.charge_id, charges.charge_id),
-                   reason = coalesce(step.reason, charges.reason), updated_at = %(now)s,
+                   reason = coalesce(step.reason, charges.reason),
+                   refusal = coalesce(step.refusal, charges.refusal), updated_at = %(now)s,
                    payment_token = case when step.state in ('requested', 'unknown') then payment_token else '' end
 from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(attempts)s::integer[], %(due_ats)s::timestamptz[],
-            %(charge_ids)s::text[], %(reasons)s::text[])
-     as step (order_id, state, attempts, due_at, charge_id, reason)
+            %(charge_ids)s::text[], %(reasons)s::text[], %(refusals)s::text[])
+     as step (order_id, state, attempts, due_at, charge_id, reason, refusal)
 where charges.order_id = step.order_id
 """
 # Late look-ups of cancelled charges keep their time. A row that is locked is about to get another one.
 _RESUME = """
-update charges set due_at = %(now)s
-where order_id in (select order_id from charges where due_at > %(now)s and due_at <= %(latest)s
-                   and leased_by is null and state <> 'cancelled' for update skip locked)
+with waiting as materialized (
+    select order_id from charges where due_at > %(now)s and due_at <= %(latest)s
+    and leased_by is null and state <> 'cancelled' for update skip locked)
+update charges set due_at = %(now)s from waiting where charges.order_id = waiting.order_id
 """
-_COUNT_UNKNOWN = """
-select count(*) from charges where due_at is not null and state in ('unknown', 'cancelling')
+_COUNT = """
+select (select count(*) from charges where due_at is not null and state in ('unknown', 'cancelling')),
+       (select count(*) from charges where state = 'refund_failed')
 """
 
 
@@ -79,6 +98,19 @@ class ChargeIntent:
     currency: str
     payment_token: str
     reason: str | None
+    deadline: datetime | None
+    caused_by: UUID
+    trace: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateCharge:
+    """A charge that waited until its deadline had passed; the provider knows nothing of it."""
+
+    order_id: UUID
+    user_id: str
+    amount: int
+    currency: str
     caused_by: UUID
     trace: Mapping[str, str]
 
@@ -108,12 +140,13 @@ class ChargeRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChargeUpdate:
-    """The changes of a row; ``charge_id`` and ``reason`` stay unchanged when None."""
+    """The changes of a row; what is None stays unchanged. ``refusal`` is the provider's word for a refused call."""
 
     order_id: UUID
     step: Step
     charge_id: str | None = None
     reason: str | None = None
+    refusal: str | None = None
 
 
 def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
@@ -130,6 +163,7 @@ def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
             "currencies": [intent.currency for intent in intents],
             "tokens": [intent.payment_token for intent in intents],
             "reasons": [intent.reason for intent in intents],
+            "deadlines": [intent.deadline for intent in intents],
             "causes": [intent.caused_by for intent in intents],
             "traces": [encode(intent.trace).decode() for intent in intents],
         },
@@ -137,7 +171,10 @@ def request(transaction: Transaction, intents: Sequence[ChargeIntent]) -> None:
 
 
 def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[DueCall]:
-    """Up to ``limit`` calls that are due, leased: no other process claims them before the lease ends."""
+    """Up to ``limit`` calls that are due, leased: no other process claims them before the lease ends.
+
+    Charges past their deadline are not among them.
+    """
     now, owner = transaction.now, transaction.owner
     rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "owner": owner, "limit": limit})
     return [
@@ -153,6 +190,17 @@ def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[Due
             ),
         )
         for order_id, state, amount, currency, token, charge_id, trace in rows
+    ]
+
+
+def decline_late(transaction: Transaction, *, reason: str, limit: int) -> list[LateCharge]:
+    """Decline up to ``limit`` charges that passed their deadline before the first call."""
+    rows = transaction.execute(_DECLINE_LATE, {"now": transaction.now, "reason": reason, "limit": limit})
+    return [
+        LateCharge(
+            order_id=order_id, user_id=user_id, amount=amount, currency=currency, caused_by=caused_by, trace=trace
+        )
+        for order_id, user_id, amount, currency, caused_by, trace in rows
     ]
 
 
@@ -174,6 +222,7 @@ def record(transaction: Transaction, updates: Sequence[ChargeUpdate]) -> None:
             "due_ats": [_due_at(update.step, transaction.now) for update in updates],
             "charge_ids": [update.charge_id for update in updates],
             "reasons": [update.reason for update in updates],
+            "refusals": [update.refusal for update in updates],
         },
     )
 
@@ -183,10 +232,10 @@ def resume(transaction: Transaction, *, within: timedelta) -> None:
     transaction.execute(_RESUME, {"now": transaction.now, "latest": transaction.now + within})
 
 
-def count_unknown(transaction: Transaction) -> int:
-    """The number of charges whose result is not known yet."""
-    ((count,),) = transaction.execute(_COUNT_UNKNOWN)
-    return int(count)
+def count(transaction: Transaction) -> tuple[int, int]:
+    """The number of charges whose result is not known yet, and of those whose refund was refused."""
+    ((unknown, refunds_failed),) = transaction.execute(_COUNT)
+    return unknown, refunds_failed
 
 
 def _row(row: tuple[Any, ...]) -> ChargeRow:

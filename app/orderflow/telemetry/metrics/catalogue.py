@@ -184,6 +184,11 @@ PAYMENT_SECONDS = PAYMENTS.histogram(
     buckets=by.FAST,
 )
 PAYMENTS_UNKNOWN = PAYMENTS.gauge("orderflow_payments_unknown", "Charges whose result is not known yet.", unit="orders")
+REFUNDS_FAILED = PAYMENTS.gauge(
+    "orderflow_refunds_failed",
+    "Refunds that the provider refused for good: customers who are still charged. Must be 0.",
+    unit="orders",
+)
 NOTIFIED = NOTIFICATIONS.counter(
     "orderflow_notifications_total", "Attempts to send a notification.", by.NOTIFICATION, by.NOTIFIED
 )

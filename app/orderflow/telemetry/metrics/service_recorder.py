@@ -90,6 +90,10 @@ class ServiceRecorder(Instrumentation):
         """Set the number of charges without a known result."""
         self._gauge(catalogue.PAYMENTS_UNKNOWN).set(count)
 
+    def refunds_failed(self, count: int) -> None:
+        """Set the number of refused refunds."""
+        self._gauge(catalogue.REFUNDS_FAILED).set(count)
+
     def notification(self, kind: str, outcome: str) -> None:
         """Count an attempt to send a notification."""
         self._counter(catalogue.NOTIFIED, kind, outcome).inc()

@@ -3,12 +3,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orderflow.services.payments.domain import OPEN, Charge, State, Step, decide
-from orderflow.services.payments.provider import Captured, Declined, Failed, NotKnown, ProviderResult, Refunded, Unclear
+from orderflow.services.payments.domain import CONFLICTS, OPEN, Charge, State, Step, decide
+from orderflow.services.payments.provider import (
+    Captured,
+    Declined,
+    Failed,
+    NotKnown,
+    ProviderResult,
+    Refunded,
+    Refused,
+    Unclear,
+)
 
 CAPTURED, DECLINED, NOT_KNOWN, REFUNDED = Captured("ch_1"), Declined(), NotKnown(), Refunded()
-FAILED, UNCLEAR = Failed("status_500"), Unclear("timeout")
-RESULTS: tuple[ProviderResult, ...] = (CAPTURED, DECLINED, NOT_KNOWN, REFUNDED, FAILED, UNCLEAR)
+FAILED, UNCLEAR, REFUSED = Failed("status_500"), Unclear("timeout"), Refused("status_422")
+RESULTS: tuple[ProviderResult, ...] = (CAPTURED, DECLINED, REFUSED, NOT_KNOWN, REFUNDED, FAILED, UNCLEAR)
 
 
 def after(state: State, result: ProviderResult, *, seconds_since_call: float = 0) -> tuple[State, bool] | None:
@@ -69,8 +78,30 @@ def test_a_refund_is_asked_for_until_the_provider_says_that_it_did_it() -> None:
     assert after(State.REFUND_REQUESTED, REFUNDED) == (State.REFUNDED, True)
 
 
+def test_a_refused_charge_is_declined_but_not_when_an_earlier_call_may_have_been_executed() -> None:
+    assert after(State.REQUESTED, REFUSED) == (State.DECLINED, True)
+    assert after(State.UNKNOWN, REFUSED) == (State.UNKNOWN, False)
+    assert after(State.CANCELLING, REFUSED) == (State.CANCELLING, False)
+
+
+def test_a_refused_refund_waits_for_an_operator_and_is_not_tried_again() -> None:
+    step = decide(Charge(state=State.REFUND_REQUESTED), REFUSED)
+    assert step == Step(state=State.REFUND_FAILED, attempts=1)
+
+
+def test_a_refund_in_conflict_with_a_call_that_may_still_run_is_tried_some_more() -> None:
+    conflict = Refused("already_refunded", certain=False)
+    for attempts in range(CONFLICTS - 1):
+        step = decide(Charge(state=State.REFUND_REQUESTED, attempts=attempts), conflict)
+        assert step is not None
+        assert (step.state, step.attempts) == (State.REFUND_REQUESTED, attempts + 1)
+    step = decide(Charge(state=State.REFUND_REQUESTED, attempts=CONFLICTS - 1), conflict)
+    assert step is not None
+    assert (step.state, step.due_seconds) == (State.REFUND_FAILED, None)
+
+
 @pytest.mark.parametrize("result", RESULTS)
-@pytest.mark.parametrize("state", [State.CAPTURED, State.DECLINED, State.REFUNDED])
+@pytest.mark.parametrize("state", [State.CAPTURED, State.DECLINED, State.REFUNDED, State.REFUND_FAILED])
 def test_a_late_result_changes_nothing_about_a_settled_charge(state: State, result: ProviderResult) -> None:
     assert after(state, result) is None
 
@@ -90,7 +121,7 @@ def test_any_results_lead_to_at_most_one_outcome_and_one_refund(results: list[Pr
 @given(results=st.lists(st.sampled_from(RESULTS)), silent=st.integers(0, 1000))
 def test_only_the_provider_can_decline(results: list[ProviderResult], silent: int) -> None:
     charge = Charge(state=State.REQUESTED, attempts=silent)
-    for result in (result for result in results if not isinstance(result, Declined)):
+    for result in (result for result in results if not isinstance(result, Declined | Refused)):
         step = decide(charge, result)
         if step is not None:
             assert step.state is not State.DECLINED

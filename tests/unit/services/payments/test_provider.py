@@ -15,6 +15,7 @@ from orderflow.services.payments.provider import (
     Payment,
     ProviderResult,
     Refunded,
+    Refused,
     Unclear,
 )
 
@@ -32,8 +33,18 @@ PAYMENT = Payment(order_id=UUID(int=7), amount=1, currency="EUR", payment_token=
         (200, b'{"status":"captured"}', Unclear("unreadable_response")),
         (500, b"", Failed("status_500")),
         (503, CAPTURED, Failed("status_503")),
-        (404, b"", Failed("status_404")),
-        (422, b"", Failed("status_422")),
+        (402, b"", Declined()),
+        (400, b"", Refused("status_400")),
+        (422, b'{"error":"card_expired"}', Refused("card_expired")),
+        (422, b'{"error":"Card expired on 2024-01-01"}', Refused("status_422")),
+        (404, b'{"error":"unknown_token"}', Refused("unknown_token")),
+        (404, b"<html>no such page</html>", Failed("status_404")),
+        (409, b'{"error":"in_progress"}', Unclear("in_progress")),
+        (401, b"", Failed("access_denied")),
+        (403, CAPTURED, Failed("access_denied")),
+        (405, b"", Failed("status_405")),
+        (408, b"", Failed("status_408")),
+        (429, b'{"error":"too_many"}', Failed("status_429")),
     ],
 )
 def test_a_charge_is_settled_only_by_a_readable_result_of_the_provider(
@@ -50,6 +61,8 @@ def test_a_charge_is_settled_only_by_a_readable_result_of_the_provider(
         (404, b'{"status":"not_known"}', NotKnown()),
         (500, b"", Unclear("status_500")),
         (429, b'{"status":"not_known"}', Unclear("status_429")),
+        (422, b"", Unclear("status_422")),
+        (403, b"", Unclear("access_denied")),
     ],
 )
 def test_a_look_up_returns_the_result_of_a_charge(status: int, body: bytes, result: ProviderResult) -> None:
@@ -90,7 +103,14 @@ def test_an_unreadable_response_leaves_a_charge_unknown(body: bytes) -> None:
 def test_a_refund_is_done_when_the_provider_says_so() -> None:
     assert _refunded(200, b'{"status":"refunded"}') == Refunded()
     assert _refunded(200, DECLINED) == Failed("status_200")
-    assert _refunded(409, b"") == Failed("status_409")
+    assert _refunded(503, b"") == Failed("status_503")
+
+
+def test_a_refund_is_refused_for_good_when_the_provider_says_so() -> None:
+    assert _refunded(422, b"") == Refused("status_422")
+    assert _refunded(404, b'{"error":"unknown_charge"}') == Refused("unknown_charge")
+    assert _refunded(404, b"") == Failed("status_404"), "a wrong URL refunds nothing, and is put right"
+    assert _refunded(409, b'{"error":"already_refunded"}') == Refused("already_refunded", certain=False)
 
 
 def test_keys_depend_on_order_and_purpose_alone() -> None:

@@ -114,6 +114,7 @@ def test_the_other_reports_are_counted(shop: ServiceRecorder, value: Value) -> N
     shop.stock_moved("put", -5)
     shop.payment_call("charge", "captured", 0.1)
     shop.payments_unknown(4)
+    shop.refunds_failed(2)
     shop.notification("order_confirmed", "sent")
     assert value("orderflow_idempotent_replays_total") == 1
     assert value("orderflow_orders_refused_total", reason="sold_out") == 1
@@ -122,4 +123,5 @@ def test_the_other_reports_are_counted(shop: ServiceRecorder, value: Value) -> N
     assert value("orderflow_payment_calls_total", operation="charge", outcome="captured") == 1
     assert value("orderflow_payment_call_duration_seconds_count", operation="charge") == 1
     assert value("orderflow_payments_unknown") == 4
+    assert value("orderflow_refunds_failed") == 2
     assert value("orderflow_notifications_total", kind="order_confirmed", outcome="sent") == 1
