@@ -142,6 +142,24 @@ def test_pruning_deletes_what_is_extra_but_never_messages(shop: Installation, ch
     }
 
 
+def test_a_prune_that_is_interrupted_leaves_every_queue_bound(shop: Installation) -> None:
+    management = Management(shop.management_url)
+    management.put("queues", shop.vhost, "left_over", body={"durable": True, "arguments": {"x-queue-type": "quorum"}})
+    body = msgspec.json.encode({"routing_key": "order.cancelled", "arguments": {}})
+    management.post("bindings", shop.vhost, "e", "order_events", "q", "left_over", body=body)
+    bound = found(management, shop.document)
+    seen: list[set[str]] = []
+
+    def interrupt() -> None:
+        seen.append(found(management, shop.document))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        apply(management, shop.document, prune=True, clock=ClockOfEvents(lambda: None, interrupt))
+    assert seen == [{"extra queue left_over"}], "it was interrupted while the queue was not bound"
+    assert found(management, shop.document) == bound
+
+
 OLD = Service(name="old", queues=(Queue(name="old_updates", events=(OrderCancelled,)),), publishes=())
 
 

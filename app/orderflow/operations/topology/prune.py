@@ -65,9 +65,14 @@ def prune(management: Management, vhost: str, extra: Sequence[Difference], clock
         clock.wait(Event(), COUNTS_AGE_SECONDS)
     pruning.find_idle()
     if pruning.unbind():
-        clock.wait(Event(), COUNTS_AGE_SECONDS)
-        pruning.find_idle()
-        pruning.bind_again()
+        try:
+            clock.wait(Event(), COUNTS_AGE_SECONDS)
+            pruning.find_idle()
+        except BaseException:  # an operator may interrupt the wait
+            pruning.keep_all()
+            raise
+        finally:
+            pruning.bind_again()
     pruning.delete()
 
 
@@ -95,6 +100,10 @@ class _Pruning:
     def find_idle(self) -> None:
         """Look which extra queues may be deleted; one that was found busy once stays."""
         self._idle -= busy_queues(self.queues, self._states())
+
+    def keep_all(self) -> None:
+        """Delete no queue: nobody looked whether they are still idle."""
+        self._idle.clear()
 
     def unbind(self) -> bool:
         """Delete the bindings on no way to a queue that stays; true when a queue lost one."""
