@@ -16,24 +16,9 @@ from orderflow.operations.management_api import Management
 from orderflow.operations.topology.command import apply
 from orderflow.services import SERVICES
 from tests.integration.operations.conftest import Channels, Installation
+from tests.rigs.broker_get import get
 
 pytestmark = pytest.mark.integration
-
-Got = tuple[Any, pika.BasicProperties, bytes]
-
-
-def get(channel: BlockingChannel, queue: str, seconds: float = 10) -> Got:
-    """The next message of a queue; fails when none comes in time."""
-    found: list[Got] = []
-
-    def arrived() -> bool:
-        method, properties, body = channel.basic_get(queue)
-        if method is not None and properties is not None and body is not None:
-            found.append((method, properties, body))
-        return bool(found)
-
-    eventually(arrived, seconds, what=f"a message in {queue}", pause=0.02)
-    return found[0]
 
 
 def put(channel: BlockingChannel, exchange: str, key: str, **properties: Any) -> None:

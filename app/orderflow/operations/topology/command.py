@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Event
 
 import msgspec
 
@@ -15,8 +14,9 @@ from orderflow.broker_topology import definitions
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.management_api import Management, ManagementRefused
+from orderflow.operations.topology import prune as deletions
 from orderflow.operations.topology.diff import Difference, compare
-from orderflow.rabbitmq_definitions import Binding, Definitions
+from orderflow.rabbitmq_definitions import Definitions
 from orderflow.services import SERVICES
 from orderflow.settings import Need, Settings
 from orderflow.telemetry.logging import configure
@@ -47,8 +47,8 @@ def diff(management: Management, wanted: Definitions) -> list[Difference]:
 def apply(management: Management, wanted: Definitions, *, prune: bool = False, clock: Clock | None = None) -> Applied:
     """Make the broker match the document; applying it again changes nothing.
 
-    Creates and changes objects. Deletes objects only with ``prune``, and never a queue with messages. Users without a
-    password in the document stay unchanged. Raises BrokerUnavailable or ManagementRefused.
+    Creates and changes objects. Deletes objects only with ``prune``, and then loses no message (see ``prune``). Users
+    without a password in the document stay unchanged. Raises BrokerUnavailable or ManagementRefused.
     """
     actual = _actual(management)
     before = compare(wanted, actual)
@@ -56,7 +56,7 @@ def apply(management: Management, wanted: Definitions, *, prune: bool = False, c
         management.post("definitions", body=msgspec.json.encode(_importable(wanted, actual, before)))
     if prune:
         extra = [difference for difference in before if difference.verdict == "extra"]
-        _prune(management, wanted.vhosts[0].name, extra, clock or SystemClock())
+        deletions.prune(management, wanted.vhosts[0].name, extra, clock or SystemClock())
     left = diff(management, wanted)
     done = [difference for difference in before if difference not in left]
     for difference in done:
@@ -81,67 +81,6 @@ def _importable(wanted: Definitions, actual: Definitions, differences: Sequence[
     )
 
 
-_DELETIONS = ("binding", "queue", "exchange", "policy", "topic permission", "permission")
-_COUNTS_AGE_SECONDS = 12.0
-"""The broker's counts may be two intervals of 5 s old, and quorum queues do not support deletion only if empty."""
-
-
-def _prune(management: Management, vhost: str, differences: Sequence[Difference], clock: Clock) -> None:
-    """Delete what is extra, bindings first; a queue only if it is empty ``_COUNTS_AGE_SECONDS`` later."""
-    extra = sorted(differences, key=lambda found: _DELETIONS.index(found.kind))
-    queues = [found.key[0] for found in extra if found.kind == "queue"]
-    for found in extra:
-        if found.kind == "binding":
-            _delete(management, vhost, found)
-    if queues:
-        clock.wait(Event(), _COUNTS_AGE_SECONDS)
-    for found in extra:
-        if found.kind == "queue" and not _empty(management, vhost, found.key[0]):
-            log.warning("topology.kept", extra={"kept": str(found), "error": "it has messages or consumers"})
-        elif found.kind != "binding":
-            _delete(management, vhost, found)
-
-
-def _empty(management: Management, vhost: str, queue: str) -> bool:
-    state = msgspec.json.decode(management.get("queues", vhost, queue))
-    return bool(state.get("messages") == 0 and state.get("consumers") == 0)
-
-
-def _delete(management: Management, vhost: str, extra: Difference) -> None:
-    """Delete one object; when the broker refuses, it stays and a warning is logged."""
-    key = extra.key
-    try:
-        match extra.kind:
-            case "binding":
-                _delete_binding(management, vhost, key)
-            case "queue":
-                management.delete("queues", vhost, key[0])
-            case "exchange":
-                management.delete("exchanges", vhost, key[0], condition="if-unused")
-            case "policy":
-                management.delete("policies", vhost, key[0])
-            case "topic permission":
-                management.delete("topic-permissions", vhost, *key)
-            case _:
-                management.delete("permissions", vhost, key[0])
-    except ManagementRefused as refused:
-        log.warning("topology.kept", extra={"kept": str(extra), "error": str(refused)})
-
-
-def _delete_binding(management: Management, vhost: str, key: Sequence[str]) -> None:
-    """Delete a binding by the broker's own key for it."""
-
-    class Listed(Binding, frozen=True, kw_only=True):
-        properties_key: str
-
-    source, kind, destination, routing_key, arguments = key
-    path = ("bindings", vhost, "e", source, kind[0], destination)
-    for found in msgspec.json.decode(management.get(*path), type=list[Listed]):
-        same = found.routing_key == routing_key and found.arguments == msgspec.json.decode(arguments)
-        if same:
-            management.delete(*path, found.properties_key)
-
-
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's actions and options to its parser."""
     parser.add_argument(
@@ -155,7 +94,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--user-prefix", default="", help="prefix of each user's name, for several installations on one broker"
     )
     parser.add_argument(
-        "--prune", action="store_true", help="apply: delete what is not in the definitions, but no queue with messages"
+        "--prune",
+        action="store_true",
+        help="apply: delete what is not in the definitions, but lose no message",
     )
     parser.add_argument("--wait", type=float, default=60, help="seconds to wait for the broker (default: %(default)s)")
 
