@@ -51,5 +51,6 @@ def climb(step: Callable[[float], Outcome], report: Report) -> float:
 
 
 def _step(system: System, times: Times, rate: float) -> Outcome:
-    _, outcome = load(system, rate, partial(faults.none, seconds=times.capacity_step), times, lambda _: None)
+    fault = partial(faults.none, seconds=times.capacity_step)
+    _, outcome = load(system, rate, fault, times, lambda _: None, seed=round(rate))
     return outcome

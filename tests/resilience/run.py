@@ -62,11 +62,19 @@ def running(build: Build, stack: Stack, times: Times, report: Report, *, replica
 
 
 def load(
-    system: System, rate: float, fault: Callable[[Scene], None], times: Times, report: Report
+    system: System, rate: float, fault: Callable[[Scene], None], times: Times, report: Report, *, seed: int = 1
 ) -> tuple[Sale, Outcome]:
-    """Place orders until ``fault`` returns, wait until all are final, and read what became of them."""
+    """Place orders until ``fault`` returns, wait until all are final, and read what became of them.
+
+    Another load of the same system needs another ``seed``, or it repeats the keys of the first.
+    """
     plan = Plan(
-        rate=rate, seconds=_LONGEST_SECONDS, skus=list(STOCK), single_attempt=True, max_connections=_MAX_CONNECTIONS
+        rate=rate,
+        seconds=_LONGEST_SECONDS,
+        skus=list(STOCK),
+        single_attempt=True,
+        max_connections=_MAX_CONNECTIONS,
+        seed=seed,
     )
     sale, scene, failed = Sale(system, plan), Scene(system, report), list[Exception]()
 

@@ -81,8 +81,7 @@ class EffectRunner(Generic[Task, Result]):
     """Runs one kind of call, with one thread for the database and one for the calls.
 
     It claims tasks every ``interval_seconds``, and immediately after ``wake``. It collects results for
-    ``linger_seconds``.
-    ``lease_seconds`` must be longer than any call. At most ``concurrency`` calls are open.
+    ``linger_seconds``. ``lease_seconds`` must be longer than any call. At most ``concurrency`` calls are open.
     """
 
     def __init__(

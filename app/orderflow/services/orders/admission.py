@@ -12,7 +12,8 @@ a service stands still               the age of the oldest waiting order grows; 
 more orders than can be handled      waiting orders / completion rate reaches the limit; about as many as are handled
                                      are accepted, and the others are refused
 some customers pay slowly            their orders are behind the frontier (``progress``) and do not count
-nothing was decided yet              accepted: there is no rate, and the oldest order is young
+a sale begins                        accepted: the completion rate is that of the time before, when little was ordered,
+                                     and counts only when orders have waited for all of the time it was measured in
 refusing                             one order per second is accepted, so that a recovery is seen
 ==================================== ==================================================================================
 """
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock
-from orderflow.services.orders.progress import Progress
+from orderflow.services.orders.progress import WINDOW_SECONDS, Progress
 
 REOPEN_SHARE = 0.5
 """Refusing ends when the prediction is below this share of the limit, so that it does not begin again at once."""
@@ -55,11 +56,10 @@ class Admission:
 
     def update(self, progress: Progress) -> None:
         """Take over a look at the progress."""
-        backlog = progress.waiting / progress.decided_per_second if progress.decided_per_second else 0.0
         self._predicted, reason = max(
             (progress.reservation_age_seconds, "reservations_delayed"),
             (progress.payment_age_seconds, "payments_delayed"),
-            (backlog, "backlog_too_long"),
+            (_backlog_seconds(progress), "backlog_too_long"),
         )
         limit = self._limit * (REOPEN_SHARE if self._reason else 1.0)
         self._reason = reason if self._predicted > limit else None
@@ -78,3 +78,14 @@ class Admission:
         # Spread over twice the time, so that the refused clients do not come back together.
         wait = math.ceil(max(1.0, excess) * random.uniform(1, 2))  # noqa: S311 - not a secret
         return Refusal(reason, min(wait, MAX_RETRY_AFTER_SECONDS))
+
+
+def _backlog_seconds(progress: Progress) -> float:
+    """How long the waiting orders take at the completion rate; 0 when the services were not busy all the time.
+
+    The rate of a time with few orders says nothing about what the services can do.
+    """
+    oldest = max(progress.reservation_age_seconds, progress.payment_age_seconds)
+    if oldest < WINDOW_SECONDS or not progress.decided_per_second:
+        return 0.0
+    return progress.waiting / progress.decided_per_second

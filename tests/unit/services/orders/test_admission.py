@@ -40,7 +40,8 @@ class Rig:
     [
         ({"reservation_age_seconds": 10.1}, "reservations_delayed"),
         ({"payment_age_seconds": 10.1}, "payments_delayed"),
-        ({"waiting": 1010, "decided_per_second": 100}, "backlog_too_long"),
+        ({"reservation_age_seconds": 2, "waiting": 1010, "decided_per_second": 100}, "backlog_too_long"),
+        ({"payment_age_seconds": 2, "waiting": 1010, "decided_per_second": 100}, "backlog_too_long"),
         ({"reservation_age_seconds": 11, "payment_age_seconds": 12}, "payments_delayed"),
     ],
 )
@@ -58,8 +59,11 @@ def test_an_order_that_would_not_be_decided_in_time_is_refused_with_the_cause(
     [
         {},
         {"reservation_age_seconds": 9.9, "payment_age_seconds": 9.9},
-        {"waiting": 990, "decided_per_second": 100},
-        {"waiting": 5000, "decided_per_second": 0},  # the first orders of a sale: nothing was decided yet
+        {"reservation_age_seconds": 9, "waiting": 990, "decided_per_second": 100},
+        {"reservation_age_seconds": 9, "waiting": 5000, "decided_per_second": 0},
+        # The first orders of a sale: the rate is that of the quiet time before.
+        {"reservation_age_seconds": 0.4, "waiting": 40, "decided_per_second": 0.5},
+        {"payment_age_seconds": 1.9, "waiting": 200, "decided_per_second": 2},
     ],
 )
 def test_an_order_that_can_be_decided_in_time_is_accepted(progress: dict[str, float]) -> None:
@@ -95,5 +99,5 @@ def test_the_client_is_asked_to_wait_for_the_time_above_half_of_the_limit_and_fo
 def test_every_look_is_reported() -> None:
     rig = Rig()
     rig.refused(reservation_age_seconds=11)
-    rig.refused(waiting=10, decided_per_second=5)
-    assert rig.reports.looks == [(11, False), (2, True)]
+    rig.refused(payment_age_seconds=2, waiting=20, decided_per_second=5)
+    assert rig.reports.looks == [(11, False), (4, True)]

@@ -94,7 +94,11 @@ def test_an_accepted_order_and_other_requests_are_not_refusals() -> None:
         ({"body": b" " * 70_000}, 413, "too_large"),
         ({"progress": Progress(reservation_age_seconds=11)}, 503, "reservations_delayed"),
         ({"progress": Progress(payment_age_seconds=11)}, 503, "payments_delayed"),
-        ({"progress": Progress(waiting=1100, decided_per_second=100)}, 503, "backlog_too_long"),
+        (
+            {"progress": Progress(reservation_age_seconds=2, waiting=1100, decided_per_second=100)},
+            503,
+            "backlog_too_long",
+        ),
         ({"result": Overloaded("full")}, 429, "overloaded"),
         ({"result": DatabaseUnavailable("gone")}, 503, "database_unavailable"),
         ({"result": Refused("unknown_sku", "")}, 422, "unknown_sku"),
