@@ -5,6 +5,7 @@ The load generator shares the machine with the system. Figures of two builds are
 """
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Measured:
 def measure(build: Build, stack: Stack, *, rates: Sequence[float], seconds: float, report: Report) -> Measured:
     """Run a system of this build at each rate, at saturation and at half of it."""
     with running(build, stack, LONG, report) as system:
-        return measured(partial(_step, system, stack, seconds, report), rates)
+        return measured(partial(_step, system, stack, seconds=seconds, report=report, seeds=itertools.count(1)), rates)
 
 
 def measured(step: Callable[[float], Step], rates: Sequence[float]) -> Measured:
@@ -116,13 +117,14 @@ def _of_step(name: str, step: Step) -> Iterator[Figure]:
         yield Figure(f"  not counted: {process}", step.milliseconds(process), 2)
 
 
-def _step(system: System, stack: Stack, seconds: float, report: Report, rate: float) -> Step:
+def _step(system: System, stack: Stack, rate: float, *, seconds: float, report: Report, seeds: Iterator[int]) -> Step:
     plan = Plan(
         rate=rate,
         seconds=2 * (WARM_UP_SECONDS + seconds),  # it is stopped earlier
         skus=list(STOCK),
         single_attempt=True,
         max_connections=_MAX_CONNECTIONS,
+        seed=next(seeds),  # with the same seed the step would repeat the idempotency keys of the last one
     )
     record = LoadRecord()
     generator = LoadGenerator(plan, urls=system.orders_apis, key=system.orders_key, record=record)
