@@ -40,9 +40,9 @@ nightly: setup ## The long tests, the fault tests on the newest servers, and res
 resilience: setup ## What is sold under overload and failures (BASE=commit compares; RESILIENCE_FLAGS=--help)
 	@$(PYTHON) -m tests.resilience $(if $(BASE),--base $(BASE)) $(RESILIENCE_FLAGS)
 
-bench: ## Measure the pipeline, and the core against FastStream in the same run
+bench: ## CPU per order, and the core beside FastStream and Go (BASE=commit compares; BENCH_FLAGS=--help)
 	@local/setup.sh bench >/dev/null
-	@$(PYTHON) -m tests.bench $(BENCH_FLAGS)
+	@$(PYTHON) -m tests.bench $(if $(BASE),--base $(BASE)) $(BENCH_FLAGS)
 
 lint: setup ## Style and common mistakes
 	@$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check .

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measurements: the whole pipeline, and the consumer core against a peer in the same run."""
+"""Measurements: what an order costs, and the consumer core beside other consumers in the same run."""

@@ -5,7 +5,9 @@ Input and output are quorum queues, messages are persistent, publishes confirmed
 manual and after the commit, and PostgreSQL commits to disk.
 """
 
+import json
 import uuid
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
 
@@ -20,7 +22,20 @@ INPUT = "bench_in"
 OUTPUT = "bench_out"
 EXCHANGE = "order_events"
 
-TABLES = """
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """Where a consumer marks messages as handled, applies them, and keeps events until they are confirmed."""
+
+    inbox: str
+    state: str
+    outbox: str
+
+
+OUR_TABLES = Tables("inbox", "bench_state", "outbox")
+PEER_TABLES = Tables("peer_inbox", "peer_state", "peer_outbox")
+
+_CREATE_PEER_TABLES = """
 drop table if exists peer_inbox, peer_state, peer_outbox;
 create table peer_inbox (message_id uuid primary key, received_at timestamptz not null default now());
 create table peer_state (order_id uuid primary key, amount bigint not null);
@@ -31,7 +46,7 @@ create table peer_outbox (id uuid primary key, routing_key text not null, body b
 def prepare(amqp_url: str, database_url: str, messages: int) -> None:
     """Fresh queues and tables, and the input queue filled with that many distinct messages."""
     with psycopg.connect(database_url, autocommit=True) as database:
-        database.execute(TABLES)
+        database.execute(_CREATE_PEER_TABLES)
         database.execute("create table if not exists bench_state (order_id uuid primary key, amount bigint not null)")
         database.execute("truncate bench_state, inbox, outbox")
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
@@ -80,7 +95,48 @@ def _message(*, user_id: str) -> tuple[bytes, pika.BasicProperties]:
     return encode(event), properties
 
 
-def depth(amqp_url: str, queue: str) -> int:
+def broken(amqp_url: str, database_url: str, tables: Tables, messages: int) -> str:
+    """What is wrong when a consumer has ended, or nothing: every effect must be there exactly once.
+
+    Each message is marked, applied and acknowledged; each event is in the output queue, and no longer in the outbox.
+    """
+    orders = _orders_of_events(amqp_url)
+    expected = {
+        f"rows in {tables.inbox}": messages,
+        f"rows in {tables.state}": messages,
+        f"rows in {tables.outbox}": 0,
+        f"messages in {INPUT}": 0,
+        "events": messages,
+        "orders with an event": messages,
+    }
+    found = {
+        **{f"rows in {table}": rows for table, rows in _counted(database_url, tables).items()},
+        f"messages in {INPUT}": _depth(amqp_url, INPUT),
+        "events": len(orders),
+        "orders with an event": len(set(orders)),
+    }
+    return ", ".join(f"{found[name]} {name}, not {count}" for name, count in expected.items() if found[name] != count)
+
+
+def _orders_of_events(amqp_url: str) -> list[str]:
+    """The order of every event in the output queue."""
+    depth, found = _depth(amqp_url, OUTPUT), list[str]()
+    connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
+    channel = connection.channel()
+    channel.basic_qos(prefetch_count=1000)
+    deliveries = channel.consume(OUTPUT, inactivity_timeout=10)
+    while len(found) < depth:
+        method, _, body = next(deliveries)
+        if method is None or body is None:
+            break
+        found.append(json.loads(body)["order_id"])
+        if len(found) % 500 == 0:
+            channel.basic_ack(method.delivery_tag, multiple=True)
+    connection.close()
+    return found
+
+
+def _depth(amqp_url: str, queue: str) -> int:
     """Messages ready in a queue."""
     connection = pika.BlockingConnection(pika.URLParameters(amqp_url))
     try:
@@ -90,12 +146,7 @@ def depth(amqp_url: str, queue: str) -> int:
         connection.close()
 
 
-def counted(database_url: str, *tables: str) -> dict[str, int]:
-    """Rows in each table, to check that the job was done once."""
+def _counted(database_url: str, tables: Tables) -> dict[str, int]:
+    names = (tables.inbox, tables.state, tables.outbox)
     with psycopg.connect(database_url) as connection:
-        return {table: connection.execute(f"select count(*) from {table}".encode()).fetchone()[0] for table in tables}  # type: ignore[index]
-
-
-def dsn(database_url: str) -> str:
-    """The URL as asyncpg takes it."""
-    return urlsplit(database_url)._replace(scheme="postgresql").geturl()
+        return {name: connection.execute(f"select count(*) from {name}".encode()).fetchone()[0] for name in names}  # type: ignore[index]

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+from collections.abc import Callable
+
+import pytest
+
+from tests.bench.pipeline import LOAD_GENERATOR, Measured, Step, figures, measured
+from tests.resilience.table import table
+
+CPU = {"orders": 1.0, "postgresql": 2.0, "payment-simulator": 8.0, "trace-store": 16.0, LOAD_GENERATOR: 32.0}
+
+
+def system(limit: float, taken: list[float]) -> Callable[[float], Step]:
+    """A system that confirms up to ``limit`` orders a second, in steps of 10 s."""
+
+    def step(rate: float) -> Step:
+        taken.append(rate)
+        return Step(
+            rate=rate,
+            seconds=10,
+            offered=rate,
+            confirmed=min(rate, limit),
+            p50_seconds=0.1,
+            p95_seconds=0.2,
+            cpu=CPU,
+        )
+
+    return step
+
+
+@pytest.mark.parametrize(
+    ("limit", "steps"),
+    [
+        (80, [100, 200, 40]),  # saturated by the first fixed rate
+        (240, [100, 200, 250, 312.5, 120]),
+    ],
+)
+def test_the_rate_is_raised_until_the_confirmations_do_not_follow(limit: float, steps: list[float]) -> None:
+    taken: list[float] = []
+    found = measured(system(limit, taken), (100, 200))
+    assert taken == steps
+    assert [step.rate for step in found.fixed] == [100, 200]
+    assert found.saturated.confirmed == limit
+    assert found.half.rate == limit / 2
+
+
+def test_a_system_that_always_follows_does_not_raise_the_rate_for_ever() -> None:
+    taken: list[float] = []
+    measured(system(float("inf"), taken), (100,))
+    assert len(taken) <= 12
+
+
+def test_the_cpu_of_an_order_is_that_of_the_product_broker_and_database() -> None:
+    step = system(100, [])(100)
+    shown = {
+        figure.label.strip(): figure.value for figure in figures(Measured(fixed=[step], saturated=step, half=step))
+    }
+    assert shown["CPU per order, ms"] == pytest.approx(3.0)
+    assert shown["orders"] == pytest.approx(1.0)
+    assert shown["postgresql"] == pytest.approx(2.0)
+    assert shown[f"not counted: {LOAD_GENERATOR}"] == pytest.approx(32.0)
+
+
+def test_two_builds_are_compared_at_each_rate_although_their_saturation_differs() -> None:
+    ours, base = (figures(measured(system(limit, []), (100,))) for limit in (250, 110))
+    rows = {
+        row.split(":")[0]: row.split()[-3:] for row in table(["this", "base"], [ours, base]) if "confirmed/s" in row
+    }
+    assert rows == {
+        "100 orders/s offered": ["100.0", "100.0", "1.00"],
+        "saturation": ["250.0", "110.0", "2.27"],
+        "half of saturation": ["125.0", "55.0", "2.27"],
+    }
+
+
+def test_a_step_in_which_nothing_was_confirmed_can_be_shown() -> None:
+    step = system(0, [])(100)
+    assert figures(Measured(fixed=[step], saturated=step, half=step))[3].value == 0
