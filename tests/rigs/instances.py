@@ -8,6 +8,7 @@ from typing import Self
 
 import psycopg
 
+from local.eventually import eventually
 from orderflow.events import OrderRejected
 from orderflow.messaging.clock import ManualClock
 from orderflow.messaging.errors import DatabaseUnavailable
@@ -21,14 +22,17 @@ from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import LeasedTable
 from orderflow.services.payments import store
 from tests.builders import an_event
-from tests.rigs.consumer import CODEC
+from tests.rigs.consumer import CODEC, one
 from tests.rigs.scripted_broker import ScriptedPublisher
+
+_LOCKS = "select count(*) from pg_locks where locktype = 'advisory' and (classid::bigint << 32 | objid::bigint) = {id}"
 
 
 class Member(MessagingInstrumentation):
     """One process: two connections that lease rows, and a sweeper with a clock that the test moves."""
 
     def __init__(self, url: str, *, service: str = "test", tables: Sequence[LeasedTable] = ()) -> None:
+        self._url = url
         self.instance = Instance(service, "member")
         self.databases = [Database(url, application_name="member", instance=self.instance) for _ in range(3)]
         self.clock = ManualClock()
@@ -58,9 +62,10 @@ class Member(MessagingInstrumentation):
             database.execute("select 1")
 
     def die(self) -> None:
-        """What is left of a killed process: connections that were closed."""
+        """What is left of a killed process: connections that were closed, and the server has noticed it."""
         for database in self.databases:
             database.close()
+        eventually(lambda: one(self._url, _LOCKS.format(id=self.instance.id)) == 0, 60, what="an end of the sessions")
 
     def leave_rows(self, count: int, *, lease_seconds: float = 60) -> None:
         """Commit so many events whose confirms never come."""
