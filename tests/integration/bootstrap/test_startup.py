@@ -25,7 +25,10 @@ from local.servers.ports import Ports
 from local.servers.stack import Stack
 from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
 from local.system import ROOT, System
-from tests.rigs.consumer import one
+from orderflow.database_schema import database_schema
+from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.migrations import migrate
+from tests.rigs.consumer import one, query
 
 pytestmark = pytest.mark.integration
 
@@ -191,6 +194,47 @@ def test_the_connections_of_a_process_are_few_and_each_holds_its_lock(stack: Sta
     with system.supervisor as supervisor:
         supervisor.start(replace(system.spec("notifications"), start_after=()))
         eventually(lambda: one(database, LOCKED) == one(database, mine) == 2, seconds=20, what="two connections")
+    system.remove()
+    system.ports.release()
+
+
+OLD_ROWS = """
+insert into inbox select queue, gen_random_uuid(), now() - age
+from unnest(array['order_updates', 'availability_updates']) as queue,
+     unnest(array[interval '31 days', '29 days']) as age;
+insert into idempotency select 'c', age::text, '', gen_random_uuid(), '', now() - age
+from unnest(array[interval '73 hours', '71 hours']) as age
+"""
+ROWS = "select (select count(*) from inbox), (select count(*) from idempotency)"
+
+
+def test_a_process_prunes_what_its_service_has_and_exports_it(stack: Stack, tmp_path: Path) -> None:
+    system = System(stack, tmp_path, name="prune")
+    system.prepare()
+    database = Database(system.databases["orders"])
+    migrate(database, database_schema("orders"))
+    with database.transaction() as transaction:
+        transaction.run_script(OLD_ROWS)
+    database.close()
+    metrics = f"http://127.0.0.1:{system.process_ports['orders'].telemetry}/metrics"
+
+    def exported(name: str) -> list[str]:
+        with urllib.request.urlopen(metrics, timeout=5) as response:
+            return [line for line in response.read().decode().splitlines() if line.startswith(f"{name}{{")]
+
+    with system.supervisor as supervisor:
+        supervisor.start(replace(system.spec("orders"), start_after=()))
+        eventually(lambda: query(system.databases["orders"], ROWS) == [(2, 1)], seconds=20, what="old rows gone")
+        what = ("idempotency", "inbox:availability_updates", "inbox:order_updates")
+        eventually(
+            lambda: (
+                sorted(exported("orderflow_pruned_rows_total"))
+                == [f'orderflow_pruned_rows_total{{rows="{name}"}} 1.0' for name in what]
+            ),
+            seconds=20,
+            what="one row of each",
+        )
+        assert len(exported("orderflow_prune_finished_age_seconds")) == 3
     system.remove()
     system.ports.release()
 
