@@ -78,11 +78,13 @@ def documented(
     request: object = None,
     response: object = None,
     links: Mapping[str, str] | None = None,
+    headers: Mapping[str, OpenAPIHeader] | None = None,
 ) -> dict[str, Any]:
     """Keyword arguments of a handler: the scope that it needs, and its part of the OpenAPI document.
 
     ``problems`` are those in addition to the problems of every operation. ``request`` and ``response`` are example
     bodies. ``links`` maps an operation to the field of the response that it takes as a parameter of the same name.
+    ``headers`` are those of the response.
     """
     kinds = sorted((*problems, *_ALL_PROBLEMS), key=attrgetter("status"))
     by_status = {status: list(group) for status, group in groupby(kinds, attrgetter("status"))}
@@ -96,6 +98,7 @@ def documented(
             request_example=_raw(request),
             response_example=_raw(response),
             links=links or {},
+            headers=headers or {},
         ),
     }
 
@@ -111,6 +114,7 @@ class DocumentedOperation(Operation):
     request_example: InitVar[object] = None
     response_example: InitVar[object] = None
     links: InitVar[Mapping[str, str]] = MappingProxyType({})
+    headers: InitVar[Mapping[str, OpenAPIHeader]] = MappingProxyType({})
 
     def __post_init__(
         self,
@@ -118,6 +122,7 @@ class DocumentedOperation(Operation):
         request_example: object,
         response_example: object,
         links: Mapping[str, str],
+        headers: Mapping[str, OpenAPIHeader],
     ) -> None:
         """Complete what Litestar has generated."""
         if isinstance(self.request_body, RequestBody):
@@ -131,6 +136,7 @@ class DocumentedOperation(Operation):
                     _complete(response, kinds)
                 else:
                     _set_example(response.content, response_example)
+                    response.headers = {**(response.headers or {}), **headers}
                     response.links = {operation: _link(operation, field) for operation, field in links.items()}
 
 

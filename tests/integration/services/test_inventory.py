@@ -201,7 +201,7 @@ def test_stock_cannot_be_set_under_what_is_promised(inventory: Database) -> None
     put(inventory, a=10)
     handle(inventory, created(uuid4(), ("a", 4)))
     with inventory.transaction() as transaction:
-        assert store.put(SqlUnitOfWork(transaction), sku="a", on_hand=3, unit_price=1, currency="EUR") is None
+        assert store.put(SqlUnitOfWork(transaction), sku="a", on_hand=3, unit_price=1, currency="EUR") == "too_few"
     put(inventory, a=4)
     assert counts(inventory) == (0, 4, 0)
 

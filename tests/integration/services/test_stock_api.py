@@ -3,6 +3,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -54,8 +55,9 @@ class StockApiRig:
     ) -> None:
         self.client, self.publisher, self.database, self.moves = client, publisher, database, moves
 
-    def put(self, sku: str, body: Any, key: str = KEY) -> Any:
-        return self.client.put(f"/v1/stock/{sku}", json=body, headers={"Authorization": f"Bearer {key}"})
+    def put(self, sku: str, body: Any, key: str = KEY, **headers: str) -> Any:
+        known = {"Authorization": f"Bearer {key}", **headers}
+        return self.client.put(f"/v1/stock/{sku}", json=body, headers=known)
 
     def get(self, sku: str, key: str = KEY) -> Any:
         return self.client.get(f"/v1/stock/{sku}", headers={"Authorization": f"Bearer {key}"})
@@ -113,6 +115,44 @@ def test_stock_cannot_be_set_below_what_is_reserved_and_sold(api: StockApiRig) -
     assert api.get("a").json()["on_hand"] == 10
     lowered = api.put("a", {**STOCK, "on_hand": 7}).json()
     assert (lowered["available"], lowered["reserved"], lowered["sold"]) == (0, 5, 2)
+
+
+def test_a_change_that_its_author_has_not_seen_is_not_overwritten(api: StockApiRig) -> None:
+    seen = api.put("a", STOCK).headers["etag"]
+    assert api.get("a").headers["etag"] == seen
+    assert api.put("a", {**STOCK, "on_hand": 11}, **{"If-Match": f'"0", {seen}'}).status_code == 200
+    refused = api.put("a", {**STOCK, "on_hand": 12}, **{"If-Match": seen})
+    assert (refused.status_code, refused.json()["type"]) == (412, "precondition-failed")
+    assert (api.get("a").json()["on_hand"], len(api.publisher.published)) == (11, 2)
+    assert api.put("a", {**STOCK, "on_hand": 12}, **{"If-Match": api.get("a").headers["etag"]}).status_code == 200
+
+
+def test_one_of_two_changes_of_the_same_stock_is_refused(api: StockApiRig) -> None:
+    seen = api.put("a", STOCK).headers["etag"]
+    with ThreadPoolExecutor(10) as pool:
+        changes = [{**STOCK, "on_hand": 20 + number} for number in range(10)]
+        statuses = [
+            response.status_code
+            for response in pool.map(lambda body: api.put("a", body, **{"If-Match": seen}), changes)
+        ]
+    assert sorted(statuses) == [200] + [412] * 9
+
+
+def test_a_sku_is_created_once_and_only_a_known_one_is_changed(api: StockApiRig) -> None:
+    for condition in ({"If-Match": "*"}, {"If-Match": '"0"'}, {"If-Match": 'W/"1"'}):
+        assert api.put("a", STOCK, **condition).status_code == 412
+        assert api.get("a").status_code == 404
+    with ThreadPoolExecutor(10) as pool:
+        created = list(pool.map(lambda _: api.put("a", STOCK, **{"If-None-Match": "*"}).status_code, range(10)))
+    assert sorted(created) == [200] + [412] * 9
+    assert api.put("a", STOCK, **{"If-Match": "*"}).status_code == 200
+    assert api.put("a", STOCK, **{"If-Match": 'W/"2"'}).status_code == 412
+    assert api.put("a", STOCK, **{"If-Match": '"2"', "If-None-Match": "*"}).status_code == 412
+
+
+@pytest.mark.parametrize("headers", [{"If-Match": "2"}, {"If-Match": '"2'}, {"If-None-Match": '"2"'}])
+def test_a_malformed_condition_is_refused(api: StockApiRig, headers: dict[str, str]) -> None:
+    assert api.put("a", STOCK, **headers).status_code == 422
 
 
 @pytest.mark.parametrize(

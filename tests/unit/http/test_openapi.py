@@ -32,7 +32,7 @@ OPERATIONS = {
     "place_order": ("orders:write", WRITE | {"202"}),
     "get_order": ("orders:read", READ),
     "get_order_history": ("orders:read", READ),
-    "set_stock": ("stock:write", WRITE | {"200"}),
+    "set_stock": ("stock:write", WRITE | {"200", "412"}),
     "get_stock": ("stock:read", READ | {"422"}),
 }
 
@@ -106,6 +106,8 @@ def test_headers_of_responses_are_named() -> None:
         assert responses["401"]["headers"]["WWW-Authenticate"]["required"]
         for status in responses.keys() & {"429", "503"}:
             assert "Retry-After" in responses[status]["headers"]
+    for name in ("set_stock", "get_stock"):
+        assert operations()[name][0]["responses"]["200"]["headers"]["ETag"]["required"]
 
 
 def test_what_a_decoder_refuses_its_schema_refuses() -> None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.service import UnitOfWork
 from orderflow.services.inventory import store
+from orderflow.services.inventory.condition import ALWAYS, Condition
 from orderflow.services.inventory.handlers import stock_event
-from orderflow.services.inventory.store import Stock
+from orderflow.services.inventory.store import PutRefusal, Stock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,7 @@ class StockUpdate:
     unit_price: int
     currency: str
     trace: Mapping[str, str]
+    condition: Condition = ALWAYS
 
 
 class SetStock:
@@ -29,23 +31,24 @@ class SetStock:
         self._low_units = low_units
         self._instrumentation = instrumentation
 
-    def __call__(self, updates: Sequence[StockUpdate], unit_of_work: UnitOfWork) -> list[Stock | None]:
-        """The new stock for each update, in the same order; None when more units are already reserved or sold."""
+    def __call__(self, updates: Sequence[StockUpdate], unit_of_work: UnitOfWork) -> list[Stock | PutRefusal]:
+        """The new stock for each update, or why it was not changed, in the same order."""
         # Rows are locked in the order of their keys, so that two groups never deadlock.
         order = sorted(range(len(updates)), key=lambda position: updates[position].sku)
         results = {position: self._set(updates[position], unit_of_work) for position in order}
         return [results[position] for position in range(len(updates))]
 
-    def _set(self, update: StockUpdate, unit_of_work: UnitOfWork) -> Stock | None:
+    def _set(self, update: StockUpdate, unit_of_work: UnitOfWork) -> Stock | PutRefusal:
         changed = store.put(
             unit_of_work,
             sku=update.sku,
             on_hand=update.on_hand,
             unit_price=update.unit_price,
             currency=update.currency,
+            condition=update.condition,
         )
-        if changed is None:
-            return None
+        if not isinstance(changed, tuple):
+            return changed
         before, after = changed
         event = stock_event(before, after, unit_of_work.now, low_units=self._low_units)
         unit_of_work.publish(event, trace=update.trace)

@@ -3,12 +3,14 @@
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 from uuid import UUID
 
 import msgspec
 
 from orderflow.messaging.errors import BadData, TransactionAborted
 from orderflow.messaging.service import Transaction
+from orderflow.services.inventory.condition import ALWAYS, Condition
 from orderflow.services.inventory.domain import Movement, Reservation, State, StockAllocator
 
 _COLUMNS = "sku, on_hand, available, reserved, sold, unit_price, currency, stock_version"
@@ -56,6 +58,9 @@ set on_hand = %(on_hand)s, available = %(on_hand)s - reserved - sold, unit_price
     currency = %(currency)s, stock_version = stock_version + 1
 where sku = %(sku)s returning {_COLUMNS}
 """
+
+PutRefusal = Literal["too_few", "condition_failed"]
+"""Why stock is not set: more units are reserved or sold, or the condition of the request does not hold."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,18 +110,19 @@ def save(transaction: Transaction, allocator: StockAllocator) -> list[Stock]:
 
 
 def put(
-    transaction: Transaction, *, sku: str, on_hand: int, unit_price: int, currency: str
-) -> tuple[Stock, Stock] | None:
-    """Set the units on hand and the price; the stock before and after.
-
-    None, without a change, when more units are reserved or sold.
-    """
+    transaction: Transaction, *, sku: str, on_hand: int, unit_price: int, currency: str, condition: Condition = ALWAYS
+) -> tuple[Stock, Stock] | PutRefusal:
+    """Set the units on hand and the price; the stock before and after, or why nothing was changed."""
     parameters = {"sku": sku, "on_hand": on_hand, "unit_price": unit_price, "currency": currency}
-    transaction.execute(_ENSURE, parameters)
-    (before,) = transaction.execute(_LOCK_STOCK, {"skus": [sku]})
-    old = Stock(*before)
+    if not condition.needs_the_sku:
+        transaction.execute(_ENSURE, parameters)
+    rows = transaction.execute(_LOCK_STOCK, {"skus": [sku]})
+    version = rows[0][-1] or None if rows else None  # 0: this transaction has just created the row
+    if not condition.holds(version):
+        return "condition_failed"
+    old = Stock(*rows[0])
     if on_hand < old.reserved + old.sold:
-        return None
+        return "too_few"
     (after,) = transaction.execute(_PUT, parameters)
     new = Stock(*after)
     columns: dict[str, object] = {"skus": [sku], "ids": [None], "kinds": ["put"], "reserved": [0], "sold": [0]}
