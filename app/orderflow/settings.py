@@ -214,6 +214,9 @@ class Settings:
         "log", _one_of("log", "webhook", "smtp"), "How notifications are sent; `log` writes one log line for each."
     )
     notification_webhook_url: str = _setting("", _HTTP, "Receives each notification as JSON by POST.")
+    notification_retry_hours: float = _setting(
+        24, _number(float, 0, 720), "Hours for which a notification that is not accepted is sent again, with back-off."
+    )
     notification_smtp_url: str = _setting("", _url("smtp", "smtps"), "Mail server for notifications.", secret=True)
     notification_mail_from: str = _setting("orders@localhost", _text, "Sender of notification mails.")
     notification_mail_to: str = _setting(

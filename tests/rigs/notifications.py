@@ -12,7 +12,7 @@ from typing import Any
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.instrumentation import CallObserver
 from orderflow.services.notifications import NOTIFICATIONS
-from orderflow.services.notifications.effects import MAX_ATTEMPTS, NotificationEffect
+from orderflow.services.notifications.effects import MIN_ATTEMPTS, RETRY_SECONDS, NotificationEffect
 from orderflow.services.notifications.handlers import NotificationRequests
 from orderflow.services.notifications.senders import Sender
 from tests.rigs.effects import EffectsRig
@@ -38,9 +38,19 @@ class RecordedNotifications(Instrumentation):
 class Notifications(EffectsRig):
     """The notifications service without a broker."""
 
-    def __init__(self, url: str, sender: Sender, *, max_attempts: int = MAX_ATTEMPTS, concurrency: int = 32) -> None:
+    def __init__(
+        self,
+        url: str,
+        sender: Sender,
+        *,
+        min_attempts: int = MIN_ATTEMPTS,
+        retry_seconds: float = RETRY_SECONDS,
+        concurrency: int = 32,
+    ) -> None:
         self.recorded = RecordedNotifications()
-        self.effects = NotificationEffect(sender, instrumentation=self.recorded, max_attempts=max_attempts)
+        self.effects = NotificationEffect(
+            sender, instrumentation=self.recorded, min_attempts=min_attempts, retry_seconds=retry_seconds
+        )
         super().__init__(
             NOTIFICATIONS, url, self.effects, NotificationRequests, concurrency=concurrency, lease_seconds=30
         )

@@ -146,7 +146,7 @@ def test_a_notification_that_is_never_accepted_fails_and_is_counted(
     url: str, hook: Webhook, caplog: pytest.LogCaptureFixture
 ) -> None:
     hook.statuses = [500] * 2
-    with Notifications(url, WebhookSender(hook.url), max_attempts=2) as notifications:
+    with Notifications(url, WebhookSender(hook.url), min_attempts=2, retry_seconds=0) as notifications:
         notifications.receive(an_event(OrderConfirmed))
         eventually(lambda: notifications.states("notifications") == {"failed": 1})
     assert len(hook.posts) == 2
@@ -164,7 +164,7 @@ def test_a_receiver_that_cannot_be_reached_is_tried_again(url: str) -> None:
 
 def test_a_redirect_is_not_followed(url: str, hook: Webhook) -> None:
     hook.statuses = [302]
-    with Notifications(url, WebhookSender(hook.url), max_attempts=1) as notifications:
+    with Notifications(url, WebhookSender(hook.url), min_attempts=1, retry_seconds=0) as notifications:
         notifications.receive(an_event(OrderConfirmed))
         eventually(lambda: notifications.states("notifications") == {"failed": 1})
     assert query(url, "select reason from notifications") == [("status_302",)]
@@ -203,7 +203,7 @@ def test_a_customers_name_cannot_add_recipients_or_headers(
     url: str, mailbox: tuple[Mailbox, str], user_id: str
 ) -> None:
     box, server = mailbox
-    with Notifications(url, mailing(server), max_attempts=1) as notifications:
+    with Notifications(url, mailing(server), min_attempts=1, retry_seconds=0) as notifications:
         notifications.receive(an_event(OrderConfirmed, user_id=user_id), an_event(OrderConfirmed))
         eventually(lambda: notifications.states("notifications") == {"failed": 1, "sent": 1})
     assert [recipients for _, recipients in box.mails] == [["customer-1@example.com"]]
@@ -213,7 +213,7 @@ def test_a_customers_name_cannot_add_recipients_or_headers(
 def test_a_password_is_not_sent_without_encryption(url: str, mailbox: tuple[Mailbox, str]) -> None:
     box, server = mailbox
     sender = mailing(server.replace("smtp://", "smtp://shop:secret@"))
-    with Notifications(url, sender, max_attempts=1) as notifications:
+    with Notifications(url, sender, min_attempts=1, retry_seconds=0) as notifications:
         notifications.receive(an_event(OrderConfirmed))
         eventually(lambda: notifications.states("notifications") == {"failed": 1})
     assert box.mails == []

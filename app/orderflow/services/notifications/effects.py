@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends notifications, each a bounded number of times.
+"""Sends notifications, each for a bounded time.
 
 A notification is recorded once and sent at least once: when the process ends between a send and its record, the
 notification is sent again with the same idempotency key. A receiver recognises duplicates by that key.
@@ -16,15 +16,20 @@ from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.backoff import delay_seconds
 from orderflow.messaging.service import Transaction, UnitOfWork
 from orderflow.services.notifications import store
-from orderflow.services.notifications.senders import NO_RESPONSE, Sender, SendFailed
+from orderflow.services.notifications.senders import INVALID_ADDRESS, NO_RESPONSE, Sender, SendFailed
 from orderflow.services.notifications.store import DeliveryUpdate, DueNotification
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 12
+MIN_ATTEMPTS = 12
+"""A notification does not fail before so many attempts, however old it is: it may have waited for a receiver that was
+away. The last of them is 12 to 24 minutes after the first, plus the duration of the sends."""
+RETRY_SECONDS = 86_400.0
+"""Time from a notification to its last attempt."""
 FIRST_DELAY_SECONDS = 1.0
-MAX_DELAY_SECONDS = 300.0
-"""With 12 attempts the last one is 9 to 19 minutes after the first, plus the duration of the sends."""
+MAX_DELAY_SECONDS = 900.0
+NEVER = frozenset({INVALID_ADDRESS})
+"""Reasons that no further attempt can change: the notification fails immediately."""
 _OUTCOMES = {"sent": "sent", "pending": "retried", "failed": "failed"}
 
 Result = SendFailed | None
@@ -38,11 +43,12 @@ class NotificationEffect:
         sender: Sender,
         *,
         instrumentation: Instrumentation,
-        max_attempts: int = MAX_ATTEMPTS,
+        min_attempts: int = MIN_ATTEMPTS,
+        retry_seconds: float = RETRY_SECONDS,
     ) -> None:
         self._sender = sender
         self._instrumentation = instrumentation
-        self._max_attempts = max_attempts
+        self._after_attempt = partial(after_attempt, min_attempts=min_attempts, retry_seconds=retry_seconds)
 
     def resources(self) -> AbstractAsyncContextManager[object]:
         """The sender's connections."""
@@ -71,7 +77,7 @@ class NotificationEffect:
 
     def record(self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueNotification, Result]]) -> None:
         """Record the attempts in one statement; count them after the commit."""
-        self._write(unit_of_work, [after_attempt(*pair, max_attempts=self._max_attempts) for pair in pairs])
+        self._write(unit_of_work, [self._after_attempt(*pair) for pair in pairs])
 
     def record_without_response(
         self, unit_of_work: UnitOfWork, pairs: Sequence[tuple[DueNotification, Result]]
@@ -95,11 +101,18 @@ class NotificationEffect:
             self._instrumentation.notification(kind, _OUTCOMES[state])
 
 
-def after_attempt(task: DueNotification, result: Result, *, max_attempts: int = MAX_ATTEMPTS) -> DeliveryUpdate:
+def after_attempt(
+    task: DueNotification,
+    result: Result,
+    *,
+    min_attempts: int = MIN_ATTEMPTS,
+    retry_seconds: float = RETRY_SECONDS,
+) -> DeliveryUpdate:
     """The state of a notification after an attempt: sent, pending with a delay, or failed for good."""
     if result is None:
         return DeliveryUpdate(notification=task.notification, state="sent", attempts=task.attempts)
-    if task.attempts >= max_attempts:
+    used_up = task.attempts >= min_attempts and task.age_seconds >= retry_seconds
+    if used_up or result.reason in NEVER:
         return DeliveryUpdate(
             notification=task.notification, state="failed", attempts=task.attempts, reason=result.reason
         )

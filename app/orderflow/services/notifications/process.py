@@ -15,7 +15,11 @@ def build_notifications(runtime: Runtime) -> None:
     sender = _sender(runtime.settings, runtime.clock)
     notifications = runtime.effect_runner(
         "notify",
-        NotificationEffect(sender, instrumentation=runtime.instrumentation),
+        NotificationEffect(
+            sender,
+            instrumentation=runtime.instrumentation,
+            retry_seconds=runtime.settings.notification_retry_hours * 3600,
+        ),
         concurrency=MAX_CONCURRENT_SENDS,
         lease_seconds=sender.longest_seconds + 10,
     )

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAX_CONCURRENT_SENDS = 32
 TIMEOUT, UNREACHABLE = "timeout", "unreachable"
+INVALID_ADDRESS = "invalid_address"
 NO_RESPONSE = frozenset({TIMEOUT, UNREACHABLE})
 """Reasons of a send without any response."""
 
@@ -144,7 +145,7 @@ class SmtpSender:
         try:
             mail = self._mail(notification)
         except (ValueError, IndexError, MessageError) as error:
-            raise SendFailed("invalid_address") from error
+            raise SendFailed(INVALID_ADDRESS) from error
         try:
             await asyncio.get_running_loop().run_in_executor(self._threads, self._deliver, mail)
         except smtplib.SMTPResponseException as error:

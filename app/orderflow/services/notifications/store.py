@@ -25,7 +25,8 @@ with due as materialized (
     for update skip locked)
 update notifications set due_at = %(leased_until)s, leased_by = %(owner)s, attempts = attempts + 1
 from due where notifications.subject = due.subject and notifications.kind = due.kind
-returning notifications.subject, notifications.kind, payload, trace, attempts
+returning notifications.subject, notifications.kind, payload, trace, attempts,
+          extract(epoch from %(now)s - coalesce(resent_at, created_at))::float8
 """
 # The rows are locked first, in the order of their keys: an update alone locks rows in the order of its plan.
 _RECORD = """
@@ -54,10 +55,11 @@ from waiting where notifications.subject = waiting.subject and notifications.kin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DueNotification:
-    """A notification that is due, and the number of this attempt."""
+    """A notification that is due, the number of this attempt, and how long ago its first attempt was due."""
 
     notification: Notification
     attempts: int
+    age_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +97,11 @@ def claim(transaction: Transaction, *, limit: int, lease: timedelta) -> list[Due
     rows = transaction.execute(_CLAIM, {"now": now, "leased_until": now + lease, "owner": owner, "limit": limit})
     return [
         DueNotification(
-            notification=Notification(subject=subject, kind=kind, payload=payload, trace=trace), attempts=attempts
+            notification=Notification(subject=subject, kind=kind, payload=payload, trace=trace),
+            attempts=attempts,
+            age_seconds=age,
         )
-        for subject, kind, payload, trace, attempts in rows
+        for subject, kind, payload, trace, attempts, age in rows
     ]
 
 

@@ -1,35 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """The provider refuses a call with a 4xx: a final state with a reason, not endless retries."""
 
-import argparse
 import json
 import logging
 from collections.abc import Sequence
-from io import StringIO
 
 import pytest
-from rich.console import Console
 
 from local.eventually import eventually
 from orderflow.events import InventoryReserved, PaymentDeclined, PaymentRefunded, decode
 from orderflow.operations.failed_work.refunds import REFUNDS
 from orderflow.services.payments.domain import CONFLICTS
-from orderflow.settings import Settings
 from tests.rigs.consumer import one, query
+from tests.rigs.failed_work import listed, run
 from tests.rigs.notifications import webhook
 from tests.rigs.payments import Payments, Simulator, cancelled, reserved
 
 pytestmark = pytest.mark.integration
-
-
-def refunds(url: str, *words: str) -> tuple[int, str]:
-    """Run ``orderflow refunds``; its exit code and what it printed."""
-    parser = argparse.ArgumentParser()
-    REFUNDS.arguments(parser)
-    printed = Console(file=StringIO(), width=200)
-    code = REFUNDS.run(parser.parse_args(words), Settings(database_url=url), printed)
-    assert isinstance(printed.file, StringIO)
-    return code, printed.file.getvalue()
 
 
 def refuse_a_refund(payments: Payments) -> InventoryReserved:
@@ -66,16 +53,16 @@ def test_an_operator_lists_a_refused_refund_and_retries_it_when_the_cause_is_gon
 ) -> None:
     with Payments(url, simulator.url) as payments:
         event = refuse_a_refund(payments)
-        code, printed = refunds(url, "list", "--json")
-        (found,) = json.loads(printed)["found"]
-        assert (code, found["order_id"], found["reason"]) == (0, str(event.order_id), "unknown_charge")
-        assert refunds(url, "retry")[0] == 2, "nothing is selected"
-        assert refunds(url, "retry", "unknown")[0] == 1
+        (found,) = listed(REFUNDS, url)
+        assert (found["order_id"], found["reason"]) == (str(event.order_id), "unknown_charge")
+        assert run(REFUNDS, url, "list") == 0, "a table"
+        assert run(REFUNDS, url, "retry") == 2, "nothing is selected"
+        assert run(REFUNDS, url, "retry", "unknown") == 1
         (charge,) = [
             row for row in json.loads(simulator.get("/v1/ledger"))["charges"] if row["reference"] == str(event.order_id)
         ]
         query(url, f"update charges set charge_id = '{charge['charge_id']}' returning 1")
-        assert refunds(url, "retry", str(event.order_id))[0] == 0
+        assert run(REFUNDS, url, "retry", str(event.order_id)) == 0
         eventually(lambda: payments.states("charges") == {"refunded": 1})
     assert simulator.refunded(event.order_id) == 1
 
@@ -90,9 +77,9 @@ def test_a_refund_that_was_made_by_hand_is_settled_and_announced_once(url: str, 
         eventually(lambda: payments.states("charges") == {"refund_failed": 1}, 30)
     assert payments.recorded.calls["refund", "refused"] == CONFLICTS
     assert one(url, "select refusal from charges") == "already_refunded"
-    assert refunds(url, "settle", "--all")[0] == 2, "it needs --yes"
-    assert refunds(url, "settle", "--all", "--yes")[0] == 0
-    assert refunds(url, "settle", str(event.order_id), "--yes")[0] == 1, "it is settled"
+    assert run(REFUNDS, url, "settle", "--all") == 2, "it needs --yes"
+    assert run(REFUNDS, url, "settle", "--all", "--yes") == 0
+    assert run(REFUNDS, url, "settle", str(event.order_id), "--yes") == 1, "it is settled"
     assert payments.states("charges") == {"refunded": 1}
     (announced,) = decoded(url)
     assert isinstance(announced, PaymentRefunded)
