@@ -47,11 +47,8 @@ def _pipeline(options: argparse.Namespace, stack: Stack) -> None:
         _report("broker and database are given by URL: their CPU is not counted")
     with ExitStack() as closing:
         builds = [OURS, *([closing.enter_context(checked_out(options.base))] if options.base else [])]
-        columns = []
-        for build in builds:
-            _report(f"pipeline of {build.name}")
-            found = pipeline.measure(build, stack, rates=options.rates, seconds=options.seconds, report=_report)
-            columns.append(pipeline.figures(found))
+        found = pipeline.measure(builds, stack, rates=options.rates, seconds=options.seconds, report=_report)
+    columns = [pipeline.figures(measured) for measured in found]
     print(*table([build.name for build in builds], columns), sep="\n", flush=True)
 
 

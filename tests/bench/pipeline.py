@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """What an order costs: the whole system at fixed rates, at saturation and at half of it; CPU by process.
 
-The load generator shares the machine with the system. Figures of two builds are comparable within one run.
+The load generator shares the machine with the system. With several builds all their systems run, and the load goes to
+one after the other; what the others do while they are idle is in the CPU of broker and database. A machine that is idle
+most of the time needs more CPU for the same work, as the load generator shows: compare figures of one rate in one run.
 """
 
 import asyncio
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,21 +84,46 @@ class Measured:
     half: Step
 
 
-def measure(build: Build, stack: Stack, *, rates: Sequence[float], seconds: float, report: Report) -> Measured:
-    """Run a system of this build at each rate, at saturation and at half of it."""
-    with running(build, stack, LONG, report) as system:
-        return measured(partial(_step, system, stack, seconds=seconds, report=report, seeds=itertools.count(1)), rates)
+def measure(
+    builds: Sequence[Build], stack: Stack, *, rates: Sequence[float], seconds: float, report: Report
+) -> list[Measured]:
+    """Run a system of each build at each rate, at saturation and at half of it."""
+    with ExitStack() as closing:
+        steps = []
+        for build in builds:
+            system = closing.enter_context(running(build, stack, LONG, report))
+            of_build = partial(_report_of, build, report)
+            steps.append(partial(_step, system, stack, seconds=seconds, report=of_build, seeds=itertools.count(1)))
+        return measured(steps, rates)
 
 
-def measured(step: Callable[[float], Step], rates: Sequence[float]) -> Measured:
-    """Take the fixed steps, raise the rate until the confirmations do not follow, and take half of the most."""
-    fixed = [step(rate) for rate in rates]
-    steps, rate = list(fixed), max(rates)
-    while all(taken.follows for taken in steps) and len(steps) < _MAX_STEPS:
+def measured(builds: Sequence[Callable[[float], Step]], rates: Sequence[float]) -> list[Measured]:
+    """Take the steps of all builds in turns, so that what disturbs the machine disturbs all of them.
+
+    After the fixed rates the rate is raised until the confirmations do not follow; then half of the most is offered.
+    """
+    for step in builds:
+        step(min(rates))  # what the first orders cost is not shown
+    taken = [[_undisturbed(step, rate) for step in builds] for rate in sorted(rates)]
+    ladders = [list(steps) for steps in zip(*taken, strict=True)]
+    rate = max(rates)
+    for _ in range(_MAX_STEPS):
         rate *= FACTOR
-        steps.append(step(rate))
-    saturated = max(steps, key=lambda taken: taken.confirmed)
-    return Measured(fixed=fixed, saturated=saturated, half=step(HALF * saturated.confirmed))
+        for step, ladder in zip(builds, ladders, strict=True):
+            if ladder[-1].follows:
+                ladder.append(_undisturbed(step, rate))
+    most = [max(ladder, key=lambda taken: taken.confirmed) for ladder in ladders]
+    halves = [_undisturbed(step, HALF * saturated.confirmed) for step, saturated in zip(builds, most, strict=True)]
+    return [
+        Measured(fixed=ladder[: len(rates)], saturated=saturated, half=half)
+        for ladder, saturated, half in zip(ladders, most, halves, strict=True)
+    ]
+
+
+def _undisturbed(step: Callable[[float], Step], rate: float) -> Step:
+    """A step that does not follow is repeated once: something else on the machine may have disturbed it."""
+    first = step(rate)
+    return first if first.follows else max(first, step(rate), key=lambda taken: taken.confirmed)
 
 
 def figures(found: Measured) -> list[Figure]:
@@ -170,6 +198,10 @@ def _orders(system: System, window: Window) -> tuple[int, float, float]:
     with psycopg.connect(system.databases["orders"]) as connection:
         ((confirmed, p50, p95),) = connection.execute(_ORDERS.encode(), values).fetchall()
     return confirmed, p50, p95
+
+
+def _report_of(build: Build, report: Report, line: str) -> None:
+    report(f"{build.name:>12}  {line}")
 
 
 def _line(step: Step, record: LoadRecord) -> str:

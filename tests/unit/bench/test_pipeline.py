@@ -30,13 +30,13 @@ def system(limit: float, taken: list[float]) -> Callable[[float], Step]:
 @pytest.mark.parametrize(
     ("limit", "steps"),
     [
-        (80, [100, 200, 40]),  # saturated by the first fixed rate
-        (240, [100, 200, 250, 312.5, 120]),
+        (80, [100, 100, 100, 200, 200, 40]),  # saturated by the first fixed rate
+        (240, [100, 100, 200, 250, 312.5, 312.5, 120]),
     ],
 )
 def test_the_rate_is_raised_until_the_confirmations_do_not_follow(limit: float, steps: list[float]) -> None:
     taken: list[float] = []
-    found = measured(system(limit, taken), (100, 200))
+    (found,) = measured([system(limit, taken)], (100, 200))
     assert taken == steps
     assert [step.rate for step in found.fixed] == [100, 200]
     assert found.saturated.confirmed == limit
@@ -45,8 +45,8 @@ def test_the_rate_is_raised_until_the_confirmations_do_not_follow(limit: float, 
 
 def test_a_system_that_always_follows_does_not_raise_the_rate_for_ever() -> None:
     taken: list[float] = []
-    measured(system(float("inf"), taken), (100,))
-    assert len(taken) <= 12
+    measured([system(float("inf"), taken)], (100,))
+    assert len(taken) <= 13
 
 
 def test_the_cpu_of_an_order_is_that_of_the_product_broker_and_database() -> None:
@@ -61,10 +61,9 @@ def test_the_cpu_of_an_order_is_that_of_the_product_broker_and_database() -> Non
 
 
 def test_two_builds_are_compared_at_each_rate_although_their_saturation_differs() -> None:
-    ours, base = (figures(measured(system(limit, []), (100,))) for limit in (250, 110))
-    rows = {
-        row.split(":")[0]: row.split()[-3:] for row in table(["this", "base"], [ours, base]) if "confirmed/s" in row
-    }
+    found = measured([system(250, []), system(110, [])], (100,))
+    lines = table(["this", "base"], [figures(of_build) for of_build in found])
+    rows = {line.split(":")[0]: line.split()[-3:] for line in lines if "confirmed/s" in line}
     assert rows == {
         "100 orders/s offered": ["100.0", "100.0", "1.00"],
         "saturation": ["250.0", "110.0", "2.27"],
@@ -75,3 +74,27 @@ def test_two_builds_are_compared_at_each_rate_although_their_saturation_differs(
 def test_a_step_in_which_nothing_was_confirmed_can_be_shown() -> None:
     step = system(0, [])(100)
     assert figures(Measured(fixed=[step], saturated=step, half=step))[3].value == 0
+
+
+def test_builds_take_turns_at_each_rate_and_each_is_raised_to_its_own_saturation() -> None:
+    taken: list[tuple[str, float]] = []
+
+    def named(name: str, limit: float) -> Callable[[float], Step]:
+        def step(rate: float) -> Step:
+            taken.append((name, rate))
+            return system(limit, [])(rate)
+
+        return step
+
+    measured([named("ours", 140), named("base", 100)], (50, 100))
+    assert [name for name, _ in taken[:6]] == ["ours", "base"] * 3
+    assert [rate for name, rate in taken if name == "ours"] == [50, 50, 100, 125, 156.25, 156.25, 70]
+    assert [rate for name, rate in taken if name == "base"] == [50, 50, 100, 125, 125, 50]
+
+
+def test_a_step_that_something_else_has_disturbed_is_repeated() -> None:
+    taken: list[float] = []
+    quiet, disturbed = system(1000, taken), system(50, taken)
+    (found,) = measured([lambda rate: disturbed(rate) if len(taken) == 1 else quiet(rate)], (100,))
+    assert [step.confirmed for step in found.fixed] == [100]
+    assert found.saturated.confirmed > 900
