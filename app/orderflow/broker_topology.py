@@ -152,9 +152,13 @@ def _bindings(queues: Sequence[Queue], vhost: str) -> Iterator[Binding]:
 
 
 def _guarded(**settings: Value) -> dict[str, Value]:
-    """Policy settings under which the broker drops nothing: a full queue refuses the publisher."""
+    """Policy settings under which the broker drops nothing: a full queue refuses the publisher.
+
+    In a cluster the leaders of new queues are spread over the nodes. A policy can say so for an existing installation,
+    a queue argument cannot; leaders that exist stay where they are (https://www.rabbitmq.com/docs/clustering#queue-leader-locator).
+    """
     names = {name.replace("_", "-"): value for name, value in settings.items()}
-    return {"max-length": MAX_LENGTH, "overflow": "reject-publish", **names}
+    return {"max-length": MAX_LENGTH, "overflow": "reject-publish", "queue-leader-locator": "balanced", **names}
 
 
 def _work_policy(vhost: str, queue: str) -> Policy:
