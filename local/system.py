@@ -210,6 +210,12 @@ class System:
     def _reconciler_urls(self) -> dict[str, str]:
         return {f"ORDERFLOW_RECONCILER_{service.upper()}_URL": url for service, url in self.databases.items()}
 
+    def _monitor_url(self) -> str:
+        """The management API with the user that may only look."""
+        parts = urlsplit(self.stack.rabbitmq.management_url)
+        host = parts.netloc.rpartition("@")[2]
+        return urlunsplit(parts._replace(netloc=f"{self.prefix}monitor:{self.passwords['monitor']}@{host}"))
+
     def amqp_url(self, user: str) -> str:
         """The broker's URL for one of the users of the topology."""
         parts = urlsplit(self.stack.rabbitmq.amqp_url)
@@ -236,7 +242,10 @@ class System:
             "OTEL_TRACES_SAMPLER_ARG": "0.05",
         }
         if name == "reconciler":
-            values |= self._reconciler_urls()
+            values |= self._reconciler_urls() | {
+                "ORDERFLOW_RECONCILER_MANAGEMENT_URL": self._monitor_url(),
+                "ORDERFLOW_RECONCILER_VHOST": self.vhost,
+            }
         if service := self._services.get(name):
             values |= {"ORDERFLOW_AMQP_URL": self.amqp_url(service), "ORDERFLOW_DATABASE_URL": self.databases[service]}
         return values | self._extra

@@ -239,6 +239,14 @@ class Settings:
     reconciler_notifications_url: str = _setting(
         "", _POSTGRES, "The database of notifications, for the reconciler.", secret=True, need="reconciler"
     )
+    reconciler_management_url: str = _setting(
+        "",
+        _HTTP,
+        "The broker's management API with the user `monitor`, for the reconciler to find queues that nobody reads."
+        " Without it, it does not look.",
+        secret=True,
+    )
+    reconciler_vhost: str = _setting("orderflow", _text, "The vhost in which the reconciler looks.")
     reconciler_interval_seconds: float = _setting(
         30, _number(float, 1, 3600), "Interval of the reconciler; longer after a long run."
     )

@@ -6,9 +6,13 @@ from collections.abc import Mapping
 
 from orderflow.bootstrap.process import EXIT_FAILED, Process
 from orderflow.bootstrap.telemetry import start_telemetry
-from orderflow.messaging.clock import SystemClock
+from orderflow.instrumentation import Instrumentation
+from orderflow.messaging.clock import Clock, SystemClock
+from orderflow.messaging.periodic import Periodic
 from orderflow.messaging.watchdog import Watchdog
+from orderflow.operations.management_api import Management
 from orderflow.operations.reconciler.reconciler import LONGEST_RUN_SECONDS, NEEDS, Reconciler, databases
+from orderflow.operations.topology.unread import UnreadQueues
 from orderflow.settings import Settings
 
 
@@ -27,6 +31,8 @@ def main(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     process.catch_signals()
     reconciler = Reconciler(opened, instrumentation=telemetry.instrumentation, clock=clock)
     process.add(reconciler.loop(settings.reconciler_interval_seconds))
+    if settings.reconciler_management_url:
+        process.add(_unread_queues(settings, telemetry.instrumentation, clock))
     limit = settings.watchdog_seconds + LONGEST_RUN_SECONDS
     watchdog = Watchdog(process.idle_seconds, limit_seconds=limit, clock=clock)
     process.add(watchdog)
@@ -42,3 +48,10 @@ def main(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return process.run()
     finally:
         telemetry.shutdown(timeout_seconds=5)
+
+
+def _unread_queues(settings: Settings, instrumentation: Instrumentation, clock: Clock) -> Periodic:
+    """The loop that asks the broker for queues that nobody reads."""
+    management = Management(settings.reconciler_management_url)
+    queues = UnreadQueues(management, settings.reconciler_vhost, instrumentation=instrumentation, clock=clock)
+    return queues.loop(settings.reconciler_interval_seconds)

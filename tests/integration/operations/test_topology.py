@@ -11,14 +11,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from local.eventually import eventually
 from orderflow.broker_topology import definitions
 from orderflow.events import OrderCancelled
+from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.messaging.service import Queue, Service
 from orderflow.operations.management_api import Management
 from orderflow.operations.topology import command
 from orderflow.operations.topology.command import apply, diff
+from orderflow.operations.topology.unread import UnreadQueues, unread
 from orderflow.rabbitmq_definitions import Definitions, QueueDefinition, Value
 from orderflow.services import SERVICES
 from orderflow.settings import Settings
@@ -213,6 +216,45 @@ def test_without_passwords_everything_but_the_users_is_applied(management_url: s
     assert {difference.kind for difference in applied.left} == {"user", "permission", "topic permission"}
 
 
+def read(shop: Installation, channels: Channels, *, but: str = "") -> None:
+    """Consume every queue that gets events, as the running services do; returns when the broker has counted them."""
+    queues = {found.destination for found in shop.document.bindings if found.source == "order_events"} - {but}
+    channel = channels.open(shop.admin_url)
+    for queue in queues:
+        channel.basic_consume(queue, lambda *_: None)
+    management, expected = Management(shop.management_url), [but] if but else []
+    eventually(lambda: [left.key[0] for left in unread(management, shop.vhost)] == expected, 30, pause=0.2)
+
+
+def test_a_bound_queue_that_nobody_reads_is_found_by_diff_and_by_the_monitor(
+    shop: Installation, channels: Channels
+) -> None:
+    management = Management(shop.management_url)
+    names = {left.key[0] for left in unread(management, shop.vhost)}
+    assert "payment_requests" in names
+    assert not names & {"dead_letter_queue", "order_updates.retry.5s"}
+    read(shop, channels, but="payment_requests")
+
+    counts: list[int] = []
+
+    class Reports(Instrumentation):
+        def queues_unread(self, count: int) -> None:
+            counts.append(count)
+
+    reports = Reports()
+    queues = UnreadQueues(shop.api("monitor"), shop.vhost, instrumentation=reports, clock=SystemClock())
+    queues.run_once()
+    queues.run_once()
+    assert counts == [0, 1], "one look is not enough: a process may be about to start"
+
+
+def test_a_user_who_may_not_look_is_a_failure_of_the_broker_and_ends_no_process(shop: Installation) -> None:
+    stranger, reports = shop.api("payments"), Instrumentation()
+    queues = UnreadQueues(stranger, shop.vhost, instrumentation=reports, clock=SystemClock())
+    with pytest.raises(BrokerUnavailable):
+        queues.run_once()
+
+
 def parsed(action: str, shop_name: str, passwords: Path | None, prefix: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     command.arguments(parser)
@@ -221,18 +263,23 @@ def parsed(action: str, shop_name: str, passwords: Path | None, prefix: str) -> 
 
 
 def test_the_exit_code_of_the_command_shows_its_result(
-    shop: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    shop: Installation, tmp_path: Path, channels: Channels, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    read(shop, channels)
     prefix = shop.document.users[0].name.removesuffix("orders")
     file = tmp_path / "passwords.json"
     file.write_text(json.dumps({user.name.removeprefix(prefix): user.password for user in shop.document.users}))
     settings = Settings(management_url=shop.management_url)
     assert command.run(parsed("diff", shop.vhost, file, prefix), settings) == 0
+    assert "the broker matches" in capsys.readouterr().out
     Management(shop.management_url).delete("queues", shop.vhost, "order_updates")
     assert command.run(parsed("diff", shop.vhost, file, prefix), settings) == 1
-    assert "missing queue order_updates" in capsys.readouterr().out
+    differences = capsys.readouterr().out
+    assert "missing queue order_updates" in differences
     assert command.run(parsed("apply", shop.vhost, file, prefix), settings) == 0
     assert "done: missing queue order_updates" in capsys.readouterr().out
+    assert command.run(parsed("diff", shop.vhost, file, prefix), settings) == 1
+    assert capsys.readouterr().out == "unread queue order_updates: it gets events and has no consumer\n"
     file.write_text("[]")
     assert command.run(parsed("diff", shop.vhost, file, prefix), settings) == 2
     assert "not a JSON object" in capsys.readouterr().err

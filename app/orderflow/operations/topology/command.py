@@ -16,6 +16,7 @@ from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.management_api import Management, ManagementRefused
 from orderflow.operations.topology import prune as deletions
 from orderflow.operations.topology.diff import Difference, compare
+from orderflow.operations.topology.unread import unread
 from orderflow.rabbitmq_definitions import Definitions
 from orderflow.services import SERVICES
 from orderflow.settings import Need, Settings
@@ -86,7 +87,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "action",
         choices=("render", "apply", "diff"),
-        help="print the definitions, apply them, or compare them with the broker",
+        help="print the definitions, apply them, or compare them with the broker and find queues that nobody reads",
     )
     parser.add_argument("--vhost", default="orderflow", help="the vhost (default: %(default)s)")
     parser.add_argument("--passwords", type=Path, help="JSON file with the password of each broker user")
@@ -121,7 +122,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
         management = Management(settings.management_url)
         management.wait(options.wait)
         if options.action == "diff":
-            return _print(diff(management, wanted))
+            return _print([*diff(management, wanted), *unread(management, options.vhost)])
         applied = apply(management, wanted, prune=options.prune)
     except (ValueError, OSError, BrokerUnavailable, ManagementRefused) as error:
         sys.stderr.write(f"topology {options.action}: {error}\n")

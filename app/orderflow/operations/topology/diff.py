@@ -16,7 +16,7 @@ import msgspec
 from orderflow.rabbitmq_definitions import Definitions, User
 
 Kind = Literal["user", "permission", "topic permission", "policy", "exchange", "queue", "binding"]
-Verdict = Literal["missing", "changed", "extra"]
+Verdict = Literal["missing", "changed", "extra", "unread"]
 
 _KINDS: dict[Kind, tuple[str, tuple[str, ...]]] = {
     "user": ("users", ("name",)),

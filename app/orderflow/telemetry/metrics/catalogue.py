@@ -244,6 +244,11 @@ ORDERS_STUCK = RECONCILING.gauge(
 ORDERS_STUCK_AGE = RECONCILING.gauge(
     "orderflow_reconciler_orders_stuck_oldest_age_seconds", "Age of the oldest stuck order.", by.STATE, unit="seconds"
 )
+QUEUES_UNREAD = RECONCILING.gauge(
+    "orderflow_reconciler_unread_queues",
+    "Queues that get events and have no consumer, if the reconciler has the management API. Must be 0.",
+    unit="queues",
+)
 RECONCILED_AT = RECONCILING.gauge(
     "orderflow_reconciler_last_run_timestamp_seconds",
     "When the last run of the reconciler ended, in seconds since 1970.",

@@ -98,6 +98,10 @@ class ServiceRecorder(Instrumentation):
         """Count an attempt to send a notification."""
         self._counter(catalogue.NOTIFIED, kind, outcome).inc()
 
+    def queues_unread(self, count: int) -> None:
+        """Set the number of queues that nobody reads."""
+        self._gauge(catalogue.QUEUES_UNREAD).set(count)
+
     def reconciled(self, found: Reconciliation) -> None:
         """Set every finding of the reconciler, and the time of its run."""
         gauge = self._gauge

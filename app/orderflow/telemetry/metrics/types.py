@@ -17,6 +17,7 @@ Unit = Literal[
     "units",
     "orders",
     "skus",
+    "queues",
     "state",
     "connections",
 ]

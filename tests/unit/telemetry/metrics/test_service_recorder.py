@@ -107,6 +107,13 @@ def test_what_the_reconciler_found_is_shown_whole(shop: ServiceRecorder, value: 
     assert value("orderflow_reconciler_orders_stuck", state="reserved") == 0
 
 
+def test_queues_that_nobody_reads_are_counted_until_somebody_does(shop: ServiceRecorder, value: Value) -> None:
+    shop.queues_unread(2)
+    assert value("orderflow_reconciler_unread_queues") == 2
+    shop.queues_unread(0)
+    assert value("orderflow_reconciler_unread_queues") == 0
+
+
 def test_the_other_reports_are_counted(shop: ServiceRecorder, value: Value) -> None:
     shop.replayed()
     shop.refused("sold_out")
