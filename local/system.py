@@ -39,6 +39,10 @@ class ProcessPorts:
     http: int
 
 
+_PASSED_ON = ("ORDERFLOW_ACCEPT_DATA_LOSS",)
+"""Settings that describe given servers: they are passed on to the processes."""
+
+
 class System:
     """Every process of orderflow on one stack of servers; ``with System.started(...)`` stops them at the end."""
 
@@ -283,6 +287,7 @@ class System:
 
     def _plain_environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ORDERFLOW_", "OTEL_"))}
+        kept |= {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         return kept | {"PYTHONPATH": f"{self.tree / 'app'}:{self.tree}", "PYTHONUNBUFFERED": "1"}
 
     def _spec(

@@ -116,6 +116,12 @@ class Settings:
         "Whether a process applies pending migrations at its start. `off`: it exits with 2 when one is pending."
         " `accept-newer`: the same, but it also starts on a newer database, for a rollback to the previous version.",
     )
+    accept_data_loss: Literal["on", "off"] = _setting(
+        "off",
+        _one_of("on", "off"),
+        "Whether a process starts on a server with fsync=off or synchronous_commit=off, which may lose accepted orders"
+        " when it crashes. `off`: it exits with 2.",
+    )
     log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "Minimum log level.")
 
     http_host: str = _setting("127.0.0.1", _text, "Address on which the HTTP API listens.")

@@ -10,6 +10,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 COMMITTED = b"COMMIT\0"
 """Part of the server's response to a successful commit."""
+_WRITES = re.compile(rb"insert into|update |delete from|_pg3_")
+"""Part of a request that writes; a prepared statement counts as one, because its text is not sent again."""
 _BACKEND_KEY = re.compile(rb"K\0\0\0\x0c.{8}", re.DOTALL)
 """PostgreSQL's message BackendKeyData: the number of the server's process and a secret."""
 _OWN_KEY = b"K\0\0\0\x0c" + bytes(8)
@@ -20,7 +22,7 @@ class Proxy:
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self._target = (parts.hostname or "127.0.0.1", parts.port or 5432)
+        self.point_to(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
         credentials, at, _ = parts.netloc.rpartition("@")
@@ -31,6 +33,9 @@ class Proxy:
         self.responding.set()
         self.swallow: bytes | None = None
         """The first response that contains this is not forwarded; the connection is cut instead."""
+        self.swallows_commits = False
+        """True: the COMMIT of a transaction that wrote is not forwarded; the connection stays, and nothing comes."""
+        self.swallowed_commits = 0
         self.pooling = False
         """True: the proxy names itself to clients instead of the server's process, as poolers do."""
         self._sockets: set[socket.socket] = set()
@@ -45,6 +50,11 @@ class Proxy:
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         self.cut()
+
+    def point_to(self, url: str) -> None:
+        """Forward new connections to the server of this URL; those that exist stay with theirs."""
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "127.0.0.1", parts.port or 5432)
 
     def cut(self) -> None:
         """Cut every connection; responses that are held back are lost."""
@@ -80,8 +90,14 @@ class Proxy:
                 threading.Thread(target=self._pump, args=(source, sink, from_server), daemon=True).start()
 
     def _pump(self, source: socket.socket, sink: socket.socket, from_server: bool) -> None:
+        wrote = False
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                if not from_server:
+                    wrote = bool(_WRITES.search(data)) or (wrote and b"BEGIN" not in data)
+                    if wrote and self.swallows_commits and b"COMMIT" in data:
+                        self.swallowed_commits += 1
+                        continue
                 if from_server and self.swallow and self.swallow in data:
                     self.swallow = None
                     break

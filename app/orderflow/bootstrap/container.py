@@ -21,6 +21,7 @@ from orderflow.messaging.consume.settlement import RetryPolicy
 from orderflow.messaging.effects import Effect, EffectRunner
 from orderflow.messaging.lease_sweeper import INTERVAL_SECONDS, LeaseSweeper
 from orderflow.messaging.periodic import Periodic
+from orderflow.messaging.postgres.connection_watchdog import ConnectionWatchdog
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.instance import Instance
 from orderflow.messaging.pruning import STATEMENT_SECONDS, Pruner
@@ -56,6 +57,7 @@ class Container:
         self.settings = settings
         self.telemetry = telemetry
         self.clock: Clock = SystemClock()
+        self._connection_watchdog = ConnectionWatchdog()
         self._databases: list[Database] = []
         self._read_pools: list[ReadPool] = []
         self._instance = Instance(service.name, name)
@@ -84,6 +86,11 @@ class Container:
     def instrumentation(self) -> Instrumentation:
         """Receives the reports of the process."""
         return self.telemetry.instrumentation
+
+    def start(self) -> None:
+        """Begin to connect to the broker, and to watch the connections to the database."""
+        self._connection_watchdog.start()
+        self.broker.start()
 
     def add(self, *loops: Loop) -> None:
         """Run these loops, and stop them together. Loops added first are stopped first."""
@@ -135,6 +142,7 @@ class Container:
             instance=self._instance if leasing else None,
         )
         self._databases.append(database)
+        self._connection_watchdog.watch(database)
         return database
 
     def database_failing(self) -> bool:
@@ -154,6 +162,7 @@ class Container:
         name = f"orderflow {self.name}"
         pool = ReadPool(self.settings.database_url, application_name=name, timeout_seconds=timeout_seconds)
         self._read_pools.append(pool)
+        self._connection_watchdog.watch(pool)
         return pool
 
     def close(self) -> None:
@@ -161,6 +170,7 @@ class Container:
         for pool in self._read_pools:
             pool.close()
         self.broker.close(timeout_seconds=5)
+        self._connection_watchdog.stop()
 
     def unit_of_work(self) -> UnitOfWorkFactory:
         """A unit of work for one thread."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waits for the database at the start of a process, and migrates or checks its schema."""
+"""Waits for the database at the start of a process, checks that it keeps commits, migrates or checks its schema."""
 
 import logging
 
@@ -8,6 +8,7 @@ from orderflow.database_schema import database_schema
 from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.errors import InfrastructureError, SchemaMismatch
 from orderflow.messaging.postgres.database import Database
+from orderflow.messaging.postgres.durability import LosesCommits, require_durable
 from orderflow.messaging.postgres.migrations import migrate, require_current
 
 log = logging.getLogger(__name__)
@@ -16,13 +17,18 @@ log = logging.getLogger(__name__)
 def prepare_database(container: Container) -> bool:
     """Wait for the database and migrate or check its schema as ``ORDERFLOW_MIGRATE`` says.
 
-    False when the process was stopped meanwhile. Raises SchemaMismatch when the schema does not fit the code.
+    False when the process was stopped meanwhile. Raises SchemaMismatch when the schema does not fit the code, and
+    LosesCommits when the server may lose commits and ``ORDERFLOW_ACCEPT_DATA_LOSS`` does not accept that.
     """
     backoff, database, stopping = Backoff(), container.database(), container.process.stopping
     try:
         while not stopping.is_set():
             try:
+                _check_durability(database, accept_loss=container.settings.accept_data_loss == "on")
                 _prepare(database, container.service.name, container.settings.migrate)
+            except LosesCommits as error:
+                log.error("database.loses_commits", extra={"problems": error.problems})
+                raise
             except SchemaMismatch as error:
                 log.error("database.mismatch", extra={"problems": error.problems})
                 raise
@@ -35,6 +41,16 @@ def prepare_database(container: Container) -> bool:
     finally:
         database.close()
     return False
+
+
+def _check_durability(database: Database, *, accept_loss: bool) -> None:
+    try:
+        with database.transaction() as transaction:
+            require_durable(transaction)
+    except LosesCommits as error:
+        if not accept_loss:
+            raise
+        log.warning("database.loses_commits", extra={"problems": error.problems})
 
 
 def _prepare(database: Database, service: str, mode: str) -> None:

@@ -61,7 +61,7 @@ def find_process(name: str) -> tuple[Service, ProcessDeclaration]:
 def _run(container: Container, declaration: ProcessDeclaration) -> int:
     process, settings = container.process, container.settings
     process.catch_signals()
-    container.broker.start()
+    container.start()
     watchdog = Watchdog(
         lambda: _idle_seconds(container), limit_seconds=settings.watchdog_seconds, clock=container.clock
     )

@@ -1,18 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The database of an HTTP API: a write or read returns in time or raises a problem."""
+"""The database of an HTTP API: a write or read returns in time or raises a problem.
+
+A write is answered with 503 only when it is not carried out, and never will be. Once its commit has begun, the outcome
+is waited for; when it does not arrive, the answer is 504, and the client must send the request again.
+"""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
-from orderflow.http.problems import DATABASE_UNAVAILABLE, OVERLOADED, Problem
-from orderflow.messaging.errors import InfrastructureError
+from orderflow.http.problems import DATABASE_UNAVAILABLE, OUTCOME_UNKNOWN, OVERLOADED, Problem
+from orderflow.messaging.errors import CommitInDoubt, InfrastructureError
 from orderflow.messaging.group_commit import Overloaded
 from orderflow.messaging.service import Transaction
 
 RESPONSE_SECONDS = 2.0
 """The longest time that a client waits for the database; then it is asked to send the request again."""
+COMMIT_SECONDS = 2.0
+"""How much longer it waits for the outcome of a commit that has begun."""
+_NOT_DONE = "the request was not carried out: send it again"
 Request_contra = TypeVar("Request_contra", contravariant=True)
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -24,6 +31,9 @@ class Writer(Protocol[Request_contra, Result]):
 
     def submit(self, request: Request_contra, /) -> Future[Result]:
         """Queue a request; raises Overloaded when too many requests wait."""
+
+    def withdraw(self, future: Future[Result], /) -> bool:
+        """Give up a request: true when it is not applied and never will be, false when its commit has begun."""
 
 
 class Reader(Protocol):
@@ -43,23 +53,40 @@ class ApiDatabase(Generic[Request, Result]):
     async def write(self, request: Request) -> Result:
         """The result of a request, after its commit. The request is carried out even if its client disconnects.
 
-        Raises Problem 429 when too many requests wait, and Problem 503 when the result is not known in time: the
-        request may or may not be carried out then.
+        Raises Problem 429 when too many requests wait, 503 when the request was not carried out and never will be, and
+        504 when that is not known.
         """
         try:
             future = self._writer.submit(request)
         except Overloaded:
             raise Problem(OVERLOADED) from None
-        detail = "the request may or may not have been carried out: send it again unchanged"
-        return await _in_time(asyncio.shield(asyncio.wrap_future(future)), detail)
+        try:
+            return await self._in_time(future)
+        except CommitInDoubt:
+            raise Problem(OUTCOME_UNKNOWN) from None
+        except InfrastructureError:
+            raise Problem(DATABASE_UNAVAILABLE, _NOT_DONE) from None
+
+    async def _in_time(self, future: Future[Result]) -> Result:
+        """The result; raises Problem when it does not arrive in time."""
+        try:
+            return await _wait(future, RESPONSE_SECONDS)
+        except TimeoutError:
+            if self._writer.withdraw(future):
+                raise Problem(DATABASE_UNAVAILABLE, _NOT_DONE) from None
+        try:
+            return await _wait(future, COMMIT_SECONDS)
+        except TimeoutError:
+            raise Problem(OUTCOME_UNKNOWN) from None
 
     async def read(self, query: Callable[[Transaction], Row]) -> Row:
         """The result of a query; raises Problem 503 when it does not arrive in time."""
-        return await _in_time(asyncio.wrap_future(self._reader.submit(query)), "send the request again")
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(self._reader.submit(query)), RESPONSE_SECONDS)
+        except (InfrastructureError, TimeoutError):
+            raise Problem(DATABASE_UNAVAILABLE, "send the request again") from None
 
 
-async def _in_time(result: Awaitable[Row], detail: str) -> Row:
-    try:
-        return await asyncio.wait_for(result, RESPONSE_SECONDS)
-    except (InfrastructureError, TimeoutError):
-        raise Problem(DATABASE_UNAVAILABLE, detail) from None
+async def _wait(future: Future[Result], seconds: float) -> Result:
+    """The result of a future, which is not cancelled when the caller is, or the time is over (TimeoutError)."""
+    return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)

@@ -75,6 +75,12 @@ INTERNAL_ERROR = ProblemType("internal-error", 500, "The server failed. Its log 
 DATABASE_UNAVAILABLE = ProblemType(
     "database-unavailable", 503, "The database did not respond in time. Send the request again.", retry_after=1
 )
+OUTCOME_UNKNOWN = ProblemType(
+    "outcome-unknown",
+    504,
+    "The database did not respond in time: the request may or may not have been carried out. Send it again unchanged.",
+    retry_after=1,
+)
 _BY_STATUS = {
     kind.status: kind
     for kind in (BAD_REQUEST, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, METHOD_NOT_ALLOWED, TOO_LARGE, INTERNAL_ERROR)

@@ -7,6 +7,7 @@
     ├── InfrastructureError     the message is not the cause: it stays, the consumer pauses and tries again
     │   ├── BrokerUnavailable       no connection, or it was lost
     │   ├── DatabaseUnavailable     no connection, or it was lost, or the server is shutting down
+    │   │   └── CommitInDoubt           the commit had begun: it is unknown whether it was done
     │   ├── TransactionAborted      deadlock or serialization failure: the same work can be repeated immediately
     │   └── GivenUp                 the process ends without finishing
     ├── MalformedMessage        the message cannot be read: it is dead-lettered
@@ -30,6 +31,10 @@ class BrokerUnavailable(InfrastructureError):
 
 class DatabaseUnavailable(InfrastructureError):
     """The database cannot be reached, or refuses to work at the moment."""
+
+
+class CommitInDoubt(DatabaseUnavailable):
+    """The commit had begun when the database failed: it is unknown whether the transaction was committed."""
 
 
 class TransactionAborted(InfrastructureError):

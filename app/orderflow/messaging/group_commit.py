@@ -1,16 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applies requests that arrive together in one transaction."""
+"""Applies requests that arrive together in one transaction.
+
+A request can be withdrawn until the commit of its transaction begins. So whoever gives up waiting knows whether the
+request may still be applied.
+"""
 
 import logging
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Generic, TypeVar
 
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.consume.bisect import bisect
-from orderflow.messaging.errors import InfrastructureError, TransactionAborted
+from orderflow.messaging.errors import CommitInDoubt, DatabaseUnavailable, InfrastructureError, TransactionAborted
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 
 log = logging.getLogger(__name__)
@@ -22,6 +27,10 @@ _MAX_ABORTS = 5
 
 class Overloaded(Exception):
     """Too many requests wait, or the writer has stopped; nothing was done."""
+
+
+class _Withdrawn(InfrastructureError):
+    """Requests of the transaction were withdrawn before its commit: it is rolled back, and repeated without them."""
 
 
 class GroupCommit(Generic[Request, Result]):
@@ -51,13 +60,18 @@ class GroupCommit(Generic[Request, Result]):
         self._stopping = threading.Event()
         self._submit_lock = threading.Lock()
         self._closed = False
+        self._commit_lock = threading.Lock()
+        self._withdrawn = set[Future[Result]]()
+        """Withdrawn while their transaction was open."""
+        self._committing = frozenset[Future[Result]]()
+        """Those whose commit has begun; kept when it is unknown how it ended."""
 
     def submit(self, request: Request) -> Future[Result]:
         """Queue a request. Its future gets the result after the commit, or the error of this request.
 
-        Raises Overloaded when too many requests wait, or ``run`` has ended. After an InfrastructureError in the future
-        the request was not applied, or (when the connection broke during the commit) the result is unknown: the caller
-        must repeat the request with the same idempotency key.
+        Raises Overloaded when too many requests wait, or ``run`` has ended. After CommitInDoubt in the future it is
+        unknown whether the request was applied: the caller must repeat it with the same idempotency key. After any
+        other InfrastructureError it was not applied.
         """
         future: Future[Result] = Future()
         with self._submit_lock:
@@ -68,6 +82,15 @@ class GroupCommit(Generic[Request, Result]):
             except queue.Full:
                 raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
         return future
+
+    def withdraw(self, future: Future[Result]) -> bool:
+        """Give up a request: true when it is not applied and never will be, false when its commit has begun."""
+        with self._commit_lock:
+            if future.done() or future in self._committing:
+                return False
+            if not future.cancel():  # it is being applied
+                self._withdrawn.add(future)
+            return True
 
     def run(self) -> None:
         """Apply what is submitted until stopped and nothing waits."""
@@ -106,11 +129,7 @@ class GroupCommit(Generic[Request, Result]):
         undecided = list(group)
 
         def attempt(part: Sequence[tuple[Request, Future[Result]]]) -> None:
-            with self._unit_of_work.transaction() as work:
-                results = self._apply([request for request, _ in part], work)
-                if len(results) != len(part):
-                    raise RuntimeError(f"{self._apply!r} returned {len(results)} results for {len(part)} requests")
-            for (_, future), result in zip(part, results, strict=True):
+            for (_, future), result in zip(part, self._transact(part), strict=True):
                 future.set_result(result)
             del undecided[: len(part)]
 
@@ -118,20 +137,56 @@ class GroupCommit(Generic[Request, Result]):
             item[1].set_exception(error)
             del undecided[:1]
 
-        for _ in range(_MAX_ABORTS):
+        aborts = 0
+        while aborts < _MAX_ABORTS:
             try:
                 bisect(list(undecided), attempt, on_failure)
+            except _Withdrawn:
+                self._drop_withdrawn(undecided)
             except TransactionAborted:
-                continue
+                aborts += 1
             except InfrastructureError as error:
                 self._fail(undecided, error)
-            return
+                return
+            else:
+                return
         self._fail(undecided, TransactionAborted(f"aborted {_MAX_ABORTS} times in a row"))
+
+    def _transact(self, part: Sequence[tuple[Request, Future[Result]]]) -> Sequence[Result]:
+        """Apply requests in one transaction; when it raises, ``_committing`` are those that may have been applied."""
+        begin_commit = partial(self._begin_commit, [future for _, future in part])
+        try:
+            with self._unit_of_work.transaction(before_commit=begin_commit) as work:
+                results = self._apply([request for request, _ in part], work)
+                if len(results) != len(part):
+                    raise RuntimeError(f"{self._apply!r} returned {len(results)} results for {len(part)} requests")
+        except DatabaseUnavailable:
+            raise
+        except BaseException:
+            self._committing = frozenset()
+            raise
+        return results
+
+    def _begin_commit(self, futures: Sequence[Future[Result]]) -> None:
+        """From now on these cannot be withdrawn; raises _Withdrawn when one of them was."""
+        with self._commit_lock:
+            if not self._withdrawn.isdisjoint(futures):
+                raise _Withdrawn("requests were withdrawn")
+            self._committing = frozenset(futures)
+
+    def _drop_withdrawn(self, undecided: list[tuple[Request, Future[Result]]]) -> None:
+        with self._commit_lock:
+            undecided[:] = [item for item in undecided if item[1] not in self._withdrawn]
+            self._withdrawn.clear()
 
     def _fail(self, items: Sequence[tuple[Request, Future[Result]]], error: InfrastructureError) -> None:
         log.warning("writer.failed", extra={"requests": len(items), "error": str(error)})
+        in_doubt = CommitInDoubt(str(error))
         for _, future in items:
-            future.set_exception(error)
+            future.set_exception(in_doubt if future in self._committing else error)
+        with self._commit_lock:
+            self._committing = frozenset()
+            self._withdrawn.clear()
 
     def _delete_confirmed(self) -> None:
         try:

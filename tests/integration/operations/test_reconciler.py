@@ -147,12 +147,12 @@ class FailingDatabase(Database):
         self._clock = clock
 
     @contextmanager
-    def transaction(self) -> Generator[SqlTransaction]:
+    def transaction(self, *, limited: bool = True) -> Generator[SqlTransaction]:
         self.begun.append(self._clock.monotonic())
         self._clock.advance(10)
         if len(self.begun) < 3:
             raise DatabaseUnavailable("no tables yet")
-        with super().transaction() as open_transaction:
+        with super().transaction(limited=limited) as open_transaction:
             yield open_transaction
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes and reads of an API: they respond in time, and a write continues when its client disconnects."""
+"""Writes and reads of an API: they respond in time, and what is answered with 503 is not carried out."""
 
 import asyncio
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from orderflow.http.api_database import ApiDatabase
 from orderflow.http.problems import Problem
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import ManualClock
-from orderflow.messaging.errors import BadData, DatabaseUnavailable
+from orderflow.messaging.errors import BadData, CommitInDoubt, DatabaseUnavailable
 from orderflow.messaging.group_commit import Overloaded
 from orderflow.services.inventory.api import StockApi
 from orderflow.services.inventory.store import Stock
@@ -26,15 +26,21 @@ from orderflow.services.orders.place_orders import Placed
 
 
 class Submitted:
-    """A writer and a reader whose result the test sets."""
+    """A writer and a reader whose result the test sets; ``committing`` requests cannot be withdrawn."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, committing: bool = False) -> None:
         self.future: Future[Any] = Future()
         self.requests: list[Any] = []
+        self.withdrawn: list[Future[Any]] = []
+        self._committing = committing
 
     def submit(self, request: Any, /) -> Future[Any]:
         self.requests.append(request)
         return self.future
+
+    def withdraw(self, future: Future[Any], /) -> bool:
+        self.withdrawn.append(future)
+        return not self._committing
 
 
 class FullWriter:
@@ -43,10 +49,14 @@ class FullWriter:
     def submit(self, _request: Any, /) -> Future[Any]:
         raise Overloaded("full")
 
+    def withdraw(self, future: Future[Any], /) -> bool:
+        raise AssertionError(future)
+
 
 @pytest.fixture(autouse=True)
 def short_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_database, "RESPONSE_SECONDS", 0.05)
+    monkeypatch.setattr(api_database, "COMMIT_SECONDS", 0.05)
 
 
 def outcome(call: Callable[[ApiDatabase[Any, Any]], Any], submitted: Submitted) -> tuple[int, str, str | None]:
@@ -107,11 +117,34 @@ def test_an_error_that_concerns_the_request_is_passed_on() -> None:
         asyncio.run(main())
 
 
-def test_an_abandoned_read_is_dropped_and_an_abandoned_write_is_not() -> None:
+def test_an_abandoned_read_is_dropped_and_an_abandoned_write_is_withdrawn() -> None:
     reads, writes = Submitted(), Submitted()
     outcome(read, reads)
     outcome(write, writes)
-    assert (reads.future.cancelled(), writes.future.cancelled()) == (True, False)
+    assert reads.future.cancelled()
+    assert writes.withdrawn == [writes.future]
+
+
+def test_a_write_whose_outcome_is_not_known_is_a_504() -> None:
+    failed, silent = Submitted(), Submitted(committing=True)
+    failed.future.set_exception(CommitInDoubt("gone"))
+    expected = (504, "outcome-unknown", "1")
+    assert (outcome(write, failed), outcome(write, silent)) == (expected, expected)
+
+
+def test_the_outcome_of_a_commit_that_has_begun_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_database, "COMMIT_SECONDS", 60)
+    writer = Submitted(committing=True)
+
+    async def main() -> Any:
+        writing = asyncio.ensure_future(ApiDatabase(writer, Submitted()).write("request"))
+        async with deadline(30, what="the writer is asked"):
+            while not writer.withdrawn:
+                await asyncio.sleep(0)
+        writer.future.set_result("late")
+        return await writing
+
+    assert asyncio.run(main()) == "late"
 
 
 def orders(writer: Submitted) -> Litestar:

@@ -27,7 +27,7 @@ ORDERS = OrdersApi(
 ).app()
 STOCK = StockApi(database=DATABASE, keys=None).app()
 READ = {"200", "401", "403", "404", "431", "500", "503"}
-WRITE = {"400", "401", "403", "409", "413", "415", "422", "429", "431", "500", "503"}
+WRITE = {"400", "401", "403", "409", "413", "415", "422", "429", "431", "500", "503", "504"}
 OPERATIONS = {
     "place_order": ("orders:write", WRITE | {"202"}),
     "get_order": ("orders:read", READ),

@@ -9,7 +9,7 @@ import pytest
 
 from local.eventually import eventually
 from orderflow.messaging.clock import SystemClock
-from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
+from orderflow.messaging.errors import BadData, CommitInDoubt, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 
@@ -25,9 +25,10 @@ class ListTable:
         self.outbox = self
 
     @contextmanager
-    def transaction(self) -> Generator[list[str]]:
+    def transaction(self, *, before_commit: Callable[[], None]) -> Generator[list[str]]:
         work: list[str] = []
         yield work
+        before_commit()
         if self.fail_commit:
             raise self.fail_commit.pop(0)
         self.rows += work
@@ -165,6 +166,56 @@ def test_a_request_that_was_cancelled_while_it_waited_is_not_applied() -> None:
     group_commit.stop()
     group_commit.run()
     assert (kept.result(0), table.rows) == ("b done", ["b"])
+
+
+def test_a_request_that_is_withdrawn_while_it_waits_or_is_applied_is_never_stored() -> None:
+    table, attempts = ListTable(), list[Sequence[str]]()
+
+    def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
+        attempts.append(requests)
+        if len(attempts) == 1:
+            assert group_commit.withdraw(applied)
+        return record(requests, work)
+
+    group_commit = writer(table, apply)
+    waiting, applied, kept = (group_commit.submit(request) for request in ("a", "b", "c"))
+    assert group_commit.withdraw(waiting)
+    group_commit.stop()
+    group_commit.run()
+    assert attempts == [["b", "c"], ["c"]]
+    assert (kept.result(0), table.rows) == ("c done", ["c"])
+    assert not group_commit.withdraw(kept)
+
+
+def test_a_request_cannot_be_withdrawn_once_its_commit_has_begun_and_its_failure_leaves_a_doubt() -> None:
+    table = ListTable()
+    group_commit = writer(table)
+
+    class Cut(DatabaseUnavailable):
+        def __str__(self) -> str:
+            return f"withdrawn: {group_commit.withdraw(committing)}"
+
+    table.fail_commit = [Cut()]
+    committing = group_commit.submit("a")
+    group_commit.stop()
+    group_commit.run()
+    error = committing.exception(0)
+    assert isinstance(error, CommitInDoubt)
+    assert str(error) == "withdrawn: False"
+
+
+def test_a_failure_before_the_commit_leaves_no_doubt() -> None:
+    table, calls = ListTable(), list[Sequence[str]]()
+    table.fail_commit = [TransactionAborted("deadlock")]
+
+    def apply(requests: Sequence[str], work: SqlUnitOfWork) -> Sequence[str]:
+        calls.append(requests)
+        if len(calls) == 2:
+            raise DatabaseUnavailable("gone")
+        return record(requests, work)
+
+    (error,) = submitted_then_run(writer(table, apply), "a")
+    assert type(error) is DatabaseUnavailable
 
 
 def test_after_the_end_nothing_can_be_submitted() -> None:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Access to PostgreSQL: one connection per thread, plain SQL, errors classified by what the caller must do.
 
-This module, ``instance`` and ``read_pool`` are the only ones that import psycopg.
+This module, ``connection_watchdog``, ``instance`` and ``read_pool`` are the only ones that import psycopg.
 """
 
 import logging
+import threading
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -15,15 +16,25 @@ import psycopg
 from psycopg import errors, pq
 from psycopg.abc import AdaptContext, DumperKey
 from psycopg.adapt import Dumper, PyFormat
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.array import ListDumper
 
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.postgres.arrays import Packer, packer
+from orderflow.messaging.postgres.connection_watchdog import cut_off
 from orderflow.messaging.postgres.instance import NO_OWNER, Instance
 
 log = logging.getLogger(__name__)
 
+RESPONSE_MARGIN_SECONDS = 10.0
+"""A transaction that takes so much longer than one statement may is cut off; the watchdog of the loops waits longer."""
+_IDLE_SECONDS = 60
+"""The server ends a transaction whose client is silent for so long: it may be gone, and others wait for the locks."""
 _CLOCK_TOLERANCE = timedelta(seconds=0.5)
+# Only these say nothing about the server. After any other error the next attempt uses a new connection, which may reach
+# another server: 25006 (it is read-only: a standby, or demoted), 08xxx (connection), 53xxx (disk full, out of memory,
+# too many connections), 57Pxx (shutdown, recovery), 58xxx (I/O error), XXxxx (corruption), 42xxx (other tables).
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
 _BAD_DATA = (errors.DataError, errors.IntegrityError, errors.ProgramLimitExceeded)
 _ABORTED = (errors.SerializationFailure, errors.DeadlockDetected)
 
@@ -87,7 +98,8 @@ class SqlTransaction:
 class Database:
     """One connection, for one thread, opened when it is first needed and again after it was lost.
 
-    With ``instance`` it can lease rows that others take over as soon as the process is gone.
+    It accepts only a server that accepts writes, unless ``read_only``, or the URL has ``target_session_attrs``. With
+    ``instance`` it can lease rows that others take over as soon as the process is gone.
     """
 
     def __init__(
@@ -96,6 +108,8 @@ class Database:
         *,
         application_name: str = "orderflow",
         statement_timeout_seconds: float = 30,
+        response_margin_seconds: float = RESPONSE_MARGIN_SECONDS,
+        read_only: bool = False,
         instance: Instance | None = None,
     ) -> None:
         self.connections = 0
@@ -104,33 +118,45 @@ class Database:
         self._instance = instance
         self._owner = NO_OWNER
         self._options = connection_options(application_name, statement_timeout_seconds=statement_timeout_seconds)
+        if not read_only and target_session_attrs(url) is None:
+            self._options["target_session_attrs"] = "read-write"
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
+        self._closing = threading.Lock()
+        self._longest_wait = statement_timeout_seconds + response_margin_seconds
+        self._waits_since: float | None = None
         self._clock_offset = timedelta()
         self.failed_at = self.committed_at = float("-inf")
         """Monotonic times of the last DatabaseUnavailable and of the last commit."""
 
     @contextmanager
-    def transaction(self) -> Generator[SqlTransaction]:
+    def transaction(self, *, limited: bool = True) -> Generator[SqlTransaction]:
         """A transaction, committed at the end of the block and rolled back when the block raises.
 
         Raises BadData, TransactionAborted or DatabaseUnavailable in place of the driver's errors. When the
         commit itself fails with DatabaseUnavailable, it is unknown whether the transaction was committed.
+        ``limited``: it is cut off when it takes much longer than one statement may (``cut_off_overdue``).
         """
         connection = self._connected()
+        self._waits_since = time.monotonic() if limited else None
         try:
             with connection.transaction():
                 yield SqlTransaction(connection, self._clock_offset, self._owner)
         except psycopg.Error as error:
             raise self._classified(error) from error
+        finally:
+            self._waits_since = None
         self.committed_at = time.monotonic()
 
     def execute(self, statement: str, parameters: Mapping[str, object] | None = None) -> list[tuple[Any, ...]]:
         """Run one statement that is a transaction of its own: one round trip instead of three. Raises as above."""
         connection = self._connected()
+        self._waits_since = time.monotonic()
         try:
             rows = SqlTransaction(connection, self._clock_offset).execute(statement, parameters)
         except psycopg.Error as error:
             raise self._classified(error) from error
+        finally:
+            self._waits_since = None
         self.committed_at = time.monotonic()
         return rows
 
@@ -141,15 +167,26 @@ class Database:
 
     def close(self) -> None:
         """Close the connection; the next transaction opens a new one."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.close()
+        with self._closing:
+            connection, self._connection = self._connection, None
+            if connection is not None:
+                connection.close()
+
+    def cut_off_overdue(self) -> int:
+        """See ``connection_watchdog.Watched``."""
+        with self._closing:
+            since, connection = self._waits_since, self._connection
+            if since is None or connection is None or time.monotonic() - since < self._longest_wait:
+                return 0
+            cut_off(connection)
+            return 1
 
     def _connected(self) -> psycopg.Connection[tuple[Any, ...]]:
         if self._connection is not None and not self._connection.broken and not self._connection.closed:
             return self._connection
         try:
             self._connection = psycopg.connect(self._url, **self._options)
+            self._waits_since = time.monotonic()
             self._clock_offset = configure(self._connection)
             if self._instance is not None:
                 self._owner = self._instance.attend(self._connection)
@@ -158,14 +195,15 @@ class Database:
             self.close()
             self.failed_at = time.monotonic()
             raise DatabaseUnavailable(_first_line(error)) from error
+        finally:
+            self._waits_since = None
         return self._connection
 
     def _classified(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
         found = classified(error)
         if isinstance(found, DatabaseUnavailable):
             self.failed_at = time.monotonic()
-            if isinstance(error, psycopg.OperationalError):
-                self.close()
+            self.close()
         return found
 
 
@@ -175,12 +213,19 @@ def connection_options(application_name: str, *, statement_timeout_seconds: floa
         "autocommit": True,
         "connect_timeout": 5,
         "application_name": application_name,
-        "options": f"-c statement_timeout={round(statement_timeout_seconds * 1000)} -c timezone=UTC",
+        "options": f"-c statement_timeout={round(statement_timeout_seconds * 1000)} -c timezone=UTC"
+        f" -c idle_in_transaction_session_timeout={_IDLE_SECONDS}s",
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "tcp_user_timeout": 20_000,
     }
+
+
+def target_session_attrs(url: str) -> str | None:
+    """Which servers the URL accepts (https://www.postgresql.org/docs/current/libpq-connect.html); None: not said."""
+    found = conninfo_to_dict(url).get("target_session_attrs")
+    return None if found is None else str(found)
 
 
 def configure(connection: psycopg.Connection[tuple[Any, ...]]) -> timedelta:

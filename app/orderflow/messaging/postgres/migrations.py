@@ -149,7 +149,7 @@ def _apply_next(database: Database, components: Sequence[Component]) -> Migratio
     """Record what version 0.1.0 applied, and apply the first pending migration; None when there is none."""
     migration: Migration | None = None
     try:
-        with database.transaction() as transaction:
+        with database.transaction(limited=False) as transaction:
             transaction.execute(f"select pg_advisory_xact_lock({_ADVISORY_LOCK})")
             transaction.execute(_TABLE)
             recorded = _recorded(transaction, components)

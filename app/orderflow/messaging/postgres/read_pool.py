@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the queries of HTTP APIs in threads with a connection pool, so that no event loop waits for the database."""
 
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -15,13 +13,22 @@ import psycopg
 from psycopg_pool import ConnectionPool, PoolClosed
 
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
-from orderflow.messaging.postgres.database import SqlTransaction, classified, configure, connection_options
+from orderflow.messaging.postgres.connection_watchdog import cut_off
+from orderflow.messaging.postgres.database import (
+    SqlTransaction,
+    classified,
+    configure,
+    connection_options,
+    target_session_attrs,
+)
 from orderflow.messaging.service import Transaction
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Result = TypeVar("Result")
 _RECONNECT_SECONDS = 0.2
 """How long the pool tries to reconnect before a query asks again; in the default 5 min its pauses grow to minutes."""
+_LONGEST_WAIT = 3
+"""A query whose response takes this many times the timeout of a statement is cut off."""
 _FAILING_SECONDS = 0.5
 """The longest wait for a connection while the database is known to fail: long enough for one attempt to connect."""
 
@@ -39,13 +46,15 @@ class ReadPool:
         """Monotonic times of the last DatabaseUnavailable and of the last query that succeeded."""
         options = connection_options(application_name, statement_timeout_seconds=timeout_seconds)
         options["options"] += " -c default_transaction_read_only=on"
+        if target_session_attrs(url) == "read-write":
+            options["target_session_attrs"] = "primary"  # to libpq a session with the option above is read-only
         options["connect_timeout"] = 2  # libpq's minimum
         options["tcp_user_timeout"] = round(timeout_seconds * 1000)
         self._timeout = timeout_seconds
         self._clock_offset = timedelta()
         self._closed = False
         self._lock = threading.Lock()
-        self._waited_for: set[Connection] = set()
+        self._waited_for: dict[Connection, float] = {}
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="read")
         self._pool = ConnectionPool(
             url,
@@ -71,8 +80,17 @@ class ReadPool:
         with self._lock:
             self._closed = True
             for connection in self._waited_for:
-                _cut(connection)
+                cut_off(connection)
         self._pool.close(timeout=1)
+
+    def cut_off_overdue(self) -> int:
+        """See ``connection_watchdog.Watched``."""
+        with self._lock:
+            before = time.monotonic() - _LONGEST_WAIT * self._timeout
+            overdue = [connection for connection, since in self._waited_for.items() if since < before]
+            for connection in overdue:
+                cut_off(connection)
+        return len(overdue)
 
     def _run(self, query: Callable[[Transaction], Result]) -> Result:
         try:
@@ -96,16 +114,16 @@ class ReadPool:
 
     @contextmanager
     def _waiting_for(self, connection: Connection) -> Generator[None]:
-        """Let ``close`` cut off the connection during the block; raises PoolClosed when the pool is closed."""
+        """Let others cut off the connection during the block; raises PoolClosed when the pool is closed."""
         with self._lock:
             if self._closed:
                 raise PoolClosed("the pool is closed")
-            self._waited_for.add(connection)
+            self._waited_for[connection] = time.monotonic()
         try:
             yield
         finally:
             with self._lock:
-                self._waited_for.discard(connection)
+                self._waited_for.pop(connection, None)
 
     def _configure(self, connection: Connection) -> None:
         self._clock_offset = configure(connection)
@@ -115,9 +133,3 @@ class ReadPool:
         if isinstance(found, DatabaseUnavailable):
             self.failed_at = time.monotonic()
         return found
-
-
-def _cut(connection: Connection) -> None:
-    """End a connection that another thread waits for; closing it would leave that thread waiting."""
-    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as duplicate:
-        duplicate.shutdown(socket.SHUT_RDWR)

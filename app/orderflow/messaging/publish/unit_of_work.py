@@ -68,15 +68,18 @@ class UnitOfWorkFactory:
         self.outbox = outbox
 
     @contextmanager
-    def transaction(self) -> Generator[SqlUnitOfWork]:
+    def transaction(self, *, before_commit: Callable[[], None] | None = None) -> Generator[SqlUnitOfWork]:
         """A unit of work; at the end of the block its events are stored, it commits, and they are published.
 
+        ``before_commit`` is the last that happens before the commit; when it raises, the transaction is rolled back.
         Raises what ``Database.transaction`` raises; then nothing was published.
         """
         with self._database.transaction() as transaction:
             work = SqlUnitOfWork(transaction)
             yield work
             change = self.outbox.write(work, work.outgoing)
+            if before_commit is not None:
+                before_commit()
         self.outbox.committed(change)
         work.committed()
 

@@ -73,7 +73,10 @@ def databases(settings: Settings) -> dict[str, Database]:
     }
     return {
         name: Database(
-            url, application_name="orderflow reconciler", statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS
+            url,
+            application_name="orderflow reconciler",
+            statement_timeout_seconds=_STATEMENT_TIMEOUT_SECONDS,
+            read_only=True,
         )
         for name, url in urls.items()
     }

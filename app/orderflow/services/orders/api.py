@@ -18,7 +18,16 @@ from orderflow.http.app import application
 from orderflow.http.asgi import trace_of
 from orderflow.http.body import JsonRequest
 from orderflow.http.openapi import READ_PROBLEMS, WRITE_PROBLEMS, documented
-from orderflow.http.problems import CLIENT_GONE, INTERNAL_ERROR, INVALID, NOT_FOUND, Problem, ProblemType, problem_of
+from orderflow.http.problems import (
+    CLIENT_GONE,
+    INTERNAL_ERROR,
+    INVALID,
+    NOT_FOUND,
+    OUTCOME_UNKNOWN,
+    Problem,
+    ProblemType,
+    problem_of,
+)
 from orderflow.instrumentation import REFUSALS, Instrumentation
 from orderflow.services.orders import store
 from orderflow.services.orders.admission import Admission
@@ -44,6 +53,7 @@ KEY_REUSED = ProblemType("idempotency-key-reused", 422, "This Idempotency-Key wa
 BACKLOG_TOO_LONG = ProblemType("backlog-too-long", 503, "A new order would not be decided in time.", retry_after=5)
 _PLACE_PROBLEMS = (*WRITE_PROBLEMS, IN_FLIGHT, SOLD_OUT, UNKNOWN_SKU, MIXED_CURRENCIES, KEY_REUSED, BACKLOG_TOO_LONG)
 _BY_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
+_NO_REFUSALS = frozenset({CLIENT_GONE, INTERNAL_ERROR, OUTCOME_UNKNOWN})
 _WRITE = "orders:write"
 _READ = "orders:read"
 _READ_ALL = "orders:read-all"
@@ -177,7 +187,7 @@ class OrdersApi:
         """Count a refused order, whichever component refused it."""
         problem = problem_of(error)
         options = getattr(scope.get("route_handler"), "opt", {})  # none when no route matched
-        if options.get("scope") == _WRITE and problem.kind not in {CLIENT_GONE, INTERNAL_ERROR}:
+        if options.get("scope") == _WRITE and problem.kind not in _NO_REFUSALS:
             self.instrumentation.refused(problem.reason if problem.reason in REFUSALS else INVALID.reason)
 
 
