@@ -31,8 +31,8 @@ class CountingUnitOfWorkFactory(UnitOfWorkFactory):
     statements = 0
 
     @contextmanager
-    def transaction(self) -> Generator[SqlUnitOfWork]:
-        with super().transaction() as work:
+    def transaction(self, *, before_commit: Callable[[], None] | None = None) -> Generator[SqlUnitOfWork]:
+        with super().transaction(before_commit=before_commit) as work:
             yield work
         self.statements += work.statements
 
