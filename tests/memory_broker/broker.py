@@ -51,10 +51,10 @@ class MemoryBroker:
         """The publisher of this process."""
         return self._publisher
 
-    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False) -> MemoryConsumer:
-        """A consumer of a queue; it subscribes again after every reconnect. ``ordered`` as in ``Broker``."""
+    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False) -> MemoryConsumer:
+        """A consumer of a queue; it subscribes again after every reconnect. See ``Broker``."""
         with self.lock:
-            consumer = MemoryConsumer(queue, self, prefetch=prefetch, ordered=ordered)
+            consumer = MemoryConsumer(queue, self, prefetch=prefetch, ordered=ordered, suspended=suspended)
             self._consumers.append(consumer)
             self._queues[queue].consumers.append(consumer)
             if self.connected:
@@ -64,8 +64,13 @@ class MemoryBroker:
 
     @property
     def ready(self) -> bool:
-        """True when publishing is possible and every consumer is subscribed."""
-        return self.connected and all(consumer.subscribed for consumer in self._consumers)
+        """True when publishing is possible and every consumer is subscribed, unless it is suspended."""
+        return self.connected and all(consumer.subscribed or consumer.suspended for consumer in self._consumers)
+
+    @property
+    def suspended(self) -> bool:
+        """True when a consumer is suspended."""
+        return any(consumer.suspended for consumer in self._consumers)
 
     @property
     def blocked(self) -> bool:

@@ -19,6 +19,10 @@ class QueueAccess(Protocol):
     def lock(self) -> AbstractContextManager[object]:
         """Held while queues change."""
 
+    @property
+    def connected(self) -> bool:
+        """True while there is a connection."""
+
     def expire(self) -> None:
         """Move expired messages to their next queue."""
 
@@ -32,7 +36,8 @@ class QueueAccess(Protocol):
 class MemoryConsumer:
     """Consumes one queue of a MemoryBroker."""
 
-    def __init__(self, queue: str, broker: QueueAccess, *, prefetch: int, ordered: bool) -> None:
+    def __init__(self, queue: str, broker: QueueAccess, *, prefetch: int, ordered: bool, suspended: bool) -> None:
+        self.suspended = suspended
         self.unacknowledged: OrderedDict[int, Message] = OrderedDict()
         self.subscribed = False
         self._buffer = DeliveryBuffer(queue)
@@ -84,6 +89,20 @@ class MemoryConsumer:
                 self._leave_when_done()
             self._buffer.wake()
 
+    def suspend(self) -> None:
+        """See ``broker.Consumer``."""
+        with self._broker.lock:
+            self.suspended = True
+            self._broker.return_unacknowledged(self.queue, self.lose())
+
+    def resume(self) -> None:
+        """See ``broker.Consumer``."""
+        with self._broker.lock:
+            resumed, self.suspended = self.suspended, False
+            if resumed and self._broker.connected:
+                self.connect()
+                self._broker.deliver_ready(self.queue)
+
     def deliver(self, message: Message, now: float) -> None:
         """Receive a message of the queue; called by the broker."""
         tag = next(self._tags)
@@ -102,7 +121,7 @@ class MemoryConsumer:
 
     def connect(self) -> None:
         """Begin a new epoch; called by the broker."""
-        if not self._cancelled:
+        if not (self._cancelled or self.suspended):
             self._buffer.renew()
             self._tags = count(1)
             self.subscribed = True

@@ -125,10 +125,13 @@ class ConsumerRig:
         batch_size: int = 250,
         lease_seconds: float = 60,
         confirm_timeout_seconds: float = 0.3,
+        give_back_seconds: float = 60,
+        longest_transaction_seconds: float = 40,
     ) -> None:
         self.publisher = ScriptedPublisher()
         self.consumer = ScriptedConsumer("work", deliveries)
         self.recorded = RecordedBatches()
+        self.database = Database(url, application_name="rig", response_margin_seconds=longest_transaction_seconds - 30)
         self.outbox = Outbox(self.publisher, CODEC, lease_seconds=lease_seconds)
         self.loop = ConsumerLoop(
             consumer=self.consumer,
@@ -138,13 +141,14 @@ class ConsumerRig:
                 accepted=accepted,
                 codec=CODEC,
                 inbox=Inbox("work"),
-                units_of_work=UnitOfWorkFactory(Database(url, application_name="rig"), self.outbox),
+                units_of_work=UnitOfWorkFactory(self.database, self.outbox),
             ),
             policy=policy or a_retry_policy(),
             instrumentation=self.recorded,
             clock=SystemClock(),
             limits=batch_limits(batch_size),
             confirm_timeout_seconds=confirm_timeout_seconds,
+            give_back_seconds=give_back_seconds,
         )
         self._thread = threading.Thread(target=self.loop.run, name="rig")
 

@@ -92,32 +92,53 @@ class ScriptedPublisher:
 
 
 class ScriptedConsumer:
-    """Returns the given deliveries, and records which were acknowledged."""
+    """Returns the given deliveries once it is resumed, and records which were acknowledged.
+
+    When it is suspended, what was returned and not acknowledged is delivered again later.
+    """
 
     def __init__(self, queue: str, deliveries: Sequence[Delivery] = ()) -> None:
         self.queue = queue
         self.acknowledged: list[Delivery] = []
         self.cancelled = threading.Event()
+        self.subscribed = False
+        self.given_back = 0
+        """How many deliveries were given back."""
         self._waiting = deque(deliveries)
+        self._held: list[Delivery] = []
+        self._epoch = 1
 
     def put(self, *deliveries: Delivery) -> None:
         self._waiting.extend(deliveries)
 
     def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
         deliveries: list[Delivery] = []
-        while self._waiting and len(deliveries) < limit:
+        while self.subscribed and self._waiting and len(deliveries) < limit:
             deliveries.append(self._waiting.popleft())
         if deliveries:
-            return Batch(self.queue, 1, deliveries)
+            self._held += deliveries
+            return Batch(self.queue, self._epoch, deliveries)
         self.cancelled.wait(min(timeout_seconds, 0.01))
         return None
 
     def ack(self, batch: Batch) -> None:
-        self.acknowledged += batch.deliveries
+        if batch.epoch == self._epoch:
+            self.acknowledged += batch.deliveries
+            del self._held[: len(batch.deliveries)]
+
+    def suspend(self) -> None:
+        self.subscribed = False
+        self._epoch += 1
+        self.given_back += len(self._held)
+        self._waiting.extendleft(reversed(self._held))
+        self._held = []
+
+    def resume(self) -> None:
+        self.subscribed = True
 
     def cancel(self) -> None:
         self.cancelled.set()
 
     @property
     def drained(self) -> bool:
-        return self.cancelled.is_set() and not self._waiting
+        return self.cancelled.is_set() and not (self.subscribed and self._waiting)

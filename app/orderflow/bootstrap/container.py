@@ -188,7 +188,9 @@ class Container:
         queue = next(queue for queue in self.service.queues if queue.name == queue_name)
         for name in work_queues(queue):
             yield ConsumerLoop(
-                consumer=self.broker.consumer(name, prefetch=settings.prefetch, ordered=queue.partitions > 1),
+                consumer=self.broker.consumer(
+                    name, prefetch=settings.prefetch, ordered=queue.partitions > 1, suspended=True
+                ),
                 publisher=self.broker.publisher(),
                 processor=BatchProcessor(
                     handler=handler(),

@@ -96,6 +96,8 @@ def _not_ready(container: Container) -> list[str]:
         reasons.append("stopping")
     if not container.broker.ready:
         reasons.append("no broker")
+    if container.broker.suspended:
+        reasons.append("consumers suspended")
     if container.database_failing():
         reasons.append("no database")
     return reasons

@@ -149,6 +149,16 @@ class Consumer(Protocol):
         the other deliveries are requeued, and only then does the next consumer get any message.
         """
 
+    def suspend(self) -> None:
+        """Give back everything that is not acknowledged, and take nothing until ``resume``.
+
+        The broker delivers it again, perhaps to another consumer. For the delivery limit of a queue that counts as a
+        delivery of each message that was given back.
+        """
+
+    def resume(self) -> None:
+        """Take messages again."""
+
     @property
     def drained(self) -> bool:
         """True when cancelled and everything that had arrived was received (or its channel is closed)."""
@@ -163,15 +173,20 @@ class Broker(Protocol):
     def publisher(self) -> Publisher:
         """The publisher of this process."""
 
-    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False) -> Consumer:
+    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False) -> Consumer:
         """A consumer of a queue; it subscribes again after every reconnect.
 
         ``ordered`` is for queues with a single active consumer: each consumer starts after the previous one has ended.
+        ``suspended``: it takes nothing until ``resume``.
         """
 
     @property
     def ready(self) -> bool:
-        """True when publishing is possible and every consumer is subscribed."""
+        """True when publishing is possible and every consumer is subscribed, unless it is suspended."""
+
+    @property
+    def suspended(self) -> bool:
+        """True when a consumer is suspended."""
 
     @property
     def blocked(self) -> bool:

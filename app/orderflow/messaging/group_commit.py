@@ -99,6 +99,7 @@ class GroupCommit(Generic[Request, Result]):
             group = self._group()
             if group:
                 self._commit(group)
+                self._end_commit()
             else:
                 self._delete_confirmed()
         self._unit_of_work.outbox.wait(2)
@@ -184,6 +185,9 @@ class GroupCommit(Generic[Request, Result]):
         in_doubt = CommitInDoubt(str(error))
         for _, future in items:
             future.set_exception(in_doubt if future in self._committing else error)
+
+    def _end_commit(self) -> None:
+        """Every request of the group has its result, or was withdrawn."""
         with self._commit_lock:
             self._committing = frozenset()
             self._withdrawn.clear()

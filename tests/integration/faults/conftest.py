@@ -11,13 +11,18 @@ from local.servers.stack import Stack
 from tests.integration.faults.trial import Trial, trial
 
 
-@pytest.fixture(scope="session")
-def breakable() -> Iterator[Stack]:
-    """A stack that no other test uses; never one that was given by URL."""
+def own_environment() -> dict[str, str]:
+    """The environment without servers that are given by URL."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ORDERFLOW_")}
     if cache := os.environ.get("ORDERFLOW_CACHE"):
         environ["ORDERFLOW_CACHE"] = cache
-    with Stack.start(suite=os.environ.get("SERVERS", "trixie"), environ=environ) as stack:
+    return environ
+
+
+@pytest.fixture(scope="session")
+def breakable() -> Iterator[Stack]:
+    """A stack that no other test uses; never one that was given by URL."""
+    with Stack.start(suite=os.environ.get("SERVERS", "trixie"), environ=own_environment()) as stack:
         yield stack
 
 

@@ -8,13 +8,18 @@ Invariants:
 - While broker or database fail, no message leaves the batch: the loop backs off and repeats the same batch. What was
   committed before the failure is not applied again (``BatchProgress``).
 - The loop takes no batch while the publish window has no room.
+- It subscribes only after it has committed a write. When the database fails for long, it gives back what it holds, so
+  that another process may handle it, and subscribes again after the next write. Each time counts as one delivery of
+  these messages, and the time doubles until a batch succeeds: good messages do not reach the queue's delivery limit.
 
 ==================================== ==================================================================================
 Failure                              Consequence
 ==================================== ==================================================================================
 process killed before the commit     nothing happened; the broker delivers the batch again
 process killed after the commit      delivered again; the inbox recognises the messages, the relay publishes the events
-database unavailable                 the loop pauses with jittered back-off, up to 2 s, then repeats the batch
+database unavailable                 the loop pauses with jittered back-off, up to 2 s, then repeats the batch; after a
+                                     minute it gives back all messages, and subscribes after the next successful write
+commit without a response            as above, 40 s later (``postgres/connection_watchdog``)
 deadlock, serialization failure      the batch is repeated immediately, up to five times; then as above
 connection lost before the ack       the ack is dropped; the broker delivers again, the inbox recognises
 handler raises, value refused        ``bisect`` halves the batch; the failing message alone is retried or dead-lettered
@@ -35,7 +40,9 @@ from orderflow.messaging.backoff import Backoff
 from orderflow.messaging.broker import Batch, Consumer, Publication, Publisher
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.consume.batch_processor import BatchProcessor, BatchProgress
+from orderflow.messaging.consume.give_back import GIVE_BACK_SECONDS, GiveBackTimer
 from orderflow.messaging.consume.settlement import CopyPublisher, RetryPolicy, dead_letter, retry_copy
+from orderflow.messaging.consume.write_proof import prove_write
 from orderflow.messaging.errors import GivenUp, InfrastructureError, TransactionAborted
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 
@@ -68,6 +75,7 @@ class ConsumerLoop:
         clock: Clock,
         limits: BatchLimits,
         confirm_timeout_seconds: float = 10,
+        give_back_seconds: float = GIVE_BACK_SECONDS,
     ) -> None:
         self.name = f"consume {consumer.queue}"
         self.last_progress = clock.monotonic()
@@ -82,9 +90,11 @@ class ConsumerLoop:
         self._stopping = threading.Event()
         self._given_up = threading.Event()
         self._backoff = Backoff()
+        self._give_back_timer = GiveBackTimer(clock=clock, first_seconds=give_back_seconds)
 
     def run(self) -> None:
         """Work until stopped and drained. No message makes it raise; an exception ends the process."""
+        self._resume()
         while not self._given_up.is_set() and not (self._stopping.is_set() and self._consumer.drained):
             self.last_progress = self._clock.monotonic()
             if self._publisher.room == 0:
@@ -118,7 +128,10 @@ class ConsumerLoop:
         self._given_up.set()
 
     def _settle(self, batch: Batch) -> None:
-        """Apply, settle and acknowledge one batch; repeat it after a pause while broker or database fail."""
+        """Apply, settle and acknowledge one batch; repeat it after a pause while broker or database fail.
+
+        While the database fails for long, everything is given back, and the loop waits until it is back.
+        """
         observer = self._instrumentation.batch_received(batch.queue, batch.deliveries)
         progress = BatchProgress()
         copies: CopyPublisher | None = None
@@ -138,10 +151,32 @@ class ConsumerLoop:
                 else:
                     observer.failed(error)
                     self._pause(batch.queue, error)
+                    if copies is None and self._give_back_timer.ended():
+                        self._give_back(error)
+                        return
             else:
                 self._consumer.ack(batch)
                 self._backoff.reset()
+                self._give_back_timer.reset()
                 observer.handled(progress.outcomes)
+                return
+
+    def _give_back(self, error: Exception) -> None:
+        log.warning("queue.given_back", extra={"queue": self._consumer.queue, "error": str(error)})
+        self._consumer.suspend()
+        self._resume()
+
+    def _resume(self) -> None:
+        """Subscribe as soon as a write is committed, or return when stopped."""
+        while not self._stopping.is_set():
+            self.last_progress = self._clock.monotonic()
+            try:
+                with self._processor.units_of_work.transaction() as work:
+                    prove_write(work)
+            except InfrastructureError as error:
+                self._pause(self._consumer.queue, error)
+            else:
+                self._consumer.resume()
                 return
 
     def _report_progress(self) -> None:

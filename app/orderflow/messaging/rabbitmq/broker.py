@@ -95,12 +95,13 @@ class RabbitMQBroker:
         """The publisher of this process."""
         return self._publisher
 
-    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False) -> RabbitConsumer:
-        """A consumer of a queue; it subscribes again after every reconnect. ``ordered`` as in ``Broker``."""
+    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False) -> RabbitConsumer:
+        """A consumer of a queue; it subscribes again after every reconnect. See ``Broker``."""
         consumer = RabbitConsumer(
             queue,
             prefetch=prefetch,
             ordered=ordered,
+            suspended=suspended,
             connection=self._connections["consume"],
             loop=self._loop,
             clock=self._clock,
@@ -111,8 +112,13 @@ class RabbitMQBroker:
 
     @property
     def ready(self) -> bool:
-        """True when publishing is possible and every consumer is subscribed."""
-        return self._publisher.ready and all(consumer.subscribed for consumer in self._consumers)
+        """True when publishing is possible and every consumer is subscribed, unless it is suspended."""
+        return self._publisher.ready and all(consumer.subscribed or consumer.suspended for consumer in self._consumers)
+
+    @property
+    def suspended(self) -> bool:
+        """True when a consumer is suspended."""
+        return any(consumer.suspended for consumer in self._consumers)
 
     @property
     def blocked(self) -> bool:

@@ -36,8 +36,10 @@ class RabbitConsumer:
         connection: ReconnectingConnection,
         loop: IOLoop,
         clock: Clock,
+        suspended: bool = False,
     ) -> None:
         self.subscribed = False
+        self.suspended = suspended
         self._buffer = DeliveryBuffer(queue)
         self._prefetch = prefetch
         self._ordered = ordered
@@ -94,13 +96,21 @@ class RabbitConsumer:
         """See ``broker.Consumer``."""
         self._loop.add_callback_threadsafe(self._cancel)
 
+    def suspend(self) -> None:
+        """See ``broker.Consumer``."""
+        self._loop.add_callback_threadsafe(self._suspend)
+
+    def resume(self) -> None:
+        """See ``broker.Consumer``."""
+        self._loop.add_callback_threadsafe(self._resume)
+
     def subscribe(self) -> None:
-        """Open a channel and consume, unless cancelled. Called in the I/O thread.
+        """Open a channel and consume, unless cancelled or suspended. Called in the I/O thread.
 
         Does nothing when there is a channel: a new connection, a new consumer and the end of a back-off all call this.
         """
         connection = self._connection.current
-        if self._cancelling or self._opening or self._channel is not None:
+        if self._cancelling or self.suspended or self._opening or self._channel is not None:
             return
         if connection is not None and connection.is_open:
             self._opening = True
@@ -121,12 +131,20 @@ class RabbitConsumer:
     def close_ordered_channel(self) -> None:
         """Close the channel of an ordered consumer: the broker requeues what is unacknowledged.
 
-        Called in the I/O thread. pika would cancel first, and a cancel lets the next consumer begin while this one has
-        unacknowledged messages. Without a cancel, the broker (``rabbit_fifo``, the queue's state machine) requeues them
-        and starts the next consumer in the same step.
+        Called in the I/O thread.
+        """
+        if self._ordered:
+            self._close_channel()
+
+    def _close_channel(self) -> None:
+        """Close the channel without a cancel.
+
+        pika would cancel first, and a cancel lets the next consumer begin while this one has unacknowledged messages.
+        Without a cancel, the broker (``rabbit_fifo``, the queue's state machine) requeues them and starts the next
+        consumer in the same step.
         """
         channel = self._channel
-        if self._ordered and channel is not None and channel.is_open:
+        if channel is not None and channel.is_open:
             consumers, channel._consumers = channel._consumers, {}  # noqa: SLF001
             channel.close()
             channel._consumers = consumers  # noqa: SLF001
@@ -142,10 +160,13 @@ class RabbitConsumer:
         epoch = self._buffer.renew()
         channel.add_on_close_callback(self._on_channel_closed)
         channel.add_on_cancel_callback(self._on_cancelled_by_broker)
+        if self.suspended:
+            self._close_channel()
+            return
         channel.basic_qos(prefetch_count=self._prefetch, callback=lambda _frame: self._consume(channel, epoch))
 
     def _consume(self, channel: Any, epoch: int) -> None:
-        if epoch == self._buffer.epoch and not self._cancelling:
+        if epoch == self._buffer.epoch and not (self._cancelling or self.suspended):
             self._tag = channel.basic_consume(self.queue, self._on_message, callback=self._on_consuming)
 
     def _on_consuming(self, _frame: object) -> None:
@@ -176,6 +197,14 @@ class RabbitConsumer:
         else:
             self._send_ack(tag)
             self._close_channel_when_done()
+
+    def _suspend(self) -> None:
+        self.suspended = True
+        self._close_channel()
+
+    def _resume(self) -> None:
+        self.suspended = False
+        self.subscribe()
 
     def _cancel(self) -> None:
         if self._cancelling:
@@ -248,7 +277,7 @@ class RabbitConsumer:
             return
         self.lost()
         connection = self._connection.current
-        if not self._cancelling and connection is not None and connection.is_open:
+        if not (self._cancelling or self.suspended) and connection is not None and connection.is_open:
             pause = self._reopening.pause()
             extra = {"queue": self.queue, "error": repr(reason), "seconds": round(pause, 3)}
             log.error("queue.channel_closed", extra=extra)

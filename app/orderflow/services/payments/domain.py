@@ -8,7 +8,8 @@
      │  │  declined  └ order cancelled
      │  unknown ── (look-up) ── captured | declined | requested again, with the same key
      └─ order cancelled ── cancelling ── (look-up) ── refund_requested | cancelled
-                                                                              └ (late look-up) ── refund_requested
+                               │                                              └ (late look-up) ── refund_requested
+    no charge is known, and the order is cancelled: one look-up decides
 
 A call without a response makes the charge ``unknown``, never declined. Only a result of the provider, or the end of the
 order (``order.cancelled``, when its hold expires), ends that state.
@@ -48,7 +49,7 @@ class State(StrEnum):
     CAPTURED = "captured"
     DECLINED = "declined"
     CANCELLING = "cancelling"
-    """The order was cancelled after a charge call may have been sent; its result is to be looked up."""
+    """The order was cancelled, and a charge call may have been sent; its result is to be looked up."""
     CANCELLED = "cancelled"
     """The provider has no such charge."""
     REFUND_REQUESTED = "refund_requested"
@@ -66,12 +67,13 @@ OPEN = frozenset({State.REQUESTED, State.UNKNOWN, State.CANCELLING, State.REFUND
 class Charge:
     """The fields of a charge that a decision depends on.
 
-    ``attempts`` counts consecutive calls without a usable result.
+    ``attempts`` counts consecutive calls without a usable result. ``seconds_since_call`` is None when no charge call is
+    known: the order was cancelled before it was reserved, or the database has lost the charge.
     """
 
     state: State
     attempts: int = 0
-    seconds_since_call: float = 0.0
+    seconds_since_call: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,9 @@ def decide(
             return Step(state=State.CANCELLED)
         case State.UNKNOWN, NotKnown():
             return Step(state=State.REQUESTED, due_seconds=0, attempts=charge.attempts)
-        case State.CANCELLING, NotKnown() if charge.seconds_since_call >= settled_after_seconds:
+        case State.CANCELLING, NotKnown() if charge.seconds_since_call is None:
+            return Step(state=State.CANCELLED)
+        case State.CANCELLING, NotKnown() if (charge.seconds_since_call or 0) >= settled_after_seconds:
             return Step(state=State.CANCELLED, due_seconds=LATE_LOOK_UPS_SECONDS[0])
         case State.CANCELLED, _:
             return _after_late_look_up(charge, result)

@@ -14,12 +14,14 @@ from orderflow.services.payments.domain import Charge, State, Step
 from orderflow.services.payments.provider import Payment
 
 # A cancellation overrides a charge, in whatever order the two arrive. A row whose call is in flight keeps its lease
-# (due_at); the result of that call applies to the new state.
+# (due_at); the result of that call applies to the new state. Without a row the provider is asked, because a database
+# that was restored may have forgotten the charge.
 _REQUEST = """
 insert into charges (order_id, state, user_id, amount, currency, payment_token, reason, due_at, deadline, caused_by,
                      trace, created_at, updated_at)
-select order_id, state, user_id, amount, currency, payment_token, reason,
-       case state when 'requested' then %(now)s end, deadline, caused_by, trace, %(now)s, %(now)s
+select order_id, case state when 'cancelled' then 'cancelling' else state end, user_id, amount, currency, payment_token,
+       reason, case when state in ('requested', 'cancelled') then %(now)s end, deadline, caused_by, trace, %(now)s,
+       %(now)s
 from unnest(%(order_ids)s::uuid[], %(states)s::text[], %(user_ids)s::text[], %(amounts)s::bigint[],
             %(currencies)s::text[], %(tokens)s::text[], %(reasons)s::text[], %(deadlines)s::timestamptz[],
             %(causes)s::uuid[], %(traces)s::jsonb[])
@@ -34,7 +36,7 @@ on conflict (order_id) do update set
                   else charges.due_at end,
     payment_token = '', reason = excluded.reason, caused_by = excluded.caused_by, trace = excluded.trace, attempts = 0,
     updated_at = excluded.updated_at
-where excluded.state = 'cancelled' and charges.state in ('requested', 'unknown', 'captured')
+where excluded.state = 'cancelling' and charges.state in ('requested', 'unknown', 'captured')
 """
 # Materialized here and below: a subquery may be executed for every row, and then takes more rows than its limit.
 # A charge past its deadline is not begun, not even again after a failed call.
@@ -59,8 +61,8 @@ from late where charges.order_id = late.order_id
 returning charges.order_id, user_id, amount, currency, caused_by, trace
 """
 _LOCK = """
-select order_id, state, attempts, coalesce(extract(epoch from %(now)s - called_at)::float8, 0), user_id, amount,
-       currency, charge_id, reason, caused_by, trace
+select order_id, state, attempts, extract(epoch from %(now)s - called_at)::float8, user_id, amount, currency,
+       charge_id, reason, caused_by, trace
 from charges where order_id = any(%(order_ids)s::uuid[]) order by order_id for update
 """
 _RECORD = """

@@ -20,7 +20,7 @@ FAILED, UNCLEAR, REFUSED = Failed("status_500"), Unclear("timeout"), Refused("st
 RESULTS: tuple[ProviderResult, ...] = (CAPTURED, DECLINED, REFUSED, NOT_KNOWN, REFUNDED, FAILED, UNCLEAR)
 
 
-def after(state: State, result: ProviderResult, *, seconds_since_call: float = 0) -> tuple[State, bool] | None:
+def after(state: State, result: ProviderResult, *, seconds_since_call: float | None = 0) -> tuple[State, bool] | None:
     """The state that follows, and whether that is announced."""
     step = decide(Charge(state=state, seconds_since_call=seconds_since_call), result)
     return None if step is None else (step.state, step.announced)
@@ -59,6 +59,14 @@ def test_a_cancelled_charge_is_given_up_only_when_no_call_can_be_under_way() -> 
     assert after(State.CANCELLING, NOT_KNOWN, seconds_since_call=60) == (State.CANCELLED, False)
     assert after(State.CANCELLING, UNCLEAR, seconds_since_call=1e6) == (State.CANCELLING, False)
     assert after(State.CANCELLING, DECLINED) == (State.CANCELLED, False)
+
+
+def test_without_a_known_call_one_response_of_the_provider_decides() -> None:
+    charge = Charge(state=State.CANCELLING, seconds_since_call=None)
+    assert decide(charge, NOT_KNOWN) == Step(state=State.CANCELLED)
+    assert decide(charge, DECLINED) == Step(state=State.CANCELLED)
+    assert after(State.CANCELLING, CAPTURED, seconds_since_call=None) == (State.REFUND_REQUESTED, False)
+    assert after(State.CANCELLING, UNCLEAR, seconds_since_call=None) == (State.CANCELLING, False)
 
 
 def test_a_cancelled_charge_is_asked_for_again_after_an_hour_and_after_a_day() -> None:

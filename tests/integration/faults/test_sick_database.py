@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The database fails over, or does not respond to a COMMIT; no good message gets lost, doubled or dead-lettered."""
+
+import contextlib
+import os
+import secrets
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import pytest
+
+from local.demo.sale import put_stock
+from local.eventually import eventually
+from local.http_json import http
+from local.servers.ports import Ports
+from local.servers.postgresql import PostgreSQL
+from local.servers.stack import Stack
+from local.system import System
+from orderflow.broker_topology import DELIVERY_LIMIT
+from tests.integration.faults import event_recorder
+from tests.integration.faults.conftest import own_environment
+from tests.integration.faults.trial import QUICK, STOCK, Trial
+from tests.rigs.consumer import one
+from tests.rigs.standby import Standby, fail_over
+from tests.rigs.tcp_proxy import Proxy
+
+pytestmark = [pytest.mark.integration, pytest.mark.faults]
+
+ROUNDS = DELIVERY_LIMIT + 5
+ORDERS = 10
+HANGING_LOOPS = 3
+
+
+class ProxiedSystem(System):
+    """A system whose processes reach the database through a proxy."""
+
+    proxy: Proxy
+
+    def prepare(self) -> None:
+        super().prepare()
+        self.databases = {name: _at(url, self.proxy.url) for name, url in self.databases.items()}
+
+
+def _at(url: str, proxy: str) -> str:
+    """The URL of a database with the address of the proxy's URL."""
+    parts, address = urlsplit(url), urlsplit(proxy).netloc.rpartition("@")[2]
+    return urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{address}"))
+
+
+@pytest.fixture
+def servers() -> Iterator[tuple[Stack, PostgreSQL, Standby]]:
+    """Servers of this test alone, because the primary stays read-only, and a standby."""
+    ports = Ports()
+    with Stack.start(suite=os.environ.get("SERVERS", "trixie"), environ=own_environment()) as stack:
+        primary = stack.postgresql
+        assert isinstance(primary, PostgreSQL)
+        standby = Standby(primary, ports)
+        standby.start()
+        yield stack, primary, standby
+    ports.release()
+
+
+def test_a_failover_to_another_server_while_the_old_one_stays_up_read_only_breaks_no_promise(
+    servers: tuple[Stack, PostgreSQL, Standby], tmp_path: Path
+) -> None:
+    stack, primary, standby = servers
+    with contextlib.ExitStack() as closing:
+        ProxiedSystem.proxy = closing.enter_context(Proxy(primary.url()))
+        system = closing.enter_context(ProxiedSystem.started(stack, tmp_path, environ=QUICK, name="failover"))
+        event_recorder.install(system.admin_url)
+        put_stock(system, STOCK)
+        trial = Trial(system, seed=20_001)
+
+        def move(trial: Trial) -> None:
+            trial.wait_for_orders(100)
+            fail_over(primary, standby)
+            system.proxy.point_to(standby.url())  # the connections to the old server stay
+            trial.wait_for_orders(200)
+
+        trial.sell(move, rate=40)
+        assert trial.judge() == []
+        assert one(system.databases["orders"], "select count(*) from orders where status = 'confirmed'") > 200
+
+
+def place_order(system: System) -> None:
+    body = {"user_id": "u", "items": [{"sku": "sku-1", "quantity": 1}], "payment_token": "ok"}
+    headers = {"Authorization": f"Bearer {system.orders_key}", "Idempotency-Key": secrets.token_hex(8)}
+    response = http("POST", f"{system.orders_api}/v1/orders", headers=headers, body=body, timeout_seconds=10)
+    assert response.status_code == 202
+
+
+def start_and_kill_when_commits_hang(system: System, proxy: Proxy) -> None:
+    """A process of inventory whose consumer, and two of its other loops, get no response to their first COMMIT."""
+    wanted = proxy.swallowed_commits + HANGING_LOOPS
+    environ = system.environment("inventory") | {
+        "ORDERFLOW_DATABASE_URL": _at(system.databases["inventory"], proxy.url)
+    }
+    process = subprocess.Popen(system.command("serve", "inventory"), env=environ, stdout=subprocess.DEVNULL)
+    try:
+        eventually(lambda: proxy.swallowed_commits >= wanted, seconds=60, what="the loops hang in their COMMIT")
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def test_good_messages_do_not_reach_the_delivery_limit_while_commits_hang(breakable: Stack, tmp_path: Path) -> None:
+    patient = QUICK | {"ORDERFLOW_ORDER_DEADLINE_SECONDS": "600", "ORDERFLOW_HOLD_SECONDS": "600"}
+    with contextlib.ExitStack() as closing:
+        system = closing.enter_context(System.started(breakable, tmp_path, environ=patient, name="hanging"))
+        put_stock(system, STOCK)
+        system.supervisor.stop("inventory")
+        for _ in range(ORDERS):
+            place_order(system)
+        proxy = closing.enter_context(Proxy(system.databases["inventory"]))
+        proxy.swallows_commits = True
+        for _ in range(ROUNDS):
+            start_and_kill_when_commits_hang(system, proxy)
+        system.supervisor.resume("inventory")
+        confirmed = "select count(*) from orders where status = 'confirmed'"
+        eventually(lambda: one(system.databases["orders"], confirmed) == ORDERS, seconds=60, what="all are confirmed")
