@@ -38,6 +38,7 @@ from orderflow.http.problems import (
     MEDIA_TYPE,
     NOT_FOUND,
     OVERLOADED,
+    QUOTA_EXCEEDED,
     TOO_LARGE,
     UNAUTHORIZED,
     UNSUPPORTED_MEDIA_TYPE,
@@ -48,12 +49,19 @@ from orderflow.version import VERSION
 
 READ_PROBLEMS = (NOT_FOUND, DATABASE_UNAVAILABLE)
 WRITE_PROBLEMS = (BAD_REQUEST, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, INVALID, OVERLOADED, DATABASE_UNAVAILABLE)
-_ALL_PROBLEMS = (UNAUTHORIZED, FORBIDDEN, HEAD_TOO_LARGE, INTERNAL_ERROR)
+_ALL_PROBLEMS = (UNAUTHORIZED, FORBIDDEN, QUOTA_EXCEEDED, HEAD_TOO_LARGE, INTERNAL_ERROR)
 _KEY = "apiKey"
 _CHALLENGE = OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING, const="Bearer"), required=True)
 _RETRY_AFTER = OpenAPIHeader(
     schema=Schema(type=OpenAPIType.INTEGER, minimum=1), description="Seconds to wait before sending the request again."
 )
+_RATE_LIMIT = {
+    name: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=f"{meaning} Also in other responses.")
+    for name, meaning in (
+        ("RateLimit-Policy", "The limit of this client: q requests in w seconds."),
+        ("RateLimit", "What is left of it: r requests; in t seconds it is whole, or the next request is allowed."),
+    )
+}
 
 
 def openapi_config(title: str, description: str, *, path: str) -> OpenAPIConfig:
@@ -167,4 +175,4 @@ def _complete(response: OpenAPIResponse, kinds: Sequence[ProblemType]) -> None:
     if UNAUTHORIZED in kinds:
         response.headers = {"WWW-Authenticate": _CHALLENGE}
     elif any(kind.retry_after for kind in kinds):
-        response.headers = {"Retry-After": _RETRY_AFTER}
+        response.headers = {"Retry-After": _RETRY_AFTER, **(_RATE_LIMIT if QUOTA_EXCEEDED in kinds else {})}

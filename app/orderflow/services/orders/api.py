@@ -19,6 +19,7 @@ from orderflow.http.asgi import trace_of
 from orderflow.http.body import JsonRequest
 from orderflow.http.openapi import READ_PROBLEMS, WRITE_PROBLEMS, documented
 from orderflow.http.problems import CLIENT_GONE, INTERNAL_ERROR, INVALID, NOT_FOUND, Problem, ProblemType, problem_of
+from orderflow.http.rate_limit import RateLimit
 from orderflow.instrumentation import REFUSALS, Instrumentation
 from orderflow.services.orders import store
 from orderflow.services.orders.admission import Admission
@@ -108,6 +109,7 @@ class OrdersApi:
     keys: ApiKeys | None
     instrumentation: Instrumentation
     admission: Admission
+    rate_limit: RateLimit | None = None
 
     def app(self) -> Litestar:
         """The application."""
@@ -158,6 +160,7 @@ class OrdersApi:
         return application(
             [place_order, get_order, get_order_history],
             keys=self.keys,
+            rate_limit=self.rate_limit,
             title="orderflow orders",
             description="Places orders and shows their status.",
             after_exception=[self._count_refusal],
