@@ -47,6 +47,7 @@ REFUSALS = (
     "idempotency_key_reused",
     "idempotency_key_in_flight",
     "too_large",
+    "quota_exceeded",
     "overloaded",
     "reservations_delayed",
     "payments_delayed",
@@ -127,6 +128,9 @@ class Instrumentation(MessagingInstrumentation):
 
     def http_connection_closed(self, reason: str) -> None:
         """The server closed a connection because of a limit; the reason is one of HTTP_CLOSINGS."""
+
+    def rate_limited(self, client: str) -> None:
+        """A request was refused because its client had sent too many; ``client`` is the name of its API key."""
 
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
         """An order is committed, before its 202 is sent."""

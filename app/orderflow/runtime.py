@@ -22,6 +22,7 @@ from orderflow.messaging.service import Handler, Prunable
 from orderflow.settings import Need, Settings
 
 if TYPE_CHECKING:
+    from orderflow.http.rate_limit import RateLimit
     from orderflow.messaging.postgres.read_pool import ReadPool
 
 Task = TypeVar("Task")
@@ -89,6 +90,9 @@ class Runtime(Protocol):
 
     def api_keys(self) -> ApiKeys | None:
         """The configured API keys; None when keys are switched off."""
+
+    def rate_limit(self) -> "RateLimit | None":
+        """The limit of each client's requests; None without one."""
 
     def read_pool(self, *, timeout_seconds: float) -> "ReadPool":
         """A pool for the queries of an HTTP API; no query takes longer than ``timeout_seconds``."""

@@ -143,6 +143,15 @@ class Settings:
         _number(int, 1, 3600),
         "How long an API keeps a connection open without a request; longer than the load balancer before it.",
     )
+    http_rate_limit: float = _setting(
+        0,
+        _number(float, 0, 100_000),
+        "Requests per second that each process of an API allows each client (name of an API key); above it 429."
+        " 0: no limit.",
+    )
+    http_rate_burst: int = _setting(
+        100, _number(int, 1, 100_000), "Requests that a client may send at once after a pause, with a rate limit."
+    )
     telemetry_host: str = _setting("127.0.0.1", _text, "Address of /metrics, /healthz and /readyz.")
     telemetry_port: int = _setting(9464, _PORT, "Port of /metrics, /healthz and /readyz; 0 takes a free port.")
 

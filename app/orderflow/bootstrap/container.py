@@ -36,6 +36,7 @@ from orderflow.settings import Settings
 from orderflow.telemetry.setup import Telemetry
 
 if TYPE_CHECKING:
+    from orderflow.http.rate_limit import RateLimit
     from orderflow.messaging.postgres.read_pool import ReadPool
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,15 @@ class Container:
     def api_keys(self) -> ApiKeys | None:
         """The configured API keys; None when keys are switched off."""
         return None if self.settings.api_auth == "off" else ApiKeys.parse(self.settings.api_keys)
+
+    def rate_limit(self) -> "RateLimit | None":
+        """The limit of each client's requests; None without one."""
+        from orderflow.http.rate_limit import RateLimit
+
+        per_second, burst = self.settings.http_rate_limit, self.settings.http_rate_burst
+        if not per_second:
+            return None
+        return RateLimit(per_second=per_second, burst=burst, clock=self.clock, instrumentation=self.instrumentation)
 
     def serve_http(self, application: Application) -> None:
         """Serve an ASGI application at the configured address; raises OSError when its port is taken.

@@ -14,6 +14,7 @@ from orderflow.http.auth import ApiKeyAuthentication, require_json, require_scop
 from orderflow.http.body import JsonRequest
 from orderflow.http.openapi import openapi_config
 from orderflow.http.problems import BODY_LIMIT_BYTES, log_failure, problem_details
+from orderflow.http.rate_limit import RateLimit
 from orderflow.http.struct_schemas import StructSchemas
 
 _DOCUMENTATION = "/docs"
@@ -25,12 +26,15 @@ def application(
     keys: ApiKeys | None,
     title: str,
     description: str,
+    rate_limit: RateLimit | None = None,
     after_exception: Sequence[Callable[[Exception, Scope], Awaitable[None]]] = (),
 ) -> Litestar:
     """The application. With ``keys`` None every request is allowed. The body limit also applies to chunked bodies."""
     return Litestar(
         route_handlers=[*_options(handlers), *handlers],
-        middleware=[DefineMiddleware(ApiKeyAuthentication, keys=keys, exclude=f"^{_DOCUMENTATION}")],
+        middleware=[
+            DefineMiddleware(ApiKeyAuthentication, keys=keys, rate_limit=rate_limit, exclude=f"^{_DOCUMENTATION}")
+        ],
         guards=[require_scope, require_json],
         plugins=[problem_details(), StructSchemas()],
         after_exception=[log_failure, *after_exception],

@@ -13,6 +13,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
+RESPONSE_HEADERS = "orderflow.response_headers"
+"""In a scope: headers to add to the response, whatever its status."""
 _TRACE = "orderflow.trace"
 _TRACE_HEADERS = {b"traceparent": "traceparent", b"tracestate": "tracestate"}
 
@@ -47,6 +49,8 @@ class InstrumentedApplication:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if added := scope.get(RESPONSE_HEADERS):
+                    message["headers"] = [*message["headers"], *added]
                 if self.lame_duck:
                     message["headers"] = [*message["headers"], (b"connection", b"close")]
             await send(message)

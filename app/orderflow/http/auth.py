@@ -16,6 +16,7 @@ from litestar.types import ASGIApp
 
 from orderflow.http.api_keys import ANYONE, ApiKeys
 from orderflow.http.problems import FORBIDDEN, UNAUTHORIZED, UNSUPPORTED_MEDIA_TYPE, Problem
+from orderflow.http.rate_limit import RateLimit
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 
@@ -23,20 +24,21 @@ Connection = ASGIConnection[Any, Any, Any, Any]
 class ApiKeyAuthentication(AbstractAuthenticationMiddleware):
     """Sets ``connection.user`` to the ``Client`` that holds the key; with ``keys`` None every request is authenticated.
 
-    Raises Problem 401 without a known key.
+    Raises Problem 401 without a known key, and Problem 429 when the client has sent too many requests.
     """
 
-    def __init__(self, app: ASGIApp, *, keys: ApiKeys | None, exclude: str) -> None:
+    def __init__(self, app: ASGIApp, *, keys: ApiKeys | None, rate_limit: RateLimit | None, exclude: str) -> None:
         super().__init__(app, exclude=exclude)
         self._keys = keys
+        self._rate_limit = rate_limit
 
     async def authenticate_request(self, connection: Connection) -> AuthenticationResult:
-        """The client of this request; raises Problem 401 without a known key."""
-        if self._keys is None:
-            return AuthenticationResult(user=ANYONE, auth=None)
-        client = self._keys.client(connection.headers.get("authorization", ""))
+        """The client of this request; raises Problem 401 without a known key, 429 above the client's limit."""
+        client = ANYONE if self._keys is None else self._keys.client(connection.headers.get("authorization", ""))
         if client is None:
             raise Problem(UNAUTHORIZED, headers={"WWW-Authenticate": "Bearer"})
+        if self._rate_limit is not None:
+            self._rate_limit.take(client.name, connection.scope)  # type: ignore[arg-type]  # a TypedDict
         return AuthenticationResult(user=client, auth=None)
 
 

@@ -39,6 +39,7 @@ from orderflow.http.problems import (
     NOT_FOUND,
     OUTCOME_UNKNOWN,
     OVERLOADED,
+    QUOTA_EXCEEDED,
     TOO_LARGE,
     UNAUTHORIZED,
     UNSUPPORTED_MEDIA_TYPE,
@@ -57,12 +58,19 @@ WRITE_PROBLEMS = (
     DATABASE_UNAVAILABLE,
     OUTCOME_UNKNOWN,
 )
-_ALL_PROBLEMS = (UNAUTHORIZED, FORBIDDEN, HEAD_TOO_LARGE, INTERNAL_ERROR)
+_ALL_PROBLEMS = (UNAUTHORIZED, FORBIDDEN, QUOTA_EXCEEDED, HEAD_TOO_LARGE, INTERNAL_ERROR)
 _KEY = "apiKey"
 _CHALLENGE = OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING, const="Bearer"), required=True)
 _RETRY_AFTER = OpenAPIHeader(
     schema=Schema(type=OpenAPIType.INTEGER, minimum=1), description="Seconds to wait before sending the request again."
 )
+_RATE_LIMIT = {
+    name: OpenAPIHeader(schema=Schema(type=OpenAPIType.STRING), description=f"{meaning} Also in other responses.")
+    for name, meaning in (
+        ("RateLimit-Policy", "The limit of this client: q requests in w seconds."),
+        ("RateLimit", "What is left of it: r requests; in t seconds it is whole, or the next request is allowed."),
+    )
+}
 
 
 def openapi_config(title: str, description: str, *, path: str) -> OpenAPIConfig:
@@ -176,4 +184,4 @@ def _complete(response: OpenAPIResponse, kinds: Sequence[ProblemType]) -> None:
     if UNAUTHORIZED in kinds:
         response.headers = {"WWW-Authenticate": _CHALLENGE}
     elif any(kind.retry_after for kind in kinds):
-        response.headers = {"Retry-After": _RETRY_AFTER}
+        response.headers = {"Retry-After": _RETRY_AFTER, **(_RATE_LIMIT if QUOTA_EXCEEDED in kinds else {})}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Strangers send huge heads and hold thousands of connections; the real processes keep serving their clients."""
+"""Strangers send huge heads and hold thousands of connections, and one client sends too much: others are served."""
 
 import json
 import resource
@@ -11,6 +11,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import requests
 
 from local.eventually import eventually
 from local.http_json import http
@@ -26,6 +27,7 @@ CONNECTIONS = 300
 OTHER_FILES = 100
 """More files than a process has open beside its connections."""
 REQUEST_SECONDS = 5
+BURST = 300
 ORDER = {"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_token": "ok"}
 
 
@@ -35,6 +37,8 @@ def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         "OTEL_SDK_DISABLED": "true",
         "ORDERFLOW_HTTP_CONNECTIONS": str(CONNECTIONS),
         "ORDERFLOW_HTTP_REQUEST_SECONDS": str(REQUEST_SECONDS),
+        "ORDERFLOW_HTTP_RATE_LIMIT": "0.5",
+        "ORDERFLOW_HTTP_RATE_BURST": str(BURST),
     }
     with System.started(stack, tmp_path_factory.mktemp("door"), environ=environ, name="door") as started:
         started.set_stock("a", 1000)
@@ -111,6 +115,19 @@ def test_a_head_of_20_megabytes_is_cut_off_and_kept_nowhere(system: System, proc
 def test_a_head_that_is_a_little_too_long_gets_431(system: System) -> None:
     response = http("GET", f"{system.orders_api}/docs", headers={"x": "x" * 17_000})
     assert (response.status_code, response.json()["type"]) == (431, "head-too-large")
+
+
+def test_a_client_above_its_rate_limit_gets_429_and_others_are_served(system: System) -> None:
+    url, headers = f"{system.inventory_api}/v1/stock/a", {"Authorization": f"Bearer {system.stock_key}"}
+    with requests.Session() as client:
+        responses = [client.get(url, headers=headers, timeout=10) for _ in range(BURST + 10)]
+    refused = responses[-1]
+    assert (refused.status_code, refused.json()["type"]) == (429, "quota-exceeded")
+    assert 1 <= int(refused.headers["Retry-After"]) <= 2
+    assert refused.headers["RateLimit"] == f'"default";r=0;t={refused.headers["Retry-After"]}'
+    assert {response.headers["RateLimit-Policy"] for response in responses} == {f'"default";q={BURST};w={2 * BURST}'}
+    with connected(system) as other:
+        assert place_order(system, other)[0] == 202
 
 
 def test_clients_are_served_while_5000_strangers_hold_idle_connections(system: System) -> None:

@@ -26,7 +26,7 @@ ORDERS = OrdersApi(
     admission=Admission(limit_seconds=10, clock=ManualClock(), instrumentation=Instrumentation()),
 ).app()
 STOCK = StockApi(database=DATABASE, keys=None).app()
-READ = {"200", "401", "403", "404", "431", "500", "503"}
+READ = {"200", "401", "403", "404", "429", "431", "500", "503"}
 WRITE = {"400", "401", "403", "409", "413", "415", "422", "429", "431", "500", "503", "504"}
 OPERATIONS = {
     "place_order": ("orders:write", WRITE | {"202"}),
@@ -106,6 +106,7 @@ def test_headers_of_responses_are_named() -> None:
         assert responses["401"]["headers"]["WWW-Authenticate"]["required"]
         for status in responses.keys() & {"429", "503"}:
             assert "Retry-After" in responses[status]["headers"]
+        assert {"RateLimit", "RateLimit-Policy"} <= responses["429"]["headers"].keys()
     for name in ("set_stock", "get_stock"):
         assert operations()[name][0]["responses"]["200"]["headers"]["ETag"]["required"]
 

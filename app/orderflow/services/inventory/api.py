@@ -18,6 +18,7 @@ from orderflow.http.body import JsonRequest
 from orderflow.http.entity_tags import TAGS_PATTERN, entity_tag, versions
 from orderflow.http.openapi import READ_PROBLEMS, WRITE_PROBLEMS, documented
 from orderflow.http.problems import INVALID, NOT_FOUND, Problem, ProblemType
+from orderflow.http.rate_limit import RateLimit
 from orderflow.services.inventory import store
 from orderflow.services.inventory.condition import Condition
 from orderflow.services.inventory.set_stock import StockUpdate
@@ -90,6 +91,7 @@ class StockApi:
 
     database: ApiDatabase[StockUpdate, Stock | PutRefusal]
     keys: ApiKeys | None
+    rate_limit: RateLimit | None = None
 
     def app(self) -> Litestar:
         """The application."""
@@ -135,6 +137,7 @@ class StockApi:
         return application(
             [set_stock, get_stock],
             keys=self.keys,
+            rate_limit=self.rate_limit,
             title="orderflow stock",
             description="Sets and shows the stock.",
         )

@@ -14,7 +14,8 @@ def build_inventory_api(runtime: Runtime) -> None:
     set_stock = SetStock(low_units=runtime.settings.low_stock_units, instrumentation=runtime.instrumentation)
     writer = GroupCommit(runtime.unit_of_work(), set_stock, clock=runtime.clock, name="write stock")
     database = ApiDatabase(writer, runtime.read_pool(timeout_seconds=RESPONSE_SECONDS))
-    runtime.serve_http(StockApi(database=database, keys=runtime.api_keys()).app())
+    api = StockApi(database=database, keys=runtime.api_keys(), rate_limit=runtime.rate_limit())
+    runtime.serve_http(api.app())
     runtime.add(writer)
     runtime.add(runtime.relay())
 

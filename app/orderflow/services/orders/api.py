@@ -28,6 +28,7 @@ from orderflow.http.problems import (
     ProblemType,
     problem_of,
 )
+from orderflow.http.rate_limit import RateLimit
 from orderflow.instrumentation import REFUSALS, Instrumentation
 from orderflow.services.orders import store
 from orderflow.services.orders.admission import Admission
@@ -118,6 +119,7 @@ class OrdersApi:
     keys: ApiKeys | None
     instrumentation: Instrumentation
     admission: Admission
+    rate_limit: RateLimit | None = None
 
     def app(self) -> Litestar:
         """The application."""
@@ -168,6 +170,7 @@ class OrdersApi:
         return application(
             [place_order, get_order, get_order_history],
             keys=self.keys,
+            rate_limit=self.rate_limit,
             title="orderflow orders",
             description="Places orders and shows their status.",
             after_exception=[self._count_refusal],

@@ -29,6 +29,7 @@ def build_orders_api(runtime: Runtime) -> None:
     api = OrdersApi(
         database=ApiDatabase(writer, runtime.read_pool(timeout_seconds=RESPONSE_SECONDS)),
         keys=runtime.api_keys(),
+        rate_limit=runtime.rate_limit(),
         instrumentation=instrumentation,
         admission=admission,
     )

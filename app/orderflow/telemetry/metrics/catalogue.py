@@ -164,6 +164,9 @@ HTTP_CONNECTIONS = HTTP.gauge("orderflow_http_connections", "Open connections.",
 HTTP_CLOSED = HTTP.counter(
     "orderflow_http_connections_closed_total", "Connections that the server closed because of a limit.", by.CLOSING
 )
+RATE_LIMITED = HTTP.counter(
+    "orderflow_http_rate_limited_total", "Requests refused because their client had sent too many.", by.CLIENT
+)
 
 # Stock, payments, notifications
 STOCK_UNITS = STOCK.counter("orderflow_stock_units_moved_total", "Units of all SKUs that were moved.", by.MOVE)

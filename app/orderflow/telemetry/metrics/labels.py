@@ -54,6 +54,7 @@ ROUTE = Label(name="route", meaning="the path's template, `unmatched` without on
 METHOD = Label(name="method", meaning="the HTTP method", values=("GET", "POST", "PUT"), max_values=8)
 STATUS = Label(name="status", meaning="the HTTP status code", max_values=32)
 CLOSING = Label(name="reason", meaning="which limit", values=HTTP_CLOSINGS, closed=True)
+CLIENT = Label(name="client", meaning="the name of the API key", max_values=64)
 REFUSAL = Label(name="reason", meaning="why", values=REFUSALS, max_values=24)
 MOVE = Label(name="move", meaning="what happened to the units", values=STOCK_MOVES, max_values=8)
 OPERATION = Label(name="operation", meaning="the provider's operation", values=PAYMENT_OPERATIONS, max_values=8)

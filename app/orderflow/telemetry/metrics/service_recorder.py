@@ -38,6 +38,10 @@ class ServiceRecorder(Instrumentation):
         """Count a closed connection by its reason."""
         self._counter(catalogue.HTTP_CLOSED, reason).inc()
 
+    def rate_limited(self, client: str) -> None:
+        """Count a request above its client's limit."""
+        self._counter(catalogue.RATE_LIMITED, client).inc()
+
     def order_accepted(self, order_id: str, trace: Mapping[str, str]) -> None:
         """Count an accepted order and add its id to the request's span."""
         self._counter(catalogue.ORDERS_ACCEPTED).inc()

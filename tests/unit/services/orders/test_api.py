@@ -9,6 +9,7 @@ from litestar.testing import TestClient
 
 from orderflow.http.api_database import ApiDatabase
 from orderflow.http.api_keys import ApiKeys, make_key
+from orderflow.http.rate_limit import RateLimit
 from orderflow.instrumentation import REFUSALS, Instrumentation
 from orderflow.messaging.clock import ManualClock
 from orderflow.messaging.errors import DatabaseUnavailable
@@ -63,7 +64,13 @@ def closed_by(progress: Progress) -> Admission:
 
 
 def post(
-    result: object = None, body: bytes = ORDER, *, key: str = KEY, progress: Progress = QUIET, **headers: str
+    result: object = None,
+    body: bytes = ORDER,
+    *,
+    key: str = KEY,
+    progress: Progress = QUIET,
+    rate_limit: RateLimit | None = None,
+    **headers: str,
 ) -> tuple[int, list[str]]:
     """The status of an order, and the reasons that were counted."""
     refusals = Refusals()
@@ -72,6 +79,7 @@ def post(
         keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"),
         instrumentation=refusals,
         admission=closed_by(progress),
+        rate_limit=rate_limit,
     )
     known = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Idempotency-Key": "k", **headers}
     with TestClient(api.app(), raise_server_exceptions=False) as client:
@@ -114,6 +122,13 @@ def test_an_accepted_order_and_other_requests_are_not_refusals() -> None:
 def test_a_refused_order_is_counted_by_its_reason(arguments: dict[str, Any], status: int, reason: str) -> None:
     assert post(**arguments) == (status, [reason])
     assert reason in REFUSALS
+
+
+def test_an_order_above_the_rate_limit_of_its_client_is_a_refusal() -> None:
+    limit = RateLimit(per_second=1, burst=1, clock=ManualClock(), instrumentation=Instrumentation())
+    limit.take("shop", {})
+    assert post(rate_limit=limit) == (429, ["quota_exceeded"])
+    assert "quota_exceeded" in REFUSALS
 
 
 def test_a_bug_is_not_a_refusal() -> None:
