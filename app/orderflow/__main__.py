@@ -18,6 +18,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "topology": ("render, apply or compare the broker's topology", "orderflow.operations.topology.command"),
     "dead-letters": ("list, inspect, replay or discard dead letters", "orderflow.operations.dead_letters.command"),
     "notifications": ("list or resend notifications that failed", "orderflow.operations.failed_work.notifications"),
+    "outbox": ("list events that the broker refused, retry or discard them", "orderflow.operations.failed_work.outbox"),
     "refunds": ("list refunds that failed, retry or settle them", "orderflow.operations.failed_work.refunds"),
     "reconcile": ("check the promises once", "orderflow.operations.reconciler.command"),
     "api-key": ("make an API key", "orderflow.http.api_key_command"),

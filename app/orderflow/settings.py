@@ -186,6 +186,11 @@ class Settings:
         _number(float, 1, 3600),
         "Time in which only the process that wrote a row publishes it; after that a relay may.",
     )
+    outbox_park_seconds: float = _setting(
+        3600,
+        _number(float, 0, 86400 * 30),
+        "How long the broker may refuse an event before it is parked; one that is too large is parked at once.",
+    )
     relay_interval_seconds: float = _setting(1, _number(float, 0.05, 10), "Interval of the relay.")
     inbox_retention_days: int = _setting(30, _number(int, 1, 3650), "Days for which duplicates are recognised by id.")
     drain_timeout_seconds: float = _setting(

@@ -80,11 +80,12 @@ class MemoryPublisher:
         """Write what the window allows and settle it, until nothing more can be written."""
         self._confirm()
         while not self.blocked and (due := self._window.due()):
-            if not all(self._broker.has_exchange(publication.exchange) for publication in due):
-                self.lose()  # as when the broker closes the channel
-                return
             observer = self._instrumentation.publishing(due)
             tags = self._window.written(len(due), observer, self._clock.monotonic())
+            if not all(self._broker.has_exchange(publication.exchange) for publication in due):
+                self._confirms.clear()  # as when the broker closes the channel
+                self._window.refused(Failure.REFUSED)
+                continue
             self._confirms += [(tag, self._accept(publication)) for tag, publication in zip(tags, due, strict=True)]
             self._instrumentation.window(unconfirmed=self._window.unconfirmed, waiting=self._window.waiting)
             self._confirm()

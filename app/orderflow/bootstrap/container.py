@@ -184,10 +184,13 @@ class Container:
 
     def unit_of_work(self) -> UnitOfWorkFactory:
         """A unit of work for one thread."""
-        lease = self.settings.outbox_lease_seconds
-        return UnitOfWorkFactory(
-            self.database(leasing=True), Outbox(self.broker.publisher(), self.codec, lease_seconds=lease)
+        outbox = Outbox(
+            self.broker.publisher(),
+            self.codec,
+            lease_seconds=self.settings.outbox_lease_seconds,
+            park_seconds=self.settings.outbox_park_seconds,
         )
+        return UnitOfWorkFactory(self.database(leasing=True), outbox)
 
     def consumers(self, queue_name: str, handler: Callable[[], Handler]) -> Iterator[Loop]:
         """A loop for each partition of a declared queue. The first call also returns the loop that prunes the inbox."""

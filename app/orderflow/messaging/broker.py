@@ -70,6 +70,10 @@ class Failure(Enum):
     """No queue is bound for it. The broker returns it before it confirms it."""
     NACKED = "nacked"
     """The broker refused it, for example a full queue with overflow=reject-publish."""
+    TOO_LARGE = "too_large"
+    """It is larger than the broker accepts (``max_message_size``)."""
+    REFUSED = "refused"
+    """The broker closed the channel because of it, for example because a permission or the exchange is missing."""
     LOST = "lost"
     """The connection ended before the confirm; the message may or may not be in a queue."""
 

@@ -100,7 +100,10 @@ class MessagingInstrumentation:
         """Publications on the wire, and those queued behind the window; reported twice a second."""
 
     def outbox_measured(self, *, rows: int, oldest_seconds: float) -> None:
-        """The outbox was counted."""
+        """The outbox was counted, without its parked rows."""
+
+    def outbox_parked(self, rows: int) -> None:
+        """So many rows of the outbox are parked, because the broker refuses them for good."""
 
     def relayed(self, count: int) -> None:
         """The relay took rows that were not confirmed: after a crash, a return, a nack or a lost connection."""

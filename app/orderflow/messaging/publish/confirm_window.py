@@ -27,7 +27,7 @@ class _Group:
     failures: Counter[Failure]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Entry:
     publication: Publication
     receipt: Receipt
@@ -48,6 +48,7 @@ class ConfirmWindow:
         self._pending: deque[tuple[Publication, Receipt]] = deque()
         self._wire: OrderedDict[int, _Entry] = OrderedDict()
         self._next_tag = 1
+        self._suspects = 0
 
     @property
     def unconfirmed(self) -> int:
@@ -64,8 +65,8 @@ class ConfirmWindow:
         self._pending.extend((publication, receipt) for publication in publications)
 
     def due(self) -> list[Publication]:
-        """What may be written now, in order."""
-        free = max(0, self._size - len(self._wire))
+        """What may be written now, in order; one by one while it is not known which of them the broker refuses."""
+        free = max(0, (1 if self._suspects else self._size) - len(self._wire))
         return [publication for publication, _ in islice(self._pending, free)]
 
     def written(self, count: int, observer: PublishObserver, now: float) -> range:
@@ -108,7 +109,30 @@ class ConfirmWindow:
                 tags.append(known)
         else:
             tags = [tag] if tag in self._wire else []
+        self._suspects = max(0, self._suspects - len(tags))
         self._close([(self._wire.pop(known), None if acked else Failure.NACKED) for known in tags])
+
+    def refused(self, failure: Failure, *, size_bytes: int | None = None) -> int:
+        """The broker closed the channel because of one publication; the number of those that fail with ``failure``.
+
+        Those are the ones of this size, when the broker told it, or the only one on the wire. When that finds none, all
+        on the wire are suspects: they are written again one by one, before the others. What is not refused is written
+        again on the next channel, with the same message id.
+        """
+        wire = list(self._wire.values())
+        found = [entry for entry in wire if len(entry.publication.body) == size_bytes]
+        if not found and len(wire) == 1:
+            found = wire
+        others = [entry for entry in wire if entry not in found]
+        self._suspects = max(0, self._suspects - len(found)) if found else max(self._suspects, len(wire))
+        self._pending.extendleft((entry.publication, entry.receipt) for entry in reversed(others))
+        self._wire.clear()
+        self._next_tag = 1
+        for entry in others:
+            entry.group.failures[Failure.LOST] += 1
+            self._count_down(entry.group)
+        self._close([(entry, failure) for entry in found])
+        return len(found)
 
     def lose(self) -> int:
         """The channel is closed: every publication on the wire and behind the window fails as LOST; their number."""
@@ -117,6 +141,7 @@ class ConfirmWindow:
         self._wire.clear()
         self._pending.clear()
         self._next_tag = 1
+        self._suspects = 0
         self._close(lost)
         for publication, receipt in pending:
             receipt.fail(publication.key, Failure.LOST)

@@ -15,6 +15,7 @@ Failure                              Consequence
 ==================================== ==================================================================================
 process killed after the commit      its leases are ended within a second, a relay publishes the row
 message returned or nacked           the row stays; the relay tries again when its lease expires
+message refused for good             the row stays; it is parked with its reason (``parking``)
 connection lost before the confirm   its lease ends with the next commit, a relay publishes it, perhaps again
 publish window full                  the row is stored with an expired lease: the relay publishes it when there is room
 database lost after the confirm      the row is deleted with the next commit; until then it may be published again
@@ -25,13 +26,14 @@ Writing and deleting cost two statements for a batch of any size
 https://www.rabbitmq.com/docs/publishers#unroutable
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import msgspec
 
 from orderflow.messaging.broker import Failure, Publication, Publisher, Receipt
 from orderflow.messaging.codec import Codec, Outgoing
+from orderflow.messaging.publish import parking
 from orderflow.messaging.service import LeasedTable, Transaction
 from orderflow.messaging.uuid7 import uuid7
 
@@ -58,43 +60,59 @@ class OutboxChange(msgspec.Struct, frozen=True):
     publications: Sequence[Publication]
     deleted: int
     released: int
+    refused: Sequence[UUID]
+    parked: Mapping[UUID, str]
     dispatch: bool
 
 
 class Outbox:
     """The outbox of one thread. Keeps the ids of confirmed rows until the rows are deleted."""
 
-    def __init__(self, publisher: Publisher, codec: Codec, *, lease_seconds: float) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        codec: Codec,
+        *,
+        lease_seconds: float,
+        park_seconds: float = parking.PARK_SECONDS,
+    ) -> None:
         self._publisher = publisher
         self._codec = codec
         self._lease_seconds = float(lease_seconds)
         self._receipts: list[Receipt] = []
         self._confirmed: list[UUID] = []
         self._lost: list[UUID] = []
+        self._park_seconds = park_seconds
+        self._refused: dict[UUID, Failure] = {}
 
     def write(self, transaction: Transaction, outgoing: Sequence[Outgoing]) -> OutboxChange:
         """Insert a row per event, delete the rows confirmed since the last commit: at most two statements.
 
-        After a lost connection a third one ends the leases of the events that were lost with it. When the publisher has
-        no room, the relay may take the rows immediately.
+        After a lost connection a third one ends the leases of the events that were lost with it, and after a refusal
+        one records it. When the publisher has no room, the relay may take the rows immediately.
         """
         self.collect()
         if self._confirmed:
             transaction.execute(_DELETE, {"ids": self._confirmed})
         if self._lost:
             transaction.execute(_RELEASE, {"ids": self._lost, "owner": transaction.owner})
+        refused = dict(self._refused)
+        parked = parking.refuse(transaction, refused, park_seconds=self._park_seconds) if refused else {}
         publications = [self._codec.publication(uuid7(), item) for item in outgoing]
         dispatch = bool(publications) and self._publisher.room > 0
         if publications:
             lease_seconds = self._lease_seconds if dispatch else 0.0
             lease = {"lease_seconds": lease_seconds, "owner": transaction.owner}
             transaction.execute(_INSERT, {**_columns(publications), **lease})
-        return OutboxChange(publications, len(self._confirmed), len(self._lost), dispatch)
+        return OutboxChange(publications, len(self._confirmed), len(self._lost), tuple(refused), parked, dispatch)
 
     def committed(self, change: OutboxChange) -> None:
         """Publish the written rows, forget the deleted ones; call it after the commit."""
         del self._confirmed[: change.deleted]
         del self._lost[: change.released]
+        for key in change.refused:
+            del self._refused[key]
+        parking.log_parked(change.parked)
         if change.dispatch:
             self.publish(change.publications)
 
@@ -103,16 +121,17 @@ class Outbox:
         self._receipts.append(self._publisher.publish(publications))
 
     def collect(self) -> int:
-        """Collect settled receipts; the number of rows to delete because they are confirmed, or to release."""
+        """Collect settled receipts; the number of rows to delete, to release, or to record as refused."""
         still_open = []
         for receipt in self._receipts:
             if receipt.settled:
                 self._confirmed += receipt.confirmed
                 self._lost += [key for key, failure in receipt.failures.items() if failure is Failure.LOST]
+                self._refused |= {key: word for key, word in receipt.failures.items() if word in parking.REFUSALS}
             else:
                 still_open.append(receipt)
         self._receipts = still_open
-        return len(self._confirmed) + len(self._lost)
+        return len(self._confirmed) + len(self._lost) + len(self._refused)
 
     def wait(self, seconds: float) -> bool:
         """Wait until all that was published is settled, or the seconds are over; true when all is settled."""

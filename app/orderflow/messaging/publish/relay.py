@@ -28,7 +28,11 @@ update outbox set leased_until = statement_timestamp() + make_interval(secs => %
 from due where outbox.id = due.id
 returning outbox.id, exchange, routing_key, properties::text, body
 """
-_MEASURE = "select count(*), extract(epoch from statement_timestamp() - min(created_at))::float8 from outbox"
+_MEASURE = """
+select count(*) - count(parked_at), count(parked_at),
+       extract(epoch from statement_timestamp() - min(created_at) filter (where parked_at is null))::float8
+from outbox
+"""
 _LIMIT = 500
 _FULL_SECONDS = 0.05
 """Pause while the publish window is full: confirms come within milliseconds."""
@@ -118,9 +122,10 @@ class Relay:
             return
         self._measured = now
         with self._unit_of_work.transaction() as work:
-            ((rows, oldest),) = work.execute(_MEASURE)
+            ((rows, parked, oldest),) = work.execute(_MEASURE)
         self.oldest_seconds = max(0.0, oldest or 0.0)
         self._instrumentation.outbox_measured(rows=rows, oldest_seconds=self.oldest_seconds)
+        self._instrumentation.outbox_parked(parked)
 
     def _finish(self) -> None:
         self._unit_of_work.outbox.wait(2)

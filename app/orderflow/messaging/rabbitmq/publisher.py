@@ -17,6 +17,7 @@ from orderflow.messaging.instrumentation import MessagingInstrumentation, Publis
 from orderflow.messaging.publish.confirm_window import HARD_CAP, ConfirmWindow
 from orderflow.messaging.rabbitmq.connection import ReconnectingConnection
 from orderflow.messaging.rabbitmq.properties import from_pika, to_pika
+from orderflow.messaging.rabbitmq.refusal import Refusal, refusal
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class RabbitPublisher:
         self._window = ConfirmWindow(window, self._group_settled)
         self._incoming: deque[tuple[Sequence[Publication], Receipt]] = deque()
         self._ended = False
+        self._reopening = False
         self._handed = 0
         self._unroutable: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -102,7 +104,7 @@ class RabbitPublisher:
             self._window.add(*self._incoming.popleft())
         if self.ready:
             self._write()
-        else:
+        elif not self._reopening:
             self._done(self._window.lose())
 
     def _write(self) -> None:
@@ -157,7 +159,8 @@ class RabbitPublisher:
         channel.confirm_delivery(self._on_confirm, callback=self._on_confirming)
 
     def _on_confirming(self, _frame: object) -> None:
-        self.ready = True
+        self.ready, self._reopening = True, False
+        self._write()  # what waited while a refused publication cost the channel
 
     def _on_confirm(self, frame: Any) -> None:
         self._backoff.reset()
@@ -173,12 +176,22 @@ class RabbitPublisher:
             log.error("publish.return_unknown", extra={"exchange": method.exchange, "routing_key": method.routing_key})
 
     def _on_channel_closed(self, _channel: object, reason: BaseException) -> None:
-        self._on_lost()
         connection = self._connection.current
         if connection is not None and connection.is_open:
+            self._on_refused(refusal(reason))
             pause = self._backoff.next()
             log.error("publish.channel_closed", extra={"error": repr(reason), "seconds": round(pause, 3)})
             self._loop.call_later(pause, lambda: self._reopen(connection))
+        else:
+            self._on_lost()
+
+    def _on_refused(self, refused: Refusal | None) -> None:
+        """One publication cost the channel: only that one fails, as soon as it is known which one it is."""
+        if refused is None:
+            self._on_lost()
+        else:
+            self.ready, self._reopening = False, True
+            self._done(self._window.refused(refused.failure, size_bytes=refused.size_bytes))
 
     def _reopen(self, connection: SelectConnection) -> None:
         if connection.is_open:
@@ -190,5 +203,5 @@ class RabbitPublisher:
             self._on_blocked(blocked=False)
 
     def _on_lost(self) -> None:
-        self.ready = False
+        self.ready = self._reopening = False
         self._done(self._window.lose())

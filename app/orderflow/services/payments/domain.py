@@ -100,14 +100,10 @@ def decide(
             return Step(state=State.REFUND_REQUESTED, due_seconds=0)
         case ((State.REQUESTED | State.UNKNOWN), Declined()) | (State.REQUESTED, Refused()):
             return Step(state=State.DECLINED, announced=True)
-        case State.CANCELLING, Declined():
-            return Step(state=State.CANCELLED)
+        case State.CANCELLING, Declined() | NotKnown():
+            return _after_look_up(charge, result, settled_after_seconds)
         case State.UNKNOWN, NotKnown():
             return Step(state=State.REQUESTED, due_seconds=0, attempts=charge.attempts)
-        case State.CANCELLING, NotKnown() if charge.seconds_since_call is None:
-            return Step(state=State.CANCELLED)
-        case State.CANCELLING, NotKnown() if (charge.seconds_since_call or 0) >= settled_after_seconds:
-            return Step(state=State.CANCELLED, due_seconds=LATE_LOOK_UPS_SECONDS[0])
         case State.CANCELLED, _:
             return _after_late_look_up(charge, result)
         case State.REFUND_REQUESTED, Refunded():
@@ -126,6 +122,15 @@ def uncounted(step: Step, charge: Charge) -> Step:
     if step.state not in OPEN:
         return step
     return replace(step, due_seconds=0, attempts=charge.attempts)
+
+
+def _after_look_up(charge: Charge, result: ProviderResult, settled_after_seconds: float) -> Step | None:
+    """The provider has not charged a cancelled order. A call that is still on its way to it may yet be executed."""
+    if isinstance(result, Declined) or charge.seconds_since_call is None:
+        return Step(state=State.CANCELLED)
+    if charge.seconds_since_call >= settled_after_seconds:
+        return Step(state=State.CANCELLED, due_seconds=LATE_LOOK_UPS_SECONDS[0])
+    return _retry(charge, result)
 
 
 def _after_late_look_up(charge: Charge, result: ProviderResult) -> Step:

@@ -117,11 +117,18 @@ BLOCKED = PUBLISHING.gauge(
     "Is 1 while the broker blocks publishing because of a memory or disk alarm.",
     unit="state",
 )
-OUTBOX_ROWS = PUBLISHING.gauge("orderflow_outbox_rows", "Events stored and not yet deleted.", unit="messages")
+OUTBOX_ROWS = PUBLISHING.gauge(
+    "orderflow_outbox_rows", "Events stored and not yet deleted, without the parked ones.", unit="messages"
+)
 OUTBOX_AGE = PUBLISHING.gauge(
     "orderflow_outbox_oldest_age_seconds",
     "Age of the oldest row of the outbox; grows while it cannot be measured.",
     unit="seconds",
+)
+OUTBOX_PARKED = PUBLISHING.gauge(
+    "orderflow_outbox_parked_rows",
+    "Events that the broker refused for good; `orderflow outbox` shows them. Must be 0.",
+    unit="messages",
 )
 RELAYED = PUBLISHING.counter(
     "orderflow_outbox_relayed_total", "Rows that the recovery relay published again after a failure."

@@ -46,7 +46,12 @@ PAUSE_REASON = Label(
     values=("broker_unavailable", "database_unavailable", "transaction_aborted", "other"),
     closed=True,
 )
-FAILURE = Label(name="failure", meaning="why it is not confirmed", values=("returned", "nacked", "lost"), closed=True)
+FAILURE = Label(
+    name="failure",
+    meaning="why it is not confirmed",
+    values=("returned", "nacked", "too_large", "refused", "lost"),
+    closed=True,
+)
 ROLE = Label(name="role", meaning="what the connection is for: publish or consume", max_values=2)
 OUTCOME = Label(name="outcome", meaning="the final state", values=OUTCOMES, closed=True)
 STATE = Label(name="state", meaning="the open state", values=OPEN_STATES, closed=True)

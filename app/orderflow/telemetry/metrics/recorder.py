@@ -169,6 +169,10 @@ class Recorder(Instrumentation):
             self._registry.gauge(catalogue.OUTBOX_AGE).set_function(self._outbox_age)
         self._outbox_measured = (oldest_seconds, self._clock.monotonic())
 
+    def outbox_parked(self, rows: int) -> None:
+        """Set the number of parked rows."""
+        self._registry.gauge(catalogue.OUTBOX_PARKED).set(rows)
+
     def relayed(self, count: int) -> None:
         """Count relayed rows."""
         self._registry.counter(catalogue.RELAYED).inc(count)

@@ -156,12 +156,63 @@ def test_losing_fails_what_is_on_the_wire_and_what_waits_and_tags_begin_again() 
     assert write(window) == range(1, 2)
 
 
+def test_the_publication_of_the_size_that_the_broker_refused_fails_alone_and_the_others_are_written_again() -> None:
+    settled = SettledGroups()
+    window = ConfirmWindow(10, settled)
+    group = [publication(body=b"x" * size) for size in (1, 5, 2)]
+    receipt = hand_over(window, group)
+    waiting = hand_over(window, [publication()])
+    write(window, GROUP)
+    assert window.refused(Failure.TOO_LARGE, size_bytes=5) == 1
+    assert receipt.failures == {group[1].key: Failure.TOO_LARGE} and not receipt.settled
+    assert settled.groups == [(GROUP, 0, {Failure.LOST: 3, Failure.TOO_LARGE: 1})]
+    assert write(window) == range(1, 4), "the others, and what waited behind them"
+    window.settle(3, multiple=True, acked=True)
+    assert receipt.settled and waiting.settled and not waiting.failures
+
+
+def test_while_it_is_unknown_which_publication_was_refused_each_is_written_alone() -> None:
+    window = ConfirmWindow(10, SettledGroups())
+    group = [publication() for _ in range(4)]
+    receipt = hand_over(window, group)
+    write(window)
+    assert window.refused(Failure.REFUSED) == 0
+    later = hand_over(window, [publication(), publication()])
+    assert window.due() == group[:1]
+    assert write(window) == range(1, 2)
+    assert window.due() == []
+    window.settle(1, multiple=False, acked=True)
+    assert window.due() == group[1:2]
+    write(window)
+    assert window.refused(Failure.REFUSED) == 1
+    assert receipt.failures == {group[1].key: Failure.REFUSED}
+    for each in group[2:]:
+        assert window.due() == [each]
+        (tag,) = write(window)
+        window.settle(tag, multiple=False, acked=True)
+    assert receipt.settled
+    assert len(window.due()) == 2, "the suspects are written, so the window is open again"
+    write(window)
+    window.settle(4, multiple=True, acked=True)
+    assert later.settled and not later.failures
+
+
+def test_a_lost_connection_ends_the_suspicion() -> None:
+    window = ConfirmWindow(10, SettledGroups())
+    hand_over(window, [publication(), publication()])
+    write(window)
+    window.refused(Failure.REFUSED)
+    assert window.lose() == 2
+    hand_over(window, [publication(), publication()])
+    assert len(window.due()) == 2
+
+
 Steps = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.integers(0, 9)),
         st.tuples(st.just("write"), st.just(0)),
         st.tuples(st.sampled_from(["ack", "nack", "ack all"]), st.integers(0, 40)),
-        st.tuples(st.just("lose"), st.just(0)),
+        st.tuples(st.sampled_from(["lose", "refuse"]), st.integers(0, 1)),
     ),
     max_size=60,
 )
@@ -180,6 +231,8 @@ def test_each_publication_is_settled_once_and_reported_once(steps: list[tuple[st
             written += len(write(window)) if window.due() else 0
         elif step == "lose":
             window.lose()
+        elif step == "refuse":
+            window.refused(Failure.REFUSED, size_bytes=0 if number else None)
         else:
             window.settle(number, multiple=step == "ack all", acked=step != "nack")
         assert window.unconfirmed <= size

@@ -123,6 +123,8 @@ def test_the_state_of_the_broker_is_shown(recorder: Recorder, value: Value) -> N
 
 def test_the_outbox_age_grows_while_it_cannot_be_measured(recorder: Recorder, clock: ManualClock, value: Value) -> None:
     recorder.outbox_measured(rows=4, oldest_seconds=2.0)
+    recorder.outbox_parked(3)
+    assert value("orderflow_outbox_parked_rows") == 3
     clock.advance(30)
     assert value("orderflow_outbox_rows") == 4
     assert value("orderflow_outbox_oldest_age_seconds") == 32
