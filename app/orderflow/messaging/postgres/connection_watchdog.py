@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cuts off connections that wait too long for the server, so that no thread hangs.
 
-The server ends a slow statement by itself (``statement_timeout``). It cannot end the wait for a response that never
-comes: the COMMIT or its response is lost between a proxy and the server, or the server is suspended. TCP notices
-nothing, because the peer acknowledges the packets. The thread that waits then gets DatabaseUnavailable, and with a
-COMMIT it is unknown whether the transaction was committed.
+The server ends a slow statement by itself (``statement_timeout``), but not a COMMIT, which may wait for a synchronous
+standby for ever. It cannot end the wait for a response that never comes, either: a message is lost between a proxy and
+the server, or the server is suspended. TCP notices nothing, because the peer acknowledges the packets. The thread that
+waits then gets DatabaseUnavailable, and with a COMMIT it is unknown whether the transaction was committed.
 """
 
 import logging
