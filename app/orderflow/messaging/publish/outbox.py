@@ -112,7 +112,8 @@ class Outbox:
         del self._lost[: change.released]
         for key in change.refused:
             del self._refused[key]
-        parking.log_parked(change.parked)
+        if change.parked:
+            parking.log_parked(change.parked)
         if change.dispatch:
             self.publish(change.publications)
 

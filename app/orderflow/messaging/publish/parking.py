@@ -74,9 +74,8 @@ def refuse(transaction: Transaction, failures: Mapping[UUID, Failure], *, park_s
 
 def log_parked(parked: Mapping[UUID, str]) -> None:
     """One line for the rows that a transaction parked, because a missing binding parks many."""
-    if parked:
-        names = [str(row_id) for row_id in list(parked)[:MAX_LOGGED]]
-        log.error("outbox.parked", extra={"reasons": dict(Counter(parked.values())), "message_ids": names})
+    names = [str(row_id) for row_id in list(parked)[:MAX_LOGGED]]
+    log.error("outbox.parked", extra={"reasons": dict(Counter(parked.values())), "message_ids": names})
 
 
 def find(transaction: Transaction, *, ids: Sequence[str], reason: str | None, limit: int) -> list[tuple[Any, ...]]:
