@@ -70,8 +70,10 @@ def trace(system: System, order_id: str, *, inventory: int) -> list[Span]:
             span for trace_id in ids or () for span in http_json("GET", f"{system.trace_store}/traces/{trace_id}")[1]
         ]
         names = [(span["service"], span["name"]) for span in found]
-        worked = len(processed(found, "inventory_updates")) == inventory
-        return worked and ("notifications", "notify") in names and len(roots(found)) == 1
+        # Spans without children are exported at any time, and no parent is missing without them.
+        worked = len(processed(found, "inventory_updates")) == inventory and len(processed(found, "order_updates")) == 2
+        called = {("payments", "charge"), ("notifications", "notify")}.issubset(names)
+        return worked and called and len(roots(found)) == 1
 
     try:
         eventually(complete, seconds=15, what="the whole trace")
