@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -33,7 +34,7 @@ class Plan:
     most_units: int = 2
     patience_seconds: float = 60.0
     single_attempt: bool = False
-    """Whether a request is sent once only; a 503 is then its definite response."""
+    """Whether a request is sent once only; a 503 is then its definite response, a 504 says that nothing is known."""
     max_connections: int = 512
     seed: int = 1
 
@@ -151,7 +152,7 @@ class LoadGenerator:
         while time.monotonic() < deadline:
             try:
                 status, content = await self._attempt(session, headers, body)
-                if self.plan.single_attempt or not _again(status, content):
+                if not _again(status, content) or (self.plan.single_attempt and status != HTTPStatus.GATEWAY_TIMEOUT):
                     return status, content
                 self.record.failures[str(status)] += 1
             except (aiohttp.ClientError, TimeoutError, ValueError) as error:

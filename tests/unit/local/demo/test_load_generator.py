@@ -62,6 +62,15 @@ def test_a_single_attempt_without_a_response_is_unknown() -> None:
     assert {response.result for response in record.responses} == {"unknown"}
 
 
+def test_a_single_attempt_whose_outcome_the_api_does_not_know_is_unknown() -> None:
+    async def unknown(_: web.Request) -> web.Response:
+        return web.json_response({"type": "outcome-unknown"}, status=504)
+
+    record = placed(unknown, single_attempt=True)
+    assert len(record.unknown) == record.sent
+    assert not record.refused
+
+
 def test_a_replica_that_accepts_no_connection_is_passed_over() -> None:
     record = placed(accept, dead_replicas=1, single_attempt=True)
     assert len(record.accepted) == record.sent
