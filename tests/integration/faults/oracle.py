@@ -190,15 +190,15 @@ def _moving(system: System) -> Iterator[str]:
             yield f"not settled: {count} rows in the outbox of {service.name}"
     queues = json.loads(Management(system.stack.rabbitmq.management_url).get("queues", system.vhost))
     for name in sorted({queue["name"] for queue in queues} - {DEAD_LETTER_QUEUE, event_recorder.QUEUE}):
-        if depth := _depth(system, name):
-            yield f"not settled: {depth} messages wait in {name}"
+        if waiting := depth(system, name):
+            yield f"not settled: {waiting} messages wait in {name}"
 
 
 def _unfinished(evidence: Evidence) -> list[str]:
     """Messages that are not handled and in no queue: a consumer still holds them, or they are lost."""
     evidence.recorder.collect()
     found = [*_unhandled(evidence)]
-    dead, planted = _depth(evidence.system, DEAD_LETTER_QUEUE), evidence.poison.total()
+    dead, planted = depth(evidence.system, DEAD_LETTER_QUEUE), evidence.poison.total()
     if dead < planted:
         found.append(f"not settled: {dead} of {planted} malformed messages are dead letters")
     return found
@@ -215,7 +215,8 @@ def _unhandled(evidence: Evidence) -> Iterator[str]:
                     yield f"lost: {len(missed)} {event} were routed, and {queue.name} has not handled them"
 
 
-def _depth(system: System, queue: str) -> int:
+def depth(system: System, queue: str) -> int:
+    """The messages that wait in a queue."""
     with event_recorder.channel(system.admin_url) as channel:
         return int(channel.queue_declare(queue, passive=True).method.message_count)
 

@@ -19,8 +19,10 @@ from local.servers.postgresql import PostgreSQL
 from local.servers.stack import Stack
 from local.system import System
 from orderflow.broker_topology import DELIVERY_LIMIT
+from orderflow.messaging.consume.settlement import DEAD_LETTER_QUEUE
 from tests.integration.faults import event_recorder
 from tests.integration.faults.conftest import own_environment
+from tests.integration.faults.oracle import depth
 from tests.integration.faults.trial import QUICK, STOCK, Trial
 from tests.rigs.consumer import one
 from tests.rigs.standby import Standby, fail_over
@@ -92,14 +94,21 @@ def place_order(system: System) -> None:
 
 
 def start_and_kill_when_commits_hang(system: System, proxy: Proxy) -> None:
-    """A process of inventory whose consumer, and two of its other loops, get no response to their first COMMIT."""
+    """A process of inventory whose consumer, and two of its other loops, get no response to their first COMMIT.
+
+    Returns also when messages were dead-lettered, because the consumer has nothing left to do then.
+    """
     wanted = proxy.swallowed_commits + HANGING_LOOPS
     environ = system.environment("inventory") | {
         "ORDERFLOW_DATABASE_URL": _at(system.databases["inventory"], proxy.url)
     }
     process = subprocess.Popen(system.command("serve", "inventory"), env=environ, stdout=subprocess.DEVNULL)
+
+    def hanging() -> bool:
+        return proxy.swallowed_commits >= wanted or depth(system, DEAD_LETTER_QUEUE) > 0
+
     try:
-        eventually(lambda: proxy.swallowed_commits >= wanted, seconds=60, what="the loops hang in their COMMIT")
+        eventually(hanging, pause=0.05, seconds=60, what="the loops hang in their COMMIT")
     finally:
         process.kill()
         process.wait(10)
@@ -117,6 +126,7 @@ def test_good_messages_do_not_reach_the_delivery_limit_while_commits_hang(breaka
         proxy.swallows_commits = True
         for _ in range(ROUNDS):
             start_and_kill_when_commits_hang(system, proxy)
+        assert depth(system, DEAD_LETTER_QUEUE) == 0
         system.supervisor.resume("inventory")
         confirmed = "select count(*) from orders where status = 'confirmed'"
         eventually(lambda: one(system.databases["orders"], confirmed) == ORDERS, seconds=60, what="all are confirmed")
