@@ -25,14 +25,20 @@ class Build:
     tree: Path
 
     def known(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The settings that this build has; it refuses to start with others."""
+        """The environment without the settings that this build does not have; it refuses to start with those."""
         reference = (self.tree / "docs/reference/settings.md").read_text()
         names = set(re.findall(r"^\| `(ORDERFLOW_\w+)`", reference, re.MULTILINE))
-        return {name: value for name, value in environ.items() if name in names}
+        return {
+            name: value for name, value in environ.items() if name in names or not name.startswith("ORDERFLOW_")
+        }
 
 
 class SystemOfBuild(System):
-    """A system that applies the topology with the command line of its own checkout."""
+    """A system of another checkout: its own command line applies the topology, and it gets the settings it knows."""
+
+    def environment(self, name: str) -> dict[str, str]:
+        """The environment of one service process."""
+        return Build("", self.tree).known(super().environment(name))
 
     def apply_topology(self) -> None:
         """Create users and queues as that build needs them."""
