@@ -5,10 +5,11 @@ import logging
 from collections.abc import Callable
 
 import pika
-from pika.adapters.select_connection import IOLoop, SelectConnection
+from pika.adapters.select_connection import IOLoop
 
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.rabbitmq.joined_frames import JoiningConnection
 from orderflow.messaging.rabbitmq.reopening import Reopening
 
 log = logging.getLogger(__name__)
@@ -26,8 +27,8 @@ class ReconnectingConnection:
         clock: Clock,
     ) -> None:
         self.role = role
-        self.current: SelectConnection | None = None
-        self.opened: Callable[[SelectConnection], None] = lambda _connection: None
+        self.current: JoiningConnection | None = None
+        self.opened: Callable[[JoiningConnection], None] = lambda _connection: None
         self.lost: Callable[[], None] = lambda: None
         self._parameters = parameters
         self._loop = loop
@@ -38,7 +39,7 @@ class ReconnectingConnection:
     def connect(self) -> None:
         """Begin to connect; ``opened`` is called when the connection is open."""
         if not self._closing:
-            SelectConnection(
+            JoiningConnection(
                 self._parameters,
                 on_open_callback=self._on_open,
                 on_open_error_callback=self._on_closed,
@@ -57,7 +58,7 @@ class ReconnectingConnection:
         """True when it was closed for good and the close handshake is done."""
         return self._closing and self.current is None
 
-    def _on_open(self, connection: SelectConnection) -> None:
+    def _on_open(self, connection: JoiningConnection) -> None:
         self._reopening.opened()
         self.current = connection
         log.info("broker.connected", extra={"role": self.role})
@@ -66,7 +67,7 @@ class ReconnectingConnection:
         if self._closing:
             connection.close()
 
-    def _on_closed(self, _connection: SelectConnection, reason: BaseException) -> None:
+    def _on_closed(self, _connection: JoiningConnection, reason: BaseException) -> None:
         was_open, self.current = self.current is not None, None
         if was_open:
             self._instrumentation.connected(self.role, connected=False)

@@ -114,14 +114,15 @@ class RabbitPublisher:
         if not due:
             return
         observer = self._instrumentation.publishing(due)
-        for publication in due:
-            self._channel.basic_publish(
-                publication.exchange,
-                publication.routing_key,
-                publication.body,
-                to_pika(publication.properties, user_id=self._user_id),
-                mandatory=True,
-            )
+        with self._channel.connection.joined():
+            for publication in due:
+                self._channel.basic_publish(
+                    publication.exchange,
+                    publication.routing_key,
+                    publication.body,
+                    to_pika(publication.properties, user_id=self._user_id),
+                    mandatory=True,
+                )
         self._window.written(len(due), observer, self._clock.monotonic())
 
     def _group_settled(
