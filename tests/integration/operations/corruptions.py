@@ -154,7 +154,10 @@ CORRUPTIONS = {
         f"delete from order_history where status = 'confirmed' and order_id = {A_CONFIRMED}",
         "ended_twice",
     ),
-    "the orders API shows an old stock": ("update stock set stock_version = 2", "stale_availability"),
+    "the orders API shows an old stock": (
+        "update availability set stock_version = 0, available = available + 1",
+        "stale_availability",
+    ),
     "the orders API lacks a product": ("delete from availability", "stale_availability"),
     "the customer was not notified of the end of an order": (
         f"delete from notifications where subject = {A_CONFIRMED}::text",

@@ -82,10 +82,15 @@ def test_an_update_in_flight_is_not_reported(shop: dict[str, Database], database
     found = Reconciler(shop, instrumentation=instrumentation, clock=ManualClock())
     for version in (2, 3):
         corrupt(database, f"update stock set stock_version = {version + 1}")
-        corrupt(database, f"update availability set stock_version = {version}")
+        corrupt(database, f"update availability set stock_version = {version}, available = available + 1")
         found.run_once()
     found.run_once()
     assert [run.stale_availability for run in instrumentation.runs] == [0, 0, 1]
+
+
+def test_a_sale_makes_no_availability_outdated(shop: dict[str, Database], database: str) -> None:
+    corrupt(database, "update stock set stock_version = stock_version + 1")
+    assert wrong(integrity(shop)) == set()
 
 
 def test_orders_are_compared_page_by_page_without_gaps(

@@ -71,8 +71,8 @@ _NOTIFIED = """
 select subject from notifications where subject = any(%(subjects)s) and state <> 'failed'
 and kind in ('order_confirmed', 'order_rejected', 'order_cancelled')
 """
-_STOCK_VERSIONS = "select sku, stock_version from stock"
-_AVAILABILITY_VERSIONS = "select sku, stock_version from availability"
+_STOCK_FOR_SALE = "select sku, stock_version, on_hand, available, unit_price, currency from stock"
+_STOCK_SHOWN = "select sku, stock_version, on_hand, available, unit_price, currency from availability"
 # An order has one end, so it gets one of the three notifications.
 _NOTIFIED_TWICE = """
 select subject from notifications where kind in ('order_confirmed', 'order_rejected', 'order_cancelled')
@@ -220,8 +220,12 @@ def _missing_notifications(page: _Page, notifications: Database) -> Iterator[str
 
 
 def _stale(orders: Database, inventory: Database) -> Iterator[str]:
-    """SKUs whose stock in the orders API is outdated. The name has the version, so a mere delay is not found twice."""
-    shown = dict(_query(orders, _AVAILABILITY_VERSIONS))
-    for sku, version in _query(inventory, _STOCK_VERSIONS):
-        if shown.get(sku, 0) < version:
-            yield f"{sku} (version {shown.get(sku, 0)})"
+    """SKUs whose stock in the orders API is outdated. The name has the version, so a mere delay is not found twice.
+
+    A sale raises the version too, but changes nothing that the orders API shows.
+    """
+    shown = {sku: (version, values) for sku, version, *values in _query(orders, _STOCK_SHOWN)}
+    for sku, version, *values in _query(inventory, _STOCK_FOR_SALE):
+        shown_version, shown_values = shown.get(sku, (0, None))
+        if shown_version < version and shown_values != values:
+            yield f"{sku} (version {shown_version})"

@@ -30,7 +30,8 @@ NOTHING_RESERVED = Reject("nothing_reserved")
 
 
 class InventoryUpdates:
-    """Handles queue ``inventory_updates``: six statements per batch, one stock event for each SKU that changed.
+    """Handles queue ``inventory_updates``: six statements per batch, one stock event for each SKU whose available
+    units changed. A sale changes none: reserved units become sold ones.
 
     See ``stock_event`` for ``low_units``.
     """
@@ -44,8 +45,9 @@ class InventoryUpdates:
         allocator, before = store.load(unit_of_work, *_order_ids_and_skus(messages, unit_of_work.now))
         outcomes = [self._decide(message.event, allocator, unit_of_work.now) for message in messages]
         for stock in store.save(unit_of_work, allocator):
-            event = stock_event(before[stock.sku], stock, unit_of_work.now, low_units=self._low_units)
-            unit_of_work.publish(event)
+            if stock.available != before[stock.sku].available:
+                event = stock_event(before[stock.sku], stock, unit_of_work.now, low_units=self._low_units)
+                unit_of_work.publish(event)
         moved = Counter[str]()
         for movement in allocator.movements:
             moved[movement.kind] += max(movement.available, movement.reserved, movement.sold)
