@@ -156,7 +156,12 @@ class Settings:
     telemetry_port: int = _setting(9464, _PORT, "Port of /metrics, /healthz and /readyz; 0 takes a free port.")
 
     batch_size: int = _setting(250, _number(int, 1, 1000), "Maximum number of messages in one transaction.")
-    batch_linger_seconds: float = _setting(0.005, _number(float, 0, 1), "Longest wait for a batch to fill.")
+    batch_linger_seconds: float = _setting(
+        0.05,
+        _number(float, 0, 1),
+        "Longest wait for a batch to fill, since the batch before it; a single message does not wait. More makes larger"
+        " batches, which cost less CPU, and later ones. Queues for which no order waits take four times as long.",
+    )
     batch_bytes: int = _setting(4 * _MIB, _number(int, _KIB, 64 * _MIB), "Size at which a batch is full.")
     prefetch: int = _setting(
         1000,

@@ -21,6 +21,7 @@ LAYERS = (
     "orderflow.messaging.clock",
     "orderflow.messaging.uuid7",
     "orderflow.messaging.backoff",
+    "orderflow.messaging.pace",
     "orderflow.messaging.event",
     "orderflow.messaging.broker",
     "orderflow.messaging.instrumentation",

@@ -63,11 +63,23 @@ class MemoryConsumer:
         """True when cancelled and everything that had arrived was received, or its connection was lost."""
         return self._cancelled and not len(self._buffer)
 
-    def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+    def receive(
+        self,
+        *,
+        limit: int,
+        limit_bytes: int,
+        linger_seconds: float,
+        timeout_seconds: float,
+        collect_seconds: float = 0,
+    ) -> Batch | None:
         """See ``broker.Consumer``."""
         self._broker.expire()
         return self._buffer.take(
-            limit=limit, limit_bytes=limit_bytes, linger_seconds=linger_seconds, timeout_seconds=timeout_seconds
+            limit=limit,
+            limit_bytes=limit_bytes,
+            linger_seconds=linger_seconds,
+            timeout_seconds=timeout_seconds,
+            collect_seconds=collect_seconds,
         )
 
     def ack(self, batch: Batch) -> None:

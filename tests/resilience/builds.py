@@ -28,9 +28,7 @@ class Build:
         """The environment without the settings that this build does not have; it refuses to start with those."""
         reference = (self.tree / "docs/reference/settings.md").read_text()
         names = set(re.findall(r"^\| `(ORDERFLOW_\w+)`", reference, re.MULTILINE))
-        return {
-            name: value for name, value in environ.items() if name in names or not name.startswith("ORDERFLOW_")
-        }
+        return {name: value for name, value in environ.items() if name in names or not name.startswith("ORDERFLOW_")}
 
 
 class SystemOfBuild(System):

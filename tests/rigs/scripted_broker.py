@@ -111,7 +111,15 @@ class ScriptedConsumer:
     def put(self, *deliveries: Delivery) -> None:
         self._waiting.extend(deliveries)
 
-    def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+    def receive(
+        self,
+        *,
+        limit: int,
+        limit_bytes: int,
+        linger_seconds: float,
+        timeout_seconds: float,
+        collect_seconds: float = 0,
+    ) -> Batch | None:
         deliveries: list[Delivery] = []
         while self.subscribed and self._waiting and len(deliveries) < limit:
             deliveries.append(self._waiting.popleft())

@@ -30,7 +30,7 @@ from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
-from orderflow.messaging.service import Handler, Prunable, Service
+from orderflow.messaging.service import BACKGROUND_FACTOR, Handler, Prunable, Service
 from orderflow.runtime import Loop
 from orderflow.settings import Settings
 from orderflow.telemetry.setup import Telemetry
@@ -218,7 +218,7 @@ class Container:
                 limits=BatchLimits(
                     messages=settings.batch_size,
                     size_bytes=settings.batch_bytes,
-                    linger_seconds=settings.batch_linger_seconds,
+                    linger_seconds=settings.batch_linger_seconds * (BACKGROUND_FACTOR if queue.background else 1),
                 ),
             )
 

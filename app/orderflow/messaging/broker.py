@@ -133,9 +133,18 @@ class Consumer(Protocol):
     def queue(self) -> str:
         """The queue's name."""
 
-    def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+    def receive(
+        self,
+        *,
+        limit: int,
+        limit_bytes: int,
+        linger_seconds: float,
+        timeout_seconds: float,
+        collect_seconds: float = 0,
+    ) -> Batch | None:
         """Wait up to the timeout for a first message, then up to ``linger_seconds`` more for a full batch.
 
+        The wait for a full batch ends no earlier than ``collect_seconds`` after the call.
         A batch has at most ``limit`` messages and ends with the message that reaches ``limit_bytes``.
         All its messages arrived over the same channel. None when no message arrived.
         """

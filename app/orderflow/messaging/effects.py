@@ -41,6 +41,7 @@ from orderflow.messaging.clock import Clock
 from orderflow.messaging.consume.bisect import bisect
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.pace import Pace
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.service import Transaction, UnitOfWork
 
@@ -49,7 +50,6 @@ log = logging.getLogger(__name__)
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 _TAKE_SECONDS = 0.05
-_LINGER_BELOW = 100
 
 
 class Effect(Protocol[Task, Result]):
@@ -80,8 +80,9 @@ class Effect(Protocol[Task, Result]):
 class EffectRunner(Generic[Task, Result]):
     """Runs one kind of call, with one thread for the database and one for the calls.
 
-    It claims tasks every ``interval_seconds``, and immediately after ``wake``. It collects results for
-    ``linger_seconds``. ``lease_seconds`` must be longer than any call. At most ``concurrency`` calls are open.
+    It claims tasks every ``interval_seconds``, and immediately after ``wake``. While there is work all the time, it
+    collects results and tasks for ``linger_seconds``. ``lease_seconds`` must be longer than any call. At most
+    ``concurrency`` calls are open.
     """
 
     def __init__(
@@ -95,7 +96,7 @@ class EffectRunner(Generic[Task, Result]):
         concurrency: int,
         lease_seconds: float,
         interval_seconds: float = 0.25,
-        linger_seconds: float = 0.01,
+        linger_seconds: float = 0.04,
         drain_seconds: float = 5.0,
     ) -> None:
         self.name = name
@@ -105,7 +106,7 @@ class EffectRunner(Generic[Task, Result]):
         self._concurrency = concurrency
         self._lease = timedelta(seconds=lease_seconds)
         self._interval = interval_seconds
-        self._linger = linger_seconds
+        self._pace = Pace(linger_seconds, clock=clock)
         self._drain = drain_seconds
         self._wake = threading.Event()
         self._stopping = threading.Event()
@@ -139,7 +140,9 @@ class EffectRunner(Generic[Task, Result]):
         self._instrumentation.circuit(self.name, is_open=False)
         try:
             while not self._stopping.is_set():
-                self._wake.wait(self._interval)
+                if self._wake.wait(self._interval):
+                    self._clock.wait(self._stopping, self._pace.remaining)
+                    self._pace.begin()
                 self._turn(claiming=not self._stopping.is_set())
             self._finish()
         finally:
@@ -177,9 +180,6 @@ class EffectRunner(Generic[Task, Result]):
     def _collect(self) -> None:
         self._wake.clear()
         ended = self._calls.take()
-        if 0 < len(self._unrecorded) + len(ended) < _LINGER_BELOW and self._calls.in_flight:
-            self._clock.wait(self._given_up, self._linger)
-            ended += self._calls.take()
         for _, result in ended:
             if self._breaker.ended(responded=self._effects.responded(result)):
                 self._report_circuit()

@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.consume.bisect import bisect
 from orderflow.messaging.errors import CommitInDoubt, DatabaseUnavailable, InfrastructureError, TransactionAborted
+from orderflow.messaging.pace import Pace
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 
 log = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class _Withdrawn(InfrastructureError):
 class GroupCommit(Generic[Request, Result]):
     """Applies requests in groups, in one thread: while one group commits, the next one is collected.
 
+    A group that is not full begins ``linger_seconds`` after the one before, or at once after a time without requests.
     ``apply`` gets the requests and the open unit of work, and returns one result per request. It may be called
     again with the same requests, or with half of them, after a rollback.
     """
@@ -49,6 +51,7 @@ class GroupCommit(Generic[Request, Result]):
         name: str = "write",
         group_size: int = 100,
         max_waiting: int = 2000,
+        linger_seconds: float = 0.02,
     ) -> None:
         self.name = name
         self.last_progress = clock.monotonic()
@@ -56,6 +59,7 @@ class GroupCommit(Generic[Request, Result]):
         self._apply = apply
         self._clock = clock
         self._group_size = group_size
+        self._pace = Pace(linger_seconds, clock=clock)
         self._waiting: queue.Queue[tuple[Request, Future[Result]]] = queue.Queue(maxsize=max_waiting)
         self._stopping = threading.Event()
         self._submit_lock = threading.Lock()
@@ -120,6 +124,9 @@ class GroupCommit(Generic[Request, Result]):
         group = []
         try:
             group.append(self._waiting.get(timeout=0.05 if self._stopping.is_set() else 0.2))
+            if self._waiting.qsize() + 1 < self._group_size and (collecting := self._pace.remaining):
+                self._clock.wait(self._stopping, collecting)
+            self._pace.begin()
             while len(group) < self._group_size:
                 group.append(self._waiting.get_nowait())
         except queue.Empty:

@@ -15,6 +15,9 @@ import msgspec
 
 from orderflow.messaging.event import Event
 
+BACKGROUND_FACTOR = 4
+"""How many times as long the batches of a background queue collect."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
@@ -27,6 +30,8 @@ class Queue:
     name: str
     events: tuple[type[Event], ...]
     partitions: int = 1
+    background: bool = False
+    """No order waits for its results, so its batches collect ``BACKGROUND_FACTOR`` times as long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,16 +45,20 @@ from orderflow.messaging.consume.settlement import CopyPublisher, RetryPolicy, d
 from orderflow.messaging.consume.write_proof import prove_write
 from orderflow.messaging.errors import GivenUp, InfrastructureError, TransactionAborted
 from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.pace import Pace
 
 log = logging.getLogger(__name__)
 
 _MAX_ABORTS = 5
 """Consecutive aborted transactions after which the database counts as failing."""
+_BURST_SECONDS = 0.005
+"""Messages that were sent together arrive within this time, so the first of them waits for the others."""
+_IDLE_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchLimits:
-    """When a batch is full: by number, by bytes, or by the seconds since its first message."""
+    """When a batch is full: by number or by bytes. One that is not begins ``linger_seconds`` after the one before."""
 
     messages: int
     size_bytes: int
@@ -86,6 +90,7 @@ class ConsumerLoop:
         self._instrumentation = instrumentation
         self._clock = clock
         self._limits = limits
+        self._pace = Pace(limits.linger_seconds, clock=clock)
         self._confirm_timeout = confirm_timeout_seconds
         self._stopping = threading.Event()
         self._given_up = threading.Event()
@@ -100,16 +105,19 @@ class ConsumerLoop:
             if self._publisher.room == 0:
                 self._clock.wait(self._given_up, 0.005)
                 continue
+            collecting = self._pace.remaining
             batch = self._consumer.receive(
                 limit=self._limits.messages,
                 limit_bytes=self._limits.size_bytes,
-                linger_seconds=self._limits.linger_seconds,
-                timeout_seconds=0.2,
+                linger_seconds=min(_BURST_SECONDS, self._limits.linger_seconds),
+                timeout_seconds=collecting or _IDLE_SECONDS,
+                collect_seconds=collecting,
             )
-            if batch is None:
-                self._delete_confirmed()
-            else:
+            if batch is not None:
+                self._pace.begin()
                 self._settle(batch)
+            elif not collecting:
+                self._delete_confirmed()
         if not self._given_up.is_set():
             self._finish()
         self._processor.units_of_work.close()

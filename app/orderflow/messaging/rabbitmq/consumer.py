@@ -81,10 +81,22 @@ class RabbitConsumer:
         delay = min(_MAX_CLOSING_DELAY_SECONDS, _CANCELS_BEFORE_CLOSING * self._cancel_seconds)
         return max(0.0, self._last_ack_at + delay - self._clock.monotonic())
 
-    def receive(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+    def receive(
+        self,
+        *,
+        limit: int,
+        limit_bytes: int,
+        linger_seconds: float,
+        timeout_seconds: float,
+        collect_seconds: float = 0,
+    ) -> Batch | None:
         """See ``broker.Consumer``."""
         return self._buffer.take(
-            limit=limit, limit_bytes=limit_bytes, linger_seconds=linger_seconds, timeout_seconds=timeout_seconds
+            limit=limit,
+            limit_bytes=limit_bytes,
+            linger_seconds=linger_seconds,
+            timeout_seconds=timeout_seconds,
+            collect_seconds=collect_seconds,
         )
 
     def ack(self, batch: Batch) -> None:

@@ -61,14 +61,23 @@ class DeliveryBuffer:
         self._some.set()
         self._full.set()
 
-    def take(self, *, limit: int, limit_bytes: int, linger_seconds: float, timeout_seconds: float) -> Batch | None:
+    def take(
+        self,
+        *,
+        limit: int,
+        limit_bytes: int,
+        linger_seconds: float,
+        timeout_seconds: float,
+        collect_seconds: float = 0,
+    ) -> Batch | None:
         """See ``broker.Consumer.receive``."""
-        deadline = time.monotonic() + timeout_seconds
+        began = time.monotonic()
+        deadline, collected = began + timeout_seconds, began + collect_seconds
         while True:
             epoch = self.epoch
             if not self._wait_for_some(deadline - time.monotonic()):
                 return None
-            self._linger(limit, linger_seconds)
+            self._linger(limit, max(linger_seconds, collected - time.monotonic()))
             with self._lock:
                 taken = self._pop(limit, limit_bytes)
                 if taken:

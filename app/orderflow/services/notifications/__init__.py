@@ -10,6 +10,7 @@ NOTIFICATIONS = Service(
         Queue(
             name="notification_requests",
             events=(OrderConfirmed, OrderRejected, OrderCancelled, PaymentRefunded, StockLow),
+            background=True,
         ),
     ),
     publishes=(),

@@ -19,7 +19,7 @@ ORDERS = Service(
     name="orders",
     queues=(
         Queue(name="order_updates", events=(InventoryRejected, InventoryReserved, PaymentCaptured, PaymentDeclined)),
-        Queue(name="availability_updates", events=(StockChanged, StockLow)),
+        Queue(name="availability_updates", events=(StockChanged, StockLow), background=True),
     ),
     publishes=(OrderCreated, OrderConfirmed, OrderRejected, OrderCancelled),
     processes={

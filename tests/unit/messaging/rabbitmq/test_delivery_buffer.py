@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 import threading
+from types import SimpleNamespace
+
+import pytest
 
 from orderflow.messaging.broker import Batch
+from orderflow.messaging.rabbitmq import delivery_buffer
 from orderflow.messaging.rabbitmq.delivery_buffer import DeliveryBuffer
 from tests.rigs.scripted_broker import deliver
 
@@ -31,9 +35,11 @@ def watch(buffer: DeliveryBuffer) -> tuple[WatchedEvent, WatchedEvent]:
 class TakingThread:
     """Calls ``take`` in a thread of its own."""
 
-    def __init__(self, buffer: DeliveryBuffer, *, limit: int, linger_seconds: float = 0) -> None:
+    def __init__(
+        self, buffer: DeliveryBuffer, *, limit: int, linger_seconds: float = 0, collect_seconds: float = 0
+    ) -> None:
         self.batch: Batch | None = None
-        self._arguments = {"limit": limit, "linger_seconds": linger_seconds}
+        self._arguments = {"limit": limit, "linger_seconds": linger_seconds, "collect_seconds": collect_seconds}
         self._buffer = buffer
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
@@ -109,6 +115,24 @@ def test_a_new_epoch_drops_what_the_old_one_left() -> None:
     buffer.append(deliver(tag=1))
     batch = buffer.take(limit=9, limit_bytes=9, linger_seconds=0, timeout_seconds=0)
     assert batch is not None and batch.epoch == 2
+
+
+@pytest.mark.parametrize(("late", "waits_for_more"), [(0.0, True), (60.0, False)])
+def test_collecting_counts_from_the_call_not_from_the_first_delivery(
+    monkeypatch: pytest.MonkeyPatch, *, late: float, waits_for_more: bool
+) -> None:
+    seconds = 100.0
+    monkeypatch.setattr(delivery_buffer, "time", SimpleNamespace(monotonic=lambda: seconds))
+    buffer = filled(0)
+    some, full = watch(buffer)
+    taking = TakingThread(buffer, limit=2, collect_seconds=60)
+    some.until_awaited()
+    seconds += late
+    buffer.append(deliver(tag=1))
+    if waits_for_more:
+        full.until_awaited()
+        buffer.append(deliver(tag=2))
+    assert taking.tags() == ([1, 2] if waits_for_more else [1])
 
 
 def test_an_epoch_that_ends_during_the_linger_does_not_end_the_wait() -> None:
