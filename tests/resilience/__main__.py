@@ -72,8 +72,8 @@ def _capacity(options: argparse.Namespace, build: Build, stack: Stack, times: Ti
         return float(options.capacity or SHORT_CAPACITY)
     _report(f"capacity of {build.name}")
     capacity = measure(build, stack, times, _report)
-    print(f"capacity of {build.name}: {capacity:.1f} orders/s confirmed", flush=True)
-    return capacity
+    print(f"capacity of {build.name}: {capacity} confirmed", flush=True)
+    return capacity.rate
 
 
 def _chosen(options: argparse.Namespace, times: Times) -> Iterator[Scenario]:

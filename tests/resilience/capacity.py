@@ -2,6 +2,7 @@
 """Finds the capacity of a build: the load is raised in steps until the confirmations do not follow."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 from local.servers.stack import Stack
@@ -21,17 +22,33 @@ _MAX_STEPS = 15
 
 
 class GeneratorTooSlow(Exception):
-    """The load generator could not offer the load of a step."""
+    """The load generator could not offer even the load of the first step."""
 
 
-def measure(build: Build, stack: Stack, times: Times, report: Report) -> float:
-    """The orders per second that the build confirms at most; raises GeneratorTooSlow."""
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a build confirms at most."""
+
+    rate: float
+    """Orders per second."""
+    reached: bool
+    """Whether a step offered more than that; without one the build may confirm more."""
+
+    def __str__(self) -> str:
+        return f"{'' if self.reached else 'at least '}{self.rate:.1f} orders/s"
+
+
+def measure(build: Build, stack: Stack, times: Times, report: Report) -> Capacity:
+    """The capacity of the build; raises GeneratorTooSlow."""
     with running(build, stack, times, report) as system:
         return climb(partial(_step, system, times), report)
 
 
-def climb(step: Callable[[float], Outcome], report: Report) -> float:
-    """Raise the rate until the goodput of a step does not follow; the highest goodput of a step."""
+def climb(step: Callable[[float], Outcome], report: Report) -> Capacity:
+    """Raise the rate until the goodput of a step does not follow; the highest goodput of a step.
+
+    A step for which the load generator was too slow does not count, and is the last.
+    """
     rate, best = FIRST_RATE, 0.0
     for _ in range(_MAX_STEPS):
         outcome = step(rate)
@@ -42,12 +59,16 @@ def climb(step: Callable[[float], Outcome], report: Report) -> float:
             f"confirmed {confirmed:5.0f}/s, accepted → final p99 {quantile(outcome.waits(window), 0.99):.2f} s"
         )
         if not outcome.valid:
-            raise GeneratorTooSlow(f"the load generator was too slow for {rate:.0f} orders/s")
+            too_slow = f"the load generator was too slow for {rate:.0f} orders/s"
+            if not best:
+                raise GeneratorTooSlow(too_slow)
+            report(f"{too_slow}; this step does not count")
+            break
         best = max(best, confirmed)
         if confirmed < FOLLOWS * offered:
-            break
+            return Capacity(best, reached=True)
         rate *= FACTOR
-    return best
+    return Capacity(best, reached=False)
 
 
 def _step(system: System, times: Times, rate: float) -> Outcome:
