@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds lost, doubled and oversold orders, in the tables that every build has and in the provider's ledger."""
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import psycopg
 
 from local.demo.load_generator import LoadRecord
+from local.eventually import eventually
 from local.http_json import http_json
 from local.system import System
 
@@ -30,9 +31,14 @@ class _Stored(NamedTuple):
 
 def broken(system: System, record: LoadRecord, *, seconds: float) -> list[str]:
     """Every broken promise, one sentence each; refunds, sales and notifications may follow for that many seconds."""
-    deadline = time.monotonic() + seconds
-    while (found := list(_violations(system, record))) and time.monotonic() < deadline:
-        time.sleep(0.5)
+    found: list[str] = []
+
+    def none_left() -> bool:
+        found[:] = _violations(system, record)
+        return not found
+
+    with suppress(TimeoutError):
+        eventually(none_left, seconds, pause=0.5)
     return found
 
 
