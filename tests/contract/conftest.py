@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from local.servers.stack import Stack
-from tests.contract.broker_harness import BrokerHarness, MemoryHarness, RabbitHarness, rabbit_harness
+from tests.contract.broker_harness import BrokerHarness, MemoryHarness
+from tests.contract.rabbit_harness import RabbitHarness, rabbit_harness
 
 
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.integration)])

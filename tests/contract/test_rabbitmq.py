@@ -4,8 +4,7 @@
 import json
 import threading
 import time
-from urllib.parse import quote, urlsplit, urlunsplit
-from uuid import uuid4
+from urllib.parse import quote, urlsplit
 
 import pytest
 
@@ -13,7 +12,8 @@ from local.eventually import eventually
 from orderflow.messaging.broker import Failure
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.rabbitmq.consumer import RabbitConsumer
-from tests.contract.broker_harness import TOPOLOGY, RabbitHarness, message, messages
+from tests.contract.broker_harness import TOPOLOGY, message, messages
+from tests.contract.rabbit_harness import RabbitHarness
 from tests.contract.steps import SECONDS, bodies, deliveries, numbers, sent, take
 
 pytestmark = pytest.mark.integration
@@ -48,55 +48,6 @@ def test_a_connection_is_named_after_its_process_and_purpose(rabbit: RabbitHarne
     assert {each["timeout"] for each in connections} == {20}
 
 
-def test_what_may_not_be_written_is_refused_and_the_back_off_grows(
-    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
-) -> None:
-    user = f"reader-{uuid4().hex[:8]}"
-    rabbit.api("PUT", f"users/{user}", {"password": "s3cret-word", "tags": ""})
-    try:
-        rabbit.api("PUT", f"permissions/%v/{user}", {"configure": "^$", "write": "^$", "read": ".*"})
-        parts = urlsplit(rabbit.proxy.url)
-        url = urlunsplit(parts._replace(netloc=f"{user}:s3cret-word@{parts.netloc.rpartition('@')[2]}"))
-        broker = rabbit.unconnected(url=url)
-        broker.start()
-        publisher = broker.publisher()
-        for closes in range(1, 5):
-            eventually(lambda: broker.ready)
-            assert set(sent(broker, messages(1)).failures.values()) == {Failure.REFUSED}
-            eventually(lambda closes=closes: caplog.text.count("publish.channel_closed") == closes)  # type: ignore[misc]
-        closed = [record for record in caplog.records if record.getMessage() == "publish.channel_closed"]
-        assert "403" in closed[0].error  # type: ignore[attr-defined]
-        assert publisher._backoff._failures == 4
-        assert "s3cret-word" not in caplog.text
-        rabbit.api("PUT", f"permissions/%v/{user}", {"configure": "^$", "write": ".*", "read": ".*"})
-        eventually(lambda: broker.ready and not sent(broker, messages(1)).failures)
-        assert publisher._backoff._failures == 0
-    finally:
-        rabbit.api("DELETE", f"users/{user}")
-
-
-def test_who_names_another_user_than_its_own_publishes_nothing(
-    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
-) -> None:
-    user = f"writer-{uuid4().hex[:8]}"
-    rabbit.api("PUT", f"users/{user}", {"password": "secret", "tags": ""})
-    try:
-        rabbit.api("PUT", f"permissions/%v/{user}", {"configure": "^$", "write": ".*", "read": ".*"})
-        parts = urlsplit(rabbit.proxy.url)
-        url = urlunsplit(parts._replace(netloc=f"{user}:secret@{parts.netloc.rpartition('@')[2]}"))
-        honest, forger = rabbit.unconnected(url=url), rabbit.unconnected(url=url, user_id="payments")
-        for broker in (honest, forger):
-            broker.start()
-            eventually(lambda broker=broker: broker.ready)  # type: ignore[misc]
-        assert set(sent(forger, messages(3)).failures.values()) == {Failure.REFUSED}
-        eventually(lambda: "user_id property set to 'payments'" in caplog.text)
-        assert not sent(honest, messages(1)).failures
-        consumer = honest.consumer("work", prefetch=10)
-        assert [delivery.user_id for delivery in deliveries(take(consumer))] == [user]  # a forged one would be first
-    finally:
-        rabbit.api("DELETE", f"users/{user}")
-
-
 def test_a_message_that_is_too_large_fails_alone_and_its_neighbours_arrive(
     rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -111,30 +62,6 @@ def test_a_message_that_is_too_large_fails_alone_and_its_neighbours_arrive(
     missing = set(numbers(200))
     while missing:  # some arrive twice: their confirms were lost with the channel
         missing -= set(bodies(take(consumer)))
-
-
-def test_a_message_that_may_not_be_written_fails_alone_and_its_neighbours_arrive(
-    rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The broker does not say which one it refused, so each of them is tried alone once."""
-    user = f"topical-{uuid4().hex[:8]}"
-    rabbit.api("PUT", f"users/{user}", {"password": "secret", "tags": ""})
-    try:
-        rabbit.api("PUT", f"permissions/%v/{user}", {"configure": "^$", "write": ".*", "read": ".*"})
-        topics = {"exchange": "contract", "write": "^order[.]", "read": ".*"}
-        rabbit.api("PUT", f"topic-permissions/%v/{user}", topics)
-        parts = urlsplit(rabbit.proxy.url)
-        url = urlunsplit(parts._replace(netloc=f"{user}:secret@{parts.netloc.rpartition('@')[2]}"))
-        broker = rabbit.unconnected(url=url)
-        broker.start()
-        eventually(lambda: broker.ready)
-        forbidden = [message(routing_key="payment.captured.audited") for _ in range(2)]
-        receipt = sent(broker, [*messages(20), *forbidden, *messages(20, first=20)])
-        assert receipt.failures == {each.key: Failure.REFUSED for each in forbidden}
-        assert caplog.text.count("publish.channel_closed") == 3  # together, and each of the two alone
-        assert not sent(broker, messages(20)).failures
-    finally:
-        rabbit.api("DELETE", f"users/{user}")
 
 
 def test_an_unroutable_batch_is_logged_in_one_line(rabbit: RabbitHarness, caplog: pytest.LogCaptureFixture) -> None:
