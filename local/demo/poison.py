@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import pika
 import zstandard
@@ -30,34 +31,24 @@ class Poison:
     properties: pika.BasicProperties
 
 
-def _cancelled() -> bytes:
-    line = OrderLine(sku="sku-1", quantity=1, unit_price=100)
-    return encode(
-        OrderCancelled(
-            timestamp=datetime.now(UTC),
-            order_id=uuid.uuid4(),
-            user_id="nobody",
-            total_amount=100,
-            currency="EUR",
-            items=(line,),
-            reason="poison",
-        )
-    )
+def _order() -> dict[str, Any]:
+    """What every event of an order has."""
+    return {
+        "timestamp": datetime.now(UTC),
+        "order_id": uuid.uuid4(),
+        "user_id": "customer-1",
+        "total_amount": 100,
+        "currency": "EUR",
+        "items": (OrderLine(sku="sku-1", quantity=1, unit_price=100),),
+    }
 
 
 def _good() -> bytes:
-    line = OrderLine(sku="sku-1", quantity=1, unit_price=100)
-    return encode(
-        OrderCreated(
-            timestamp=datetime.now(UTC),
-            order_id=uuid.uuid4(),
-            user_id="customer-1",
-            total_amount=100,
-            currency="EUR",
-            items=(line,),
-            payment_token="ok",
-        )
-    )
+    return encode(OrderCreated(**_order(), payment_token="ok"))
+
+
+def _cancelled() -> bytes:
+    return encode(OrderCancelled(**_order(), reason="poison"))
 
 
 def _stock() -> bytes:
