@@ -10,16 +10,10 @@ from local.eventually import eventually
 from orderflow.events import OrderCancelled
 from orderflow.messaging.broker import Failure, Publication
 from tests.builders import a_retry_policy, an_event
-from tests.rigs.consumer import ConsumerRig, cancelled, effects, one, order, prepare, query, settled
+from tests.rigs.consumer import ConsumerRig, cancelled, effects, one, order, query, settled
 from tests.rigs.scripted_broker import deliver
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    prepare(database)
-    return database
 
 
 def inbox(url: str) -> set[str]:

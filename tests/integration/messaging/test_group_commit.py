@@ -16,7 +16,7 @@ from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from tests.builders import an_event
-from tests.rigs.consumer import CODEC, effects, one, prepare
+from tests.rigs.consumer import CODEC, effects, one
 from tests.rigs.scripted_broker import ScriptedPublisher
 from tests.rigs.tcp_proxy import COMMITTED, Proxy
 
@@ -37,13 +37,6 @@ def apply(requests: Sequence[Request], work: SqlUnitOfWork) -> Sequence[str]:
     for request in requests:
         work.publish(an_event(OrderRejected, order_id=request.order_id))
     return [str(request.order_id) for request in requests]
-
-
-@pytest.fixture
-def proxy(database: str) -> Iterator[Proxy]:
-    prepare(database)
-    with Proxy(database) as proxy:
-        yield proxy
 
 
 @pytest.fixture

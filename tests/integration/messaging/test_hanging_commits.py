@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A consumer whose COMMITs get no response: it takes nothing that it cannot handle, and gives back what it holds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 
@@ -9,28 +9,13 @@ from local.eventually import eventually
 from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.postgres.connection_watchdog import ConnectionWatchdog
 from orderflow.messaging.service import Incoming, Outcome, Transaction
-from tests.rigs.consumer import ConsumerRig, cancelled, effects, handle, one, order, prepare
+from tests.rigs.consumer import ConsumerRig, cancelled, effects, handle, one, order
 from tests.rigs.tcp_proxy import Proxy
 
 pytestmark = pytest.mark.integration
 
 SECONDS = 0.3
 """The longest time that a transaction may take."""
-
-
-@pytest.fixture
-def proxy(database: str) -> Iterator[Proxy]:
-    prepare(database)
-    with Proxy(database) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def watchdog() -> Iterator[ConnectionWatchdog]:
-    watchdog = ConnectionWatchdog(interval_seconds=0.05)
-    watchdog.start()
-    yield watchdog
-    watchdog.stop()
 
 
 def test_a_consumer_subscribes_only_when_a_write_was_committed(

@@ -23,12 +23,11 @@ RUNNING = "select count(*) from outbox where leased_until > now()"
 
 
 @pytest.fixture
-def url(database: str) -> str:
+def url(url: str) -> str:
     """On a server that has run for a while: after its start everybody is given time to connect."""
-    prepare(database)
     young = "select pg_postmaster_start_time() > now() - interval '10.1 seconds'"
-    eventually(lambda: not one(database, young), 15, what="a server that has settled")
-    return database
+    eventually(lambda: not one(url, young), 15, what="a server that has settled")
+    return url
 
 
 @pytest.fixture

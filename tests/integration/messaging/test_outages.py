@@ -2,7 +2,7 @@
 """The database fails at critical points; nothing is lost, and no effect happens twice."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from threading import Event
 
 import psycopg
@@ -11,23 +11,11 @@ import pytest
 from local.eventually import eventually
 from orderflow.messaging.errors import DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.service import Incoming, Outcome, Transaction, UnitOfWork
-from tests.rigs.consumer import ConsumerRig, cancelled, effects, handle, one, order, prepare
+from tests.rigs.consumer import ConsumerRig, cancelled, effects, handle, one, order
 from tests.rigs.database_locks import wait_for_a_lock
 from tests.rigs.tcp_proxy import COMMITTED, Proxy
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    prepare(database)
-    return database
-
-
-@pytest.fixture
-def proxy(url: str) -> Iterator[Proxy]:
-    with Proxy(url) as proxy:
-        yield proxy
 
 
 def terminate(url: str) -> int:

@@ -21,19 +21,13 @@ from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.operations.failed_work.outbox import OUTBOX
 from tests.builders import a_codec, an_event
-from tests.rigs.consumer import one, prepare, query
+from tests.rigs.consumer import one, query
 from tests.rigs.failed_work import listed, run
 from tests.rigs.scripted_broker import ScriptedPublisher
 
 pytestmark = pytest.mark.integration
 TOO_LARGE = "x" * (3 * 1024 * 1024)
 CODEC = a_codec(compression="off", limit_bytes=16 * 1024 * 1024)
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    prepare(database)
-    return database
 
 
 class Measured(MessagingInstrumentation):

@@ -31,12 +31,6 @@ def sleep(transaction: Transaction) -> Any:
 
 
 @pytest.fixture
-def proxy(database: str) -> Iterator[Proxy]:
-    with Proxy(database) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def pool(proxy: Proxy) -> Iterator[ReadPool]:
     pool = ReadPool(proxy.url, application_name="reads", timeout_seconds=1, size=2)
     yield pool

@@ -18,16 +18,10 @@ from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 from tests.builders import an_event
-from tests.rigs.consumer import CODEC, RecordedBatches, one, prepare, query
+from tests.rigs.consumer import CODEC, RecordedBatches, one, query
 from tests.rigs.scripted_broker import ScriptedPublisher
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    prepare(database)
-    return database
 
 
 def relay(

@@ -2,7 +2,6 @@
 """A server that is read-only, that does not respond, or that may lose commits."""
 
 import threading
-from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import psycopg
@@ -16,33 +15,13 @@ from orderflow.messaging.postgres.durability import LosesCommits, require_durabl
 from orderflow.messaging.postgres.migrations import Component, Migration, migrate
 from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.service import Transaction
-from tests.rigs.consumer import one, prepare
+from tests.rigs.consumer import one
 from tests.rigs.tcp_proxy import Proxy
 
 pytestmark = pytest.mark.integration
 
 INSERT = "insert into effects select gen_random_uuid(), 1"
 SHORT = 0.2
-
-
-@pytest.fixture
-def url(database: str) -> str:
-    prepare(database)
-    return database
-
-
-@pytest.fixture
-def proxy(url: str) -> Iterator[Proxy]:
-    with Proxy(url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def watchdog() -> Iterator[ConnectionWatchdog]:
-    watchdog = ConnectionWatchdog(interval_seconds=0.05)
-    watchdog.start()
-    yield watchdog
-    watchdog.stop()
 
 
 def effects(url: str) -> int:

@@ -22,14 +22,14 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def prepared(database: str) -> str:
+def url(database: str) -> str:
     prepare_offers(database)
     return database
 
 
 @pytest.fixture
-def api(prepared: str) -> Iterator[OrdersApiRig]:
-    with opened(prepared) as running:
+def api(url: str) -> Iterator[OrdersApiRig]:
+    with opened(url) as running:
         yield running
         running.database.close()
 
@@ -59,11 +59,11 @@ def test_an_order_is_accepted_with_its_total_stored_and_published(api: OrdersApi
     assert step["status"] == "accepted"
 
 
-def test_the_same_key_and_body_get_the_same_response_also_after_a_restart(api: OrdersApiRig, prepared: str) -> None:
+def test_the_same_key_and_body_get_the_same_response_also_after_a_restart(api: OrdersApiRig, url: str) -> None:
     first = api.post(name="once")
     respelled = json.dumps(dict(reversed(ORDER.items())), indent=2).encode()
     assert api.post(respelled, name="once").content == first.content
-    with opened(prepared) as restarted:
+    with opened(url) as restarted:
         assert restarted.post(name="once").content == first.content
         restarted.database.close()
     assert (api.count("orders"), len(api.publisher.published)) == (1, 1)
@@ -108,8 +108,8 @@ def test_fifty_concurrent_requests_with_one_key_make_one_order(api: OrdersApiRig
     assert api.count("orders") == 1
 
 
-def test_two_api_processes_with_one_key_make_one_order(api: OrdersApiRig, prepared: str) -> None:
-    with opened(prepared) as second, ThreadPoolExecutor(20) as pool:
+def test_two_api_processes_with_one_key_make_one_order(api: OrdersApiRig, url: str) -> None:
+    with opened(url) as second, ThreadPoolExecutor(20) as pool:
         places = [api, second] * 10
         responses = list(pool.map(lambda place: place.post(name="race"), places))
         second.database.close()
@@ -233,8 +233,8 @@ def test_orders_are_refused_while_they_would_not_be_decided_in_time(api: OrdersA
     assert api.post().status_code == 202
 
 
-def test_without_a_database_nothing_is_accepted(prepared: str) -> None:
-    with Proxy(prepared) as proxy, opened(proxy.url) as api:
+def test_without_a_database_nothing_is_accepted(proxy: Proxy) -> None:
+    with opened(proxy.url) as api:
         assert api.post().status_code == 202
         proxy.open = False
         proxy.cut()
@@ -245,13 +245,13 @@ def test_without_a_database_nothing_is_accepted(prepared: str) -> None:
         assert api.post(name="later").status_code == 202
 
 
-def test_too_many_concurrent_requests_are_asked_to_wait(prepared: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_concurrent_requests_are_asked_to_wait(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api_database, "RESPONSE_SECONDS", 60)
-    with opened(prepared, max_waiting=1) as api, ThreadPoolExecutor(3) as pool:
+    with opened(url, max_waiting=1) as api, ThreadPoolExecutor(3) as pool:
         with api.database.transaction() as transaction:
             transaction.execute("lock table orders in exclusive mode")
             written = pool.submit(api.post)
-            wait_for_a_lock(prepared)
+            wait_for_a_lock(url)
             # The writer is busy until we let go of the table, and one request may wait: of two, one is refused.
             both = [pool.submit(api.post) for _ in range(2)]
             (refused,), (waiting,) = wait(both, timeout=30, return_when=FIRST_COMPLETED)

@@ -21,12 +21,6 @@ def url(database: str) -> str:
 
 
 @pytest.fixture
-def proxy(url: str) -> Iterator[Proxy]:
-    with Proxy(url) as proxy:
-        yield proxy
-
-
-@pytest.fixture
 def api(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> Iterator[OrdersApiRig]:
     monkeypatch.setattr(api_database, "RESPONSE_SECONDS", 0.5)
     monkeypatch.setattr(api_database, "COMMIT_SECONDS", 0.5)
