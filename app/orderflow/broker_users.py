@@ -13,7 +13,8 @@ import msgspec
 from orderflow.messaging.errors import SettingsError
 from orderflow.messaging.publisher_check import Mode, PublisherCheck
 from orderflow.messaging.service import Service
-from orderflow.settings import Settings, pairs
+from orderflow.setting_values import pairs
+from orderflow.settings import Settings
 
 REPLAY = "replay"
 """The user with which operators replay dead letters; it stands beside the services."""

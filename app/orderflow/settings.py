@@ -5,10 +5,10 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
-from urllib.parse import urlsplit
 
 from orderflow.http.api_keys import ApiKeys
 from orderflow.messaging.errors import SettingsError
+from orderflow.setting_values import any_text, checked, number, one_of, pairs, url
 
 Need = Literal["amqp", "management", "database", "payment", "reconciler"]
 
@@ -26,64 +26,10 @@ def _setting(
     )
 
 
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        parts = urlsplit(text)
-        if parts.scheme not in schemes or not parts.hostname:
-            raise ValueError(f"must be a URL like {schemes[0]}://user:password@host:port/name")
-        return text
-
-    return parse
-
-
-def _number(kind: type[int] | type[float], low: float, high: float) -> Callable[[str], int | float]:
-    def parse(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ValueError(f"must be {'a whole number' if kind is int else 'a number'}") from None
-        if not low <= value <= high:
-            raise ValueError(f"must be between {low:g} and {high:g}")
-        return value
-
-    return parse
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise ValueError(f"must be one of {', '.join(words)}")
-        return text
-
-    return parse
-
-
-def _text(text: str) -> str:
-    return text
-
-
-def _api_keys(text: str) -> str:
-    ApiKeys.parse(text)
-    return text
-
-
-def pairs(text: str) -> dict[str, str]:
-    """The values by name in ``name=value,name=value``; raises ValueError when it is something else."""
-    found = [part.strip().partition("=") for part in text.split(",") if part.strip()]
-    if not all(name and value for name, _, value in found) or len({name for name, _, _ in found}) < len(found):
-        raise ValueError("must be name=user, separated by commas, each name once")
-    return {name: value for name, _, value in found}
-
-
-def _pairs(text: str) -> str:
-    pairs(text)
-    return text
-
-
-_AMQP = _url("amqp", "amqps")
-_HTTP = _url("http", "https")
-_POSTGRES = _url("postgresql", "postgres")
-_PORT = _number(int, 0, 65535)
+_AMQP = url("amqp", "amqps")
+_HTTP = url("http", "https")
+_POSTGRES = url("postgresql", "postgres")
+_PORT = number(int, 0, 65535)
 _KIB, _MIB = 1024, 1024 * 1024
 
 
@@ -97,13 +43,13 @@ class Settings:
     )
     publisher_check: Literal["enforce", "accept-missing", "off"] = _setting(
         "enforce",
-        _one_of("enforce", "accept-missing", "off"),
+        one_of("enforce", "accept-missing", "off"),
         "Whether messages name the broker user who publishes them, and an event counts only from the user of the"
         " service that owns it. `accept-missing`: one that names no user counts too, for an upgrade. `off`: neither.",
     )
     broker_users: str = _setting(
         "",
-        _pairs,
+        checked(pairs),
         "The user of each service and of `replay` as `orders=user,inventory=user,…`, when their names do not end in"
         " the service's name.",
     )
@@ -112,140 +58,140 @@ class Settings:
     )
     migrate: Literal["on", "off", "accept-newer"] = _setting(
         "on",
-        _one_of("on", "off", "accept-newer"),
+        one_of("on", "off", "accept-newer"),
         "Whether a process applies pending migrations at its start. `off`: it exits with 2 when one is pending."
         " `accept-newer`: the same, but it also starts on a newer database, for a rollback to the previous version.",
     )
     accept_data_loss: Literal["on", "off"] = _setting(
         "off",
-        _one_of("on", "off"),
+        one_of("on", "off"),
         "Whether a process starts on a server with fsync=off or synchronous_commit=off, which may lose accepted orders"
         " when it crashes. `off`: it exits with 2.",
     )
-    log_level: str = _setting("info", _one_of("debug", "info", "warning", "error"), "Minimum log level.")
+    log_level: str = _setting("info", one_of("debug", "info", "warning", "error"), "Minimum log level.")
 
-    http_host: str = _setting("127.0.0.1", _text, "Address on which the HTTP API listens.")
+    http_host: str = _setting("127.0.0.1", any_text, "Address on which the HTTP API listens.")
     http_port: int = _setting(8080, _PORT, "Port of the HTTP API; 0 takes a free port.")
     http_connections: int = _setting(
         2000,
-        _number(int, 10, 100_000),
+        number(int, 10, 100_000),
         "Maximum number of open connections of an API. At the limit a new one replaces the one that has waited longest"
         " for a request, first among clients that never sent a known key.",
     )
     http_head_bytes: int = _setting(
-        16 * _KIB, _number(int, _KIB, _MIB), "Maximum length of a request's first line and headers; above it 431."
+        16 * _KIB, number(int, _KIB, _MIB), "Maximum length of a request's first line and headers; above it 431."
     )
     http_request_seconds: float = _setting(
-        10, _number(float, 1, 600), "Time in which a new connection, and each request, must send a whole request."
+        10, number(float, 1, 600), "Time in which a new connection, and each request, must send a whole request."
     )
     http_idle_seconds: int = _setting(
         65,
-        _number(int, 1, 3600),
+        number(int, 1, 3600),
         "How long an API keeps a connection open without a request; longer than the load balancer before it.",
     )
     http_rate_limit: float = _setting(
         0,
-        _number(float, 0, 100_000),
+        number(float, 0, 100_000),
         "Requests per second that each process of an API allows each client (name of an API key); above it 429."
         " 0: no limit.",
     )
     http_rate_burst: int = _setting(
-        100, _number(int, 1, 100_000), "Requests that a client may send at once after a pause, with a rate limit."
+        100, number(int, 1, 100_000), "Requests that a client may send at once after a pause, with a rate limit."
     )
-    telemetry_host: str = _setting("127.0.0.1", _text, "Address of /metrics, /healthz and /readyz.")
+    telemetry_host: str = _setting("127.0.0.1", any_text, "Address of /metrics, /healthz and /readyz.")
     telemetry_port: int = _setting(9464, _PORT, "Port of /metrics, /healthz and /readyz; 0 takes a free port.")
 
-    batch_size: int = _setting(250, _number(int, 1, 1000), "Maximum number of messages in one transaction.")
+    batch_size: int = _setting(250, number(int, 1, 1000), "Maximum number of messages in one transaction.")
     batch_linger_seconds: float = _setting(
         0.05,
-        _number(float, 0, 1),
+        number(float, 0, 1),
         "Longest wait for a batch to fill, since the batch before it; a single message does not wait. More makes larger"
         " batches, which cost less CPU, and later ones. Queues for which no order waits take four times as long.",
     )
-    batch_bytes: int = _setting(4 * _MIB, _number(int, _KIB, 64 * _MIB), "Size at which a batch is full.")
+    batch_bytes: int = _setting(4 * _MIB, number(int, _KIB, 64 * _MIB), "Size at which a batch is full.")
     prefetch: int = _setting(
         1000,
-        _number(int, 1, 2000),
+        number(int, 1, 2000),
         "Maximum number of unacknowledged messages per consumer; the broker's limit is 2000.",
     )
     publish_window: int = _setting(
         1000,
-        _number(int, 1, 2000),
+        number(int, 1, 2000),
         "Maximum number of unconfirmed publishes; above 2000 the throughput of a deep quorum queue collapses.",
     )
     compression: Literal["zstd", "gzip", "off"] = _setting(
-        "zstd", _one_of("zstd", "gzip", "off"), "Content encoding of large messages."
+        "zstd", one_of("zstd", "gzip", "off"), "Content encoding of large messages."
     )
     compression_threshold_bytes: int = _setting(
-        8 * _KIB, _number(int, 0, 16 * _MIB), "Size from which bodies are compressed."
+        8 * _KIB, number(int, 0, 16 * _MIB), "Size from which bodies are compressed."
     )
     max_message_bytes: int = _setting(
-        1 * _MIB, _number(int, _KIB, 16 * _MIB), "Largest body published or accepted, without compression."
+        1 * _MIB, number(int, _KIB, 16 * _MIB), "Largest body published or accepted, without compression."
     )
-    retry_max_attempts: int = _setting(8, _number(int, 0, 100), "Retries before a message is dead-lettered.")
+    retry_max_attempts: int = _setting(8, number(int, 0, 100), "Retries before a message is dead-lettered.")
     retry_max_age_seconds: float = _setting(
-        3600, _number(float, 1, 86400 * 30), "Time after the first failure at which a message is dead-lettered."
+        3600, number(float, 1, 86400 * 30), "Time after the first failure at which a message is dead-lettered."
     )
     outbox_lease_seconds: float = _setting(
         10,
-        _number(float, 1, 3600),
+        number(float, 1, 3600),
         "Time in which only the process that wrote a row publishes it; after that a relay may.",
     )
     outbox_park_seconds: float = _setting(
         3600,
-        _number(float, 0, 86400 * 30),
+        number(float, 0, 86400 * 30),
         "How long the broker may refuse an event before it is parked; one that is too large is parked at once.",
     )
-    relay_interval_seconds: float = _setting(1, _number(float, 0.05, 10), "Interval of the relay.")
-    inbox_retention_days: int = _setting(30, _number(int, 1, 3650), "Days for which duplicates are recognised by id.")
+    relay_interval_seconds: float = _setting(1, number(float, 0.05, 10), "Interval of the relay.")
+    inbox_retention_days: int = _setting(30, number(int, 1, 3650), "Days for which duplicates are recognised by id.")
     drain_timeout_seconds: float = _setting(
-        20, _number(float, 0, 600), "Maximum duration of an orderly stop, after the lame-duck time."
+        20, number(float, 0, 600), "Maximum duration of an orderly stop, after the lame-duck time."
     )
     lame_duck_seconds: float = _setting(
-        3, _number(float, 0, 120), "How long an API serves requests after a stop has begun; it is unready then."
+        3, number(float, 0, 120), "How long an API serves requests after a stop has begun; it is unready then."
     )
     watchdog_seconds: float = _setting(
         60,
-        _number(float, 45, 3600),
+        number(float, 45, 3600),
         "Time without progress of a loop after which a process exits; a statement may take 30 s.",
     )
 
     api_keys: str = _setting(
         "",
-        _api_keys,
+        checked(ApiKeys.parse),
         "API keys as name:scope+scope:sha256, separated by commas (see `orderflow api-key`).",
         secret=True,
     )
-    api_auth: str = _setting("on", _one_of("on", "off"), "Whether the APIs require a key.")
-    idempotency_hours: int = _setting(72, _number(int, 1, 720), "Hours for which an Idempotency-Key is stored.")
+    api_auth: str = _setting("on", one_of("on", "off"), "Whether the APIs require a key.")
+    idempotency_hours: int = _setting(72, number(int, 1, 720), "Hours for which an Idempotency-Key is stored.")
     order_deadline_seconds: float = _setting(
-        60, _number(float, 1, 86400), "Time in which the stock of an order must be reserved, or it is cancelled."
+        60, number(float, 1, 86400), "Time in which the stock of an order must be reserved, or it is cancelled."
     )
     hold_seconds: float = _setting(
-        120, _number(float, 1, 86400), "How long reserved stock is held for the payment; then the order is cancelled."
+        120, number(float, 1, 86400), "How long reserved stock is held for the payment; then the order is cancelled."
     )
     admission_limit_seconds: float = _setting(
-        10, _number(float, 0.1, 3600), "Predicted time until a new order is decided above which it is refused (503)."
+        10, number(float, 0.1, 3600), "Predicted time until a new order is decided above which it is refused (503)."
     )
-    low_stock_units: int = _setting(10, _number(int, 0, 1_000_000), "Available units at which STOCK_LOW is published.")
+    low_stock_units: int = _setting(10, number(int, 0, 1_000_000), "Available units at which STOCK_LOW is published.")
 
     payment_url: str = _setting("", _HTTP, "The payment provider.", need="payment")
-    payment_timeout_seconds: float = _setting(3, _number(float, 0.1, 60), "Timeout of one call to the provider.")
+    payment_timeout_seconds: float = _setting(3, number(float, 0.1, 60), "Timeout of one call to the provider.")
     payment_concurrency: int = _setting(
-        256, _number(int, 1, 1000), "Maximum number of concurrent calls to the provider."
+        256, number(int, 1, 1000), "Maximum number of concurrent calls to the provider."
     )
 
     notification_sender: str = _setting(
-        "log", _one_of("log", "webhook", "smtp"), "How notifications are sent; `log` writes one log line for each."
+        "log", one_of("log", "webhook", "smtp"), "How notifications are sent; `log` writes one log line for each."
     )
     notification_webhook_url: str = _setting("", _HTTP, "Receives each notification as JSON by POST.")
     notification_retry_hours: float = _setting(
-        24, _number(float, 0, 720), "Hours for which a notification that is not accepted is sent again, with back-off."
+        24, number(float, 0, 720), "Hours for which a notification that is not accepted is sent again, with back-off."
     )
-    notification_smtp_url: str = _setting("", _url("smtp", "smtps"), "Mail server for notifications.", secret=True)
-    notification_mail_from: str = _setting("orders@localhost", _text, "Sender of notification mails.")
+    notification_smtp_url: str = _setting("", url("smtp", "smtps"), "Mail server for notifications.", secret=True)
+    notification_mail_from: str = _setting("orders@localhost", any_text, "Sender of notification mails.")
     notification_mail_to: str = _setting(
-        "{user_id}@localhost", _text, "Recipient of notification mails; {user_id} is replaced."
+        "{user_id}@localhost", any_text, "Recipient of notification mails; {user_id} is replaced."
     )
 
     reconciler_orders_url: str = _setting(
@@ -271,9 +217,9 @@ class Settings:
         " Without it, it does not look.",
         secret=True,
     )
-    reconciler_vhost: str = _setting("orderflow", _text, "The vhost in which the reconciler looks.")
+    reconciler_vhost: str = _setting("orderflow", any_text, "The vhost in which the reconciler looks.")
     reconciler_interval_seconds: float = _setting(
-        30, _number(float, 1, 3600), "Interval of the reconciler; longer after a long run."
+        30, number(float, 1, 3600), "Interval of the reconciler; longer after a long run."
     )
 
     @classmethod

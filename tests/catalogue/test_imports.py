@@ -36,6 +36,7 @@ LAYERS = (
     "orderflow.events",
     "orderflow.instrumentation",
     "orderflow.http",
+    "orderflow.setting_values",
     "orderflow.settings",
     "orderflow.runtime",
     "orderflow.services",
