@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
+from orderflow.reference.metrics import metrics
 from orderflow.telemetry.metrics import catalogue
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.metrics.types import PREFIX, Histogram, Metric
@@ -118,5 +119,5 @@ def test_the_catalogue_needs_no_metrics_library() -> None:
 
 
 def test_the_reference_contains_every_metric() -> None:
-    text = catalogue.reference()
+    text = metrics()
     assert all(f"`{metric.name}`" in text and metric.meaning in text for metric in catalogue.CATALOGUE)

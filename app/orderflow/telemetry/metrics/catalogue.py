@@ -5,7 +5,7 @@ Each metric is a constant, so a name that does not exist is a type error. Needs 
 """
 
 from orderflow.telemetry.metrics import labels as by
-from orderflow.telemetry.metrics.types import Metric, MetricArea, reference_lines
+from orderflow.telemetry.metrics.types import Metric, MetricArea
 
 CONSUMING = MetricArea("consuming", "consumes messages")
 PUBLISHING = MetricArea("publishing", "publishes messages")
@@ -286,16 +286,3 @@ def metric(name: str) -> Metric:
         if name == known.name or name in known.series:
             return known
     raise KeyError(name)
-
-
-def reference() -> str:
-    """The reference document of all metrics, in Markdown."""
-    head = (
-        "# Metrics",
-        "",
-        "Every process exports the metrics of its areas at `/metrics` on its telemetry port, and the `process_*`",
-        "metrics of the Prometheus client. With `Accept: application/openmetrics-text`,",
-        f"`{ORDER_SECONDS.name}` has exemplars.",
-        "",
-    )
-    return "\n".join((*head, *reference_lines(CATALOGUE))).rstrip() + "\n"

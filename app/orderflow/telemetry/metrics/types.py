@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The types of the catalogue: name, kind, unit, labels and meaning of a metric. Needs no metrics library."""
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,21 +120,3 @@ class MetricArea:
             buckets=buckets,
             exemplars=exemplars,
         )
-
-
-def reference_lines(metrics: Iterable[Metric]) -> Iterator[str]:
-    """A section of Markdown per metric, in the order given."""
-    for metric in metrics:
-        yield f"### `{metric.name}`"
-        yield ""
-        unit = "" if metric.unit == "total" else f", unit: {metric.unit.replace('_', ' ')}"
-        yield f"{metric.kind.capitalize()}{unit}, area: {metric.area}. {metric.meaning}"
-        yield ""
-        for label in metric.labels:
-            values = ", ".join(f"`{value}`" for value in label.values)
-            bound = "" if label.closed else f"; at most {label.max_values} values, then `{OTHER}`"
-            yield f"- `{label.name}`: {label.meaning}{f' ({values})' if values else ''}{bound}"
-        if isinstance(metric, Histogram):
-            yield f"- buckets: {', '.join(f'{bound:g}' for bound in metric.buckets)}"
-        if metric.labels or isinstance(metric, Histogram):
-            yield ""
