@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, quote, urlsplit, urlunsplit
 
 import psycopg
 
@@ -214,18 +214,15 @@ class System:
     def _reconciler_urls(self) -> dict[str, str]:
         return {f"ORDERFLOW_RECONCILER_{service.upper()}_URL": url for service, url in self.databases.items()}
 
-    def _monitor_url(self) -> str:
-        """The management API with the user that may only look."""
-        parts = urlsplit(self.stack.rabbitmq.management_url)
-        host = parts.netloc.rpartition("@")[2]
-        return urlunsplit(parts._replace(netloc=f"{self.prefix}monitor:{self.passwords['monitor']}@{host}"))
-
     def amqp_url(self, user: str) -> str:
         """The broker's URL for one of the users of the topology."""
-        parts = urlsplit(self.stack.rabbitmq.amqp_url)
+        parts = self._with_user(self.stack.rabbitmq.amqp_url, user)
+        return urlunsplit(parts._replace(path=f"/{quote(self.vhost, safe='')}"))
+
+    def _with_user(self, url: str, user: str) -> SplitResult:
+        parts = urlsplit(url)
         host = parts.netloc.rpartition("@")[2]  # unchanged: a port may be missing, brackets may be needed
-        netloc = f"{self.prefix}{user}:{self.passwords[user]}@{host}"
-        return urlunsplit(parts._replace(netloc=netloc, path=f"/{quote(self.vhost, safe='')}"))
+        return parts._replace(netloc=f"{self.prefix}{user}:{self.passwords[user]}@{host}")
 
     @property
     def admin_url(self) -> str:
@@ -246,8 +243,9 @@ class System:
             "OTEL_TRACES_SAMPLER_ARG": "0.05",
         }
         if name == "reconciler":
+            management_url = self.stack.rabbitmq.management_url
             values |= self._reconciler_urls() | {
-                "ORDERFLOW_RECONCILER_MANAGEMENT_URL": self._monitor_url(),
+                "ORDERFLOW_RECONCILER_MANAGEMENT_URL": urlunsplit(self._with_user(management_url, "monitor")),
                 "ORDERFLOW_RECONCILER_VHOST": self.vhost,
             }
         if service := self._services.get(name):
@@ -260,26 +258,6 @@ class System:
         status, response = http_json("PUT", f"{self.inventory_api}/v1/stock/{sku}", key=self.stock_key, body=body)
         if status != 200:
             raise RuntimeError(f"stock of {sku} was refused: {status} {response}")
-
-    def addresses(self) -> dict[str, Any]:
-        """Every address, key and pid, for other programs."""
-        return {
-            "orders_api": self.orders_api,
-            "inventory_api": self.inventory_api,
-            "orders_key": self.orders_key,
-            "stock_key": self.stock_key,
-            "amqp_admin": self.admin_url,
-            "databases": self.databases,
-            "metrics": {
-                name: f"http://127.0.0.1:{self.process_ports[name].telemetry}/metrics"
-                for name in (*PROCESSES, "reconciler")
-            },
-            "processes": self.supervisor.pids(),
-        }
-
-    def metrics_targets(self) -> dict[str, list[str]]:
-        """The addresses that Prometheus can scrape, by job."""
-        return {name: [f"127.0.0.1:{self.process_ports[name].telemetry}"] for name in (*PROCESSES, "reconciler")}
 
     def _api_keys(self) -> str:
         shop, warehouse = (sha256(key.encode()).hexdigest() for key in (self.orders_key, self.stock_key))

@@ -20,7 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from local.demo import journey
-from local.demo.addresses import kept_current
+from local.demo.addresses import addresses, kept_current, metrics_targets
 from local.demo.load_generator import Plan
 from local.demo.promises import Promise, dead_letters, gather, judged
 from local.demo.sale import TOKENS, Sale, SaleProgress, put_stock
@@ -106,7 +106,7 @@ def _with_servers(stack: Stack, options: argparse.Namespace, console: Console, *
     started = System.started(stack, DEMO, environ=environ, name=name, report=console.print)
     with started as system, kept_current(system, DEMO / "addresses.json"):
         if not name:
-            stack.prometheus.set_targets(stack.broker_targets() | system.metrics_targets())
+            stack.prometheus.set_targets(stack.broker_targets() | metrics_targets(system))
         console.print(f"[bold]services[/bold] run: {', '.join(sorted(system.supervisor.pids()))}")
         put_stock(system, SKUS)
         plan = Plan(rate=options.rate, seconds=options.seconds, skus=list(SKUS), tokens=TOKENS, duplicate_share=0.05)
@@ -125,7 +125,7 @@ def _keep(stack: Stack, system: System, console: Console) -> None:
     if not system.prefix:
         console.print(f"Prometheus  {stack.prometheus.url}  Alertmanager  {stack.alertmanager.url}")
     console.print(f"traces      {system.trace_store}/traces?attribute=orderflow.order_id=…")
-    console.print(f"{DEMO.name}/addresses.json:\n{json.dumps(system.addresses(), indent=2)}")
+    console.print(f"{DEMO.name}/addresses.json:\n{json.dumps(addresses(system), indent=2)}")
     with contextlib.suppress(KeyboardInterrupt):
         threading.Event().wait()
     console.print("stopping")

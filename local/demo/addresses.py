@@ -1,15 +1,40 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``.demo/addresses.json``: the addresses of a running system, kept up to date."""
+"""The addresses of a running system; ``.demo/addresses.json`` is kept up to date."""
 
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-from local.system import System
+from local.system import PROCESSES, System
 
 _INTERVAL_SECONDS = 0.5
+_MEASURED = (*PROCESSES, "reconciler")
+
+
+def addresses(system: System) -> dict[str, Any]:
+    """Every address, key and pid, for other programs."""
+    return {
+        "orders_api": system.orders_api,
+        "inventory_api": system.inventory_api,
+        "orders_key": system.orders_key,
+        "stock_key": system.stock_key,
+        "amqp_admin": system.admin_url,
+        "databases": system.databases,
+        "metrics": {name: f"http://{_telemetry(system, name)}/metrics" for name in _MEASURED},
+        "processes": system.supervisor.pids(),
+    }
+
+
+def metrics_targets(system: System) -> dict[str, list[str]]:
+    """The addresses that Prometheus can scrape, by job."""
+    return {name: [_telemetry(system, name)] for name in _MEASURED}
+
+
+def _telemetry(system: System, process: str) -> str:
+    return f"127.0.0.1:{system.process_ports[process].telemetry}"
 
 
 @contextmanager
@@ -38,7 +63,7 @@ def _follow(system: System, path: Path, ended: threading.Event) -> None:
 
 
 def _write(system: System, path: Path, last: str) -> str:
-    text = json.dumps(system.addresses(), indent=2)
+    text = json.dumps(addresses(system), indent=2)
     if text != last:
         fresh = path.with_suffix(".new")
         fresh.touch(mode=0o600)
