@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The orders API. An order is accepted when it and its event are committed."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -120,10 +122,10 @@ class OrdersApi:
     instrumentation: Instrumentation
     admission: Admission
     rate_limit: RateLimit | None = None
+    _in_flight: set[tuple[str, str]] = field(default_factory=set, init=False)
 
     def app(self) -> Litestar:
         """The application."""
-        in_flight: set[tuple[str, str]] = set()
 
         @post(
             "/v1/orders",
@@ -136,14 +138,8 @@ class OrdersApi:
         ) -> Response[Accepted]:
             """Accepts an order and responds immediately. GET /v1/orders/{order_id} returns its status."""
             submission = Submission(request.user.name, idempotency_key, data, trace_of(request.scope))
-            name = (submission.client, submission.key)
-            if name in in_flight:
-                raise Problem(IN_FLIGHT)
-            in_flight.add(name)
-            try:
+            with self._one_at_a_time(submission):
                 return await self._place(submission)
-            finally:
-                in_flight.discard(name)
 
         @get("/v1/orders/{order_id:uuid}", summary="Get an order", **documented(_READ, READ_PROBLEMS, response=_ORDER))
         async def get_order(request: JsonRequest, order_id: _OrderId) -> OrderView:
@@ -175,6 +171,18 @@ class OrdersApi:
             description="Places orders and shows their status.",
             after_exception=[self._count_refusal],
         )
+
+    @contextmanager
+    def _one_at_a_time(self, submission: Submission) -> Iterator[None]:
+        """Refuses a request while another one with the same client and key has no response."""
+        name = (submission.client, submission.key)
+        if name in self._in_flight:
+            raise Problem(IN_FLIGHT)
+        self._in_flight.add(name)
+        try:
+            yield
+        finally:
+            self._in_flight.discard(name)
 
     async def _place(self, submission: Submission) -> Response[Accepted]:
         if (refusal := self.admission.check()) is not None:
