@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from local.servers.stack import Stack
 from local.system import ROOT, System
 
 
@@ -25,18 +27,22 @@ class Build:
     tree: Path
 
     def known(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The environment without the settings that this build does not have; it refuses to start with those."""
+        """The same without the settings that this build does not have; it refuses to start with them."""
         reference = (self.tree / "docs/reference/settings.md").read_text()
         names = set(re.findall(r"^\| `(ORDERFLOW_\w+)`", reference, re.MULTILINE))
         return {name: value for name, value in environ.items() if name in names or not name.startswith("ORDERFLOW_")}
 
 
 class SystemOfBuild(System):
-    """A system of another checkout: its own command line applies the topology, and it gets the settings it knows."""
+    """A system of one build: its settings, and the topology that its own command line applies."""
+
+    def __init__(self, stack: Stack, directory: Path, *, build: Build, **options: Any) -> None:
+        super().__init__(stack, directory, tree=build.tree, **options)
+        self._build = build
 
     def environment(self, name: str) -> dict[str, str]:
-        """The environment of one service process."""
-        return Build("", self.tree).known(super().environment(name))
+        """The whole environment of one process, as that build accepts it."""
+        return self._build.known(super().environment(name))
 
     def apply_topology(self) -> None:
         """Create users and queues as that build needs them."""

@@ -52,7 +52,7 @@ def running(build: Build, stack: Stack, times: Times, report: Report, *, replica
     name = f"run-{secrets.token_hex(4)}"
     directory = stack.directory / name
     directory.mkdir()
-    options = {"environ": build.known(times.environ), "name": name, "tree": build.tree, "report": report}
+    options = {"build": build, "environ": times.environ, "name": name, "report": report}
     with SystemOfBuild.started(stack, directory, **options) as system:
         system.exits_allowed = True  # they are shown, and judged
         for process in PROCESSES if replicas > 1 else ():
