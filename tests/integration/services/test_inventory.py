@@ -2,110 +2,23 @@
 """Inventory on a real database: reserve, sell and release, in any order, never more than there is."""
 
 import random
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 
-from orderflow.database_schema import database_schema
-from orderflow.events import (
-    InventoryRejected,
-    InventoryReserved,
-    OrderCancelled,
-    OrderConfirmed,
-    OrderCreated,
-    OrderLine,
-    OrderRejected,
-    StockChanged,
-    StockLow,
-)
-from orderflow.instrumentation import Instrumentation
-from orderflow.messaging.errors import BadData, TransactionAborted
+from orderflow.events import InventoryRejected, InventoryReserved, OrderLine, StockChanged, StockLow
+from orderflow.messaging.errors import BadData
 from orderflow.messaging.event import Event
 from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming
 from orderflow.services.inventory import store
-from orderflow.services.inventory.handlers import NOTHING_RESERVED, InventoryUpdates
-from tests.rigs.database_locks import wait_for_a_lock
+from orderflow.services.inventory.handlers import NOTHING_RESERVED
+from tests.rigs.inventory import a_handler, cancelled, confirmed, counts, created, handle, put, rejected
 
 pytestmark = pytest.mark.integration
-
-NOW = datetime(2026, 1, 1, tzinfo=UTC)
-LOW = 5
-
-
-@pytest.fixture
-def inventory(database: str) -> Iterator[Database]:
-    opened = Database(database)
-    migrate(opened, database_schema("inventory"))
-    yield opened
-    opened.close()
-
-
-def put(database: Database, **stock: int) -> None:
-    with database.transaction() as transaction:
-        for sku, on_hand in stock.items():
-            store.put(SqlUnitOfWork(transaction), sku=sku, on_hand=on_hand, unit_price=100, currency="EUR")
-
-
-def about(order_id: UUID, *lines: tuple[str, int]) -> dict[str, Any]:
-    items = tuple(OrderLine(sku=sku, quantity=quantity, unit_price=100) for sku, quantity in lines or (("a", 1),))
-    total = sum(line.quantity * line.unit_price for line in items)
-    return {
-        "timestamp": NOW,
-        "order_id": order_id,
-        "user_id": "u",
-        "total_amount": total,
-        "currency": "EUR",
-        "items": items,
-    }
-
-
-def created(order_id: UUID, *lines: tuple[str, int], **changes: Any) -> OrderCreated:
-    return OrderCreated(**about(order_id, *lines), payment_token="ok", **changes)
-
-
-def confirmed(order_id: UUID) -> OrderConfirmed:
-    return OrderConfirmed(**about(order_id))
-
-
-def rejected(order_id: UUID) -> OrderRejected:
-    return OrderRejected(**about(order_id), reason="payment_declined")
-
-
-def cancelled(order_id: UUID) -> OrderCancelled:
-    return OrderCancelled(**about(order_id), reason="hold_expired")
-
-
-def handle(database: Database, *events: Event) -> list[list[Any]]:
-    """Apply events as one batch; the events that each caused, and last the events about the stock."""
-    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
-    with database.transaction() as transaction:
-        work = SqlUnitOfWork(transaction)
-        outcomes = handler.handle([Incoming(uuid4(), event, 0) for event in events], work)
-    assert all(isinstance(outcome, Done) for outcome in outcomes)
-    published = [list(outcome.events) for outcome in outcomes if isinstance(outcome, Done)]
-    return [*published, [outgoing.event for outgoing in work.outgoing]]
-
-
-def counts(database: Database, sku: str = "a") -> tuple[int, int, int]:
-    """(available, reserved, sold) of a SKU, after checking that its ledger says the same."""
-    with database.transaction() as transaction:
-        stock = store.read(SqlUnitOfWork(transaction), sku)
-        ((*sums,),) = transaction.execute(
-            "select sum(d_available)::int, sum(d_reserved)::int, sum(d_sold)::int"
-            " from stock_ledger where sku = %(sku)s",
-            {"sku": sku},
-        )
-    assert stock is not None
-    assert [stock.available, stock.reserved, stock.sold] == sums
-    assert stock.on_hand == sum(sums)
-    return stock.available, stock.reserved, stock.sold
 
 
 def test_an_order_past_its_deadline_is_rejected_and_takes_no_stock_from_others(inventory: Database) -> None:
@@ -123,17 +36,6 @@ def test_an_order_past_its_deadline_is_rejected_and_takes_no_stock_from_others(i
     assert counts(inventory) == (0, 1, 0)
     assert handle(inventory, cancelled(late)) == [[], []]
     assert counts(inventory) == (0, 1, 0)
-
-
-def test_expired_orders_lock_no_stock(inventory: Database, database: str) -> None:
-    put(inventory, a=1)
-    late = created(uuid4(), deadline=datetime.now(UTC) - timedelta(seconds=1))
-    other = Database(database, statement_timeout_seconds=2)
-    with inventory.transaction() as transaction:
-        transaction.execute("select from stock for update")
-        ((rejection,), _) = handle(other, late)
-    other.close()
-    assert isinstance(rejection, InventoryRejected)
 
 
 def test_an_order_is_reserved_then_sold(inventory: Database) -> None:
@@ -160,7 +62,7 @@ def test_a_confirmed_order_without_a_reservation_is_dead_lettered(inventory: Dat
     put(inventory, a=10)
     released, sold = uuid4(), uuid4()
     handle(inventory, created(released, ("a", 1)), rejected(released), created(sold, ("a", 1)), confirmed(sold))
-    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
+    handler = a_handler()
     with inventory.transaction() as transaction:
         messages = [Incoming(uuid4(), confirmed(order), 0) for order in (released, sold, uuid4())]
         assert handler.handle(messages, SqlUnitOfWork(transaction)) == [NOTHING_RESERVED, Done(), NOTHING_RESERVED]
@@ -230,7 +132,7 @@ def test_a_decision_on_counts_that_are_not_true_is_refused(inventory: Database) 
 
 def test_statements_do_not_grow_with_the_batch(inventory: Database) -> None:
     put(inventory, a=10_000)
-    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
+    handler = a_handler()
     orders = [uuid4() for _ in range(125)]
     old = [uuid4() for _ in range(125)]
     handle(inventory, *(created(order) for order in old))
@@ -238,67 +140,6 @@ def test_statements_do_not_grow_with_the_batch(inventory: Database) -> None:
     with inventory.transaction() as transaction:
         handler.handle([Incoming(uuid4(), event, 0) for event in events], SqlUnitOfWork(transaction))
         assert transaction.statements == 8
-
-
-def test_two_consumers_never_sell_the_same_unit(inventory: Database, database: str) -> None:
-    put(inventory, a=100)
-
-    def buy() -> None:
-        own = Database(database)
-        for _ in range(60):
-            handle(own, created(uuid4()))
-        own.close()
-
-    threads = [threading.Thread(target=buy) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert counts(inventory) == (0, 100, 0)
-
-
-def test_two_consumers_with_events_of_one_order_wait_for_each_other(inventory: Database, database: str) -> None:
-    put(inventory, a=10)
-    order = uuid4()
-    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
-    concurrent = Database(database)
-    failed: list[BaseException] = []
-
-    def cancel() -> None:
-        try:
-            handle(concurrent, cancelled(order))
-        except TransactionAborted as error:
-            failed.append(error)
-
-    with inventory.transaction() as transaction:
-        handler.handle([Incoming(uuid4(), created(order, ("a", 3)), 0)], SqlUnitOfWork(transaction))
-        thread = threading.Thread(target=cancel)
-        thread.start()
-        wait_for_a_lock(database)
-    thread.join(30)
-    assert not thread.is_alive()
-    assert len(failed) == 1  # the core then repeats the batch
-    handle(concurrent, cancelled(order))
-    concurrent.close()
-    assert counts(inventory) == (10, 0, 0)
-
-
-def test_what_is_being_sold_is_not_released_as_well(inventory: Database, database: str) -> None:
-    put(inventory, a=10)
-    order = uuid4()
-    # The second order's units would hide a release of the first one's from the table's own checks.
-    handle(inventory, created(order, ("a", 3)), created(uuid4(), ("a", 3)))
-    handler = InventoryUpdates(low_units=LOW, instrumentation=Instrumentation())
-    concurrent = Database(database)
-    thread = threading.Thread(target=lambda: handle(concurrent, cancelled(order)))
-    with inventory.transaction() as transaction:
-        handler.handle([Incoming(uuid4(), confirmed(order), 0)], SqlUnitOfWork(transaction))
-        thread.start()
-        wait_for_a_lock(database)
-    thread.join(30)
-    assert not thread.is_alive()
-    concurrent.close()
-    assert counts(inventory) == (4, 3, 3)
 
 
 @pytest.mark.parametrize("seed", range(5))
