@@ -23,7 +23,7 @@ from local.system import System
 from tests.bench.process_cpu import cpu_seconds
 from tests.resilience.builds import Build
 from tests.resilience.capacity import FACTOR, FOLLOWS
-from tests.resilience.outcome import MAX_LATE_SECONDS, Window, quantile
+from tests.resilience.outcome import Window, kept_plan
 from tests.resilience.run import STOCK, Report, running
 from tests.resilience.table import Figure
 from tests.resilience.times import LONG
@@ -168,7 +168,7 @@ def _step(system: System, stack: Stack, rate: float, *, seconds: float, report: 
         p50_seconds=p50,
         p95_seconds=p95,
         cpu=cpu,
-        valid=drained and quantile([response.late_seconds for response in record.responses], 0.99) <= MAX_LATE_SECONDS,
+        valid=drained and kept_plan(record.responses),
     )
     report(_line(step, record))
     return step

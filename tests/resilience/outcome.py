@@ -61,7 +61,7 @@ class Outcome:
     @property
     def valid(self) -> bool:
         """Whether the load generator kept its plan."""
-        return quantile([response.late_seconds for response in self.responses], 0.99) <= MAX_LATE_SECONDS
+        return kept_plan(self.responses)
 
     def offered(self, window: Window) -> int:
         """How many orders should have been sent within the window."""
@@ -103,6 +103,11 @@ class Outcome:
 def refused(result: str) -> bool:
     """Whether a result of a response is a refusal."""
     return result not in {"accepted", "unknown"}
+
+
+def kept_plan(responses: Sequence[Response]) -> bool:
+    """Whether the load generator sent its requests on time."""
+    return quantile([response.late_seconds for response in responses], 0.99) <= MAX_LATE_SECONDS
 
 
 def quantile(values: Sequence[float], share: float) -> float:
