@@ -12,7 +12,6 @@ from uuid import uuid4
 
 from litestar.testing import TestClient
 
-from orderflow.database_schema import database_schema
 from orderflow.events import StockChanged
 from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
 from orderflow.http.api_keys import ApiKeys, make_key
@@ -20,7 +19,6 @@ from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.group_commit import GroupCommit
 from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
@@ -30,6 +28,7 @@ from orderflow.services.orders.api import OrdersApi
 from orderflow.services.orders.place_orders import PlaceOrders
 from tests.builders import a_codec
 from tests.rigs.scripted_broker import ScriptedPublisher
+from tests.rigs.service_database import service_database
 
 KEY, ENTRY = make_key("shop", frozenset({"orders:write", "orders:read"}))
 OTHER, OTHER_ENTRY = make_key("partner", frozenset({"orders:write", "orders:read"}))
@@ -93,8 +92,6 @@ def opened(url: str, *, max_waiting: int = 2000) -> Iterator[OrdersApiRig]:
 
 def prepare_offers(url: str) -> None:
     """Create the tables and the SKUs that are for sale."""
-    setup = Database(url)
-    migrate(setup, database_schema("orders"))
     events = [
         StockChanged(
             timestamp=datetime.now(UTC),
@@ -107,6 +104,5 @@ def prepare_offers(url: str) -> None:
         )
         for sku, (price, available, currency) in PRICES.items()
     ]
-    with setup.transaction() as transaction:
+    with service_database(url, "orders") as setup, setup.transaction() as transaction:
         store.update_availability(SqlUnitOfWork(transaction), events)
-    setup.close()

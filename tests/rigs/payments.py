@@ -18,13 +18,10 @@ import msgspec
 
 from local.eventually import eventually
 from local.http_json import http
-from orderflow.database_schema import database_schema
 from orderflow.events import InventoryReserved, OrderCancelled, decode
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.event import Event
-from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.service import Incoming
 from orderflow.payment_simulator.provider import slow_seconds
 from orderflow.services.payments import PAYMENTS
@@ -42,13 +39,6 @@ ROOT = Path(__file__).parents[2]
 def quickly_slow() -> UUID:
     """The id of an order whose slow charge takes between 2 and 2.3 s."""
     return next(order for order in iter(uuid4, None) if slow_seconds(str(order)) < 2.3)
-
-
-def prepare_service(url: str, name: str) -> None:
-    """Create the tables of the core and of one service."""
-    database = Database(url)
-    migrate(database, database_schema(name))
-    database.close()
 
 
 def free_port() -> int:

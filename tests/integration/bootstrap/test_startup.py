@@ -25,10 +25,8 @@ from local.servers.ports import Ports
 from local.servers.stack import Stack
 from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
 from local.system import ROOT, System
-from orderflow.database_schema import database_schema
-from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
 from tests.rigs.consumer import one, query
+from tests.rigs.service_database import service_database
 
 pytestmark = pytest.mark.integration
 
@@ -211,11 +209,11 @@ ROWS = "select (select count(*) from inbox), (select count(*) from idempotency)"
 def test_a_process_prunes_what_its_service_has_and_exports_it(stack: Stack, tmp_path: Path) -> None:
     system = System(stack, tmp_path, name="prune")
     system.prepare()
-    database = Database(system.databases["orders"])
-    migrate(database, database_schema("orders"))
-    with database.transaction() as transaction:
+    with (
+        service_database(system.databases["orders"], "orders") as database,
+        database.transaction() as transaction,
+    ):
         transaction.run_script(OLD_ROWS)
-    database.close()
     metrics = f"http://127.0.0.1:{system.process_ports['orders'].telemetry}/metrics"
 
     def exported(name: str) -> list[str]:

@@ -11,7 +11,6 @@ from uuid import UUID, uuid4
 import psycopg
 import pytest
 
-from orderflow.database_schema import database_schema
 from orderflow.messaging import pruning
 from orderflow.messaging.clock import ManualClock
 from orderflow.messaging.consume import inbox
@@ -20,12 +19,12 @@ from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.periodic import Periodic
 from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.pruning import STATEMENT_SECONDS, Pruner
 from orderflow.messaging.service import Prunable, PrunedPage, Transaction
 from orderflow.messaging.uuid7 import first_uuid7
 from orderflow.services.orders.idempotency_pruning import PrunedIdempotencyKeys
 from tests.rigs.consumer import one, query
+from tests.rigs.service_database import prepare_service
 
 pytestmark = pytest.mark.integration
 
@@ -46,9 +45,7 @@ from generate_series(1, {rows}) as n
 @pytest.fixture
 def url(database: str) -> str:
     """A database with the tables of orders."""
-    opened = Database(database)
-    migrate(opened, database_schema("orders"))
-    opened.close()
+    prepare_service(database, "orders")
     return database
 
 

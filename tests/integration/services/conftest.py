@@ -5,15 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from orderflow.database_schema import database_schema
 from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
+from tests.rigs.service_database import service_database
 
 
 @pytest.fixture
 def inventory(database: str) -> Iterator[Database]:
     """A database with the tables of inventory."""
-    opened = Database(database)
-    migrate(opened, database_schema("inventory"))
-    yield opened
-    opened.close()
+    with service_database(database, "inventory") as opened:
+        yield opened

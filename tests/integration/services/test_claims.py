@@ -12,7 +12,8 @@ from orderflow.services.notifications.senders import LogSender
 from tests.builders import an_event
 from tests.rigs.effects import EffectsRig
 from tests.rigs.notifications import Notifications
-from tests.rigs.payments import Payments, prepare_service, reserved
+from tests.rigs.payments import Payments, reserved
+from tests.rigs.service_database import prepare_service
 
 pytestmark = pytest.mark.integration
 DISABLED = ("hashagg", "hashjoin", "material", "mergejoin", "sort")

@@ -11,7 +11,7 @@ from tests.builders import an_event
 from tests.rigs.consumer import one, query
 from tests.rigs.failed_work import listed, run
 from tests.rigs.notifications import Notifications, Webhook, webhook
-from tests.rigs.payments import prepare_service
+from tests.rigs.service_database import prepare_service
 
 pytestmark = pytest.mark.integration
 

@@ -28,7 +28,8 @@ from tests.rigs.consumer import query
 from tests.rigs.effects import TRACE
 from tests.rigs.instances import Member
 from tests.rigs.notifications import Notifications, Webhook, webhook
-from tests.rigs.payments import free_port, prepare_service
+from tests.rigs.payments import free_port
+from tests.rigs.service_database import prepare_service
 
 pytestmark = pytest.mark.integration
 

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from orderflow.database_schema import database_schema
 from orderflow.events import (
     InventoryRejected,
     InventoryReserved,
@@ -25,7 +24,6 @@ from orderflow.events import (
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.event import Event
 from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork
 from orderflow.messaging.service import Done, Incoming, Outcome, Reject
 from orderflow.services.orders import store
@@ -33,6 +31,7 @@ from orderflow.services.orders.expiry import LIMIT, cancel_expired
 from orderflow.services.orders.handlers import MIN_HOLD, AvailabilityUpdates, OrderUpdates
 from orderflow.services.orders.store import NewOrder
 from tests.rigs.database_locks import wait_for_a_lock
+from tests.rigs.service_database import service_database
 
 pytestmark = pytest.mark.integration
 
@@ -53,10 +52,8 @@ class RecordedEnds(Instrumentation):
 
 @pytest.fixture
 def orders(database: str) -> Iterator[Database]:
-    opened = Database(database)
-    migrate(opened, database_schema("orders"))
-    yield opened
-    opened.close()
+    with service_database(database, "orders") as opened:
+        yield opened
 
 
 def accept(database: Database, *, seconds: float = 60) -> UUID:

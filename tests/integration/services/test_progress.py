@@ -6,10 +6,9 @@ from datetime import timedelta
 
 import pytest
 
-from orderflow.database_schema import database_schema
-from orderflow.messaging.postgres.database import Database, SqlTransaction
-from orderflow.messaging.postgres.migrations import migrate
+from orderflow.messaging.postgres.database import SqlTransaction
 from orderflow.services.orders.progress import WINDOW_SECONDS, Progress, ProgressReader
+from tests.rigs.service_database import service_database
 
 pytestmark = pytest.mark.integration
 
@@ -47,11 +46,8 @@ class Table:
 
 @pytest.fixture
 def table(database: str) -> Iterator[Table]:
-    opened = Database(database)
-    migrate(opened, database_schema("orders"))
-    with opened.transaction() as transaction:
+    with service_database(database, "orders") as opened, opened.transaction() as transaction:
         yield Table(transaction)
-    opened.close()
 
 
 def test_without_orders_nothing_waits(table: Table) -> None:

@@ -10,7 +10,6 @@ import pytest
 from litestar.testing import TestClient
 
 from local.eventually import eventually
-from orderflow.database_schema import database_schema
 from orderflow.events import StockChanged, decode
 from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
 from orderflow.http.api_keys import ApiKeys, make_key
@@ -18,7 +17,6 @@ from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.group_commit import GroupCommit
 from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
 from orderflow.messaging.postgres.read_pool import ReadPool
 from orderflow.messaging.publish.outbox import Outbox
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
@@ -64,9 +62,7 @@ class StockApiRig:
 
 
 @pytest.fixture
-def api(database: str) -> Iterator[StockApiRig]:
-    setup = Database(database)
-    migrate(setup, database_schema("inventory"))
+def api(inventory: Database, database: str) -> Iterator[StockApiRig]:
     publisher, instrumentation = ScriptedPublisher(), StockMoves()
     outbox = Outbox(publisher, a_codec("inventory"), lease_seconds=10)
     writer = GroupCommit(
@@ -79,11 +75,10 @@ def api(database: str) -> Iterator[StockApiRig]:
     thread = threading.Thread(target=writer.run)
     thread.start()
     with TestClient(application) as client:
-        yield StockApiRig(client, publisher, setup, instrumentation)
+        yield StockApiRig(client, publisher, inventory, instrumentation)
     writer.stop()
     thread.join()
     reads.close()
-    setup.close()
 
 
 def test_stock_is_set_published_and_read(api: StockApiRig) -> None:

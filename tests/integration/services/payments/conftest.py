@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.rigs.payments import Simulator, prepare_service
+from tests.rigs.payments import Simulator
+from tests.rigs.service_database import prepare_service
 
 
 @pytest.fixture(scope="session")
