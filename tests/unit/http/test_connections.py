@@ -33,7 +33,7 @@ class FakeConnection:
         self.aborted = True
 
 
-class Door:
+class OpenConnections:
     """Connections, and what was reported of them."""
 
     def __init__(self) -> None:
@@ -64,53 +64,53 @@ def closed(*connections: FakeConnection) -> list[bool]:
 
 
 def test_at_the_limit_the_longest_waiting_stranger_is_replaced() -> None:
-    door = Door()
-    first, second, third, newest = (door.stranger(now) for now in range(4))
+    server = OpenConnections()
+    first, second, third, newest = (server.stranger(now) for now in range(4))
     assert closed(first, second, third, newest) == [True, False, False, False]
-    assert (len(door.connections), door.report.reasons) == (3, ["replaced"])
+    assert (len(server.connections), server.report.reasons) == (3, ["replaced"])
 
 
 def test_a_stranger_is_replaced_before_a_client_that_has_waited_longer() -> None:
-    door = Door()
-    client, stranger, other = door.client(), door.stranger(5), door.stranger(6)
-    flood = [door.stranger(7) for _ in range(100)]
+    server = OpenConnections()
+    client, stranger, other = server.client(), server.stranger(5), server.stranger(6)
+    flood = [server.stranger(7) for _ in range(100)]
     assert closed(client, stranger, other, flood[-1], flood[-2]) == [False, True, True, False, False]
 
 
 def test_among_clients_the_one_with_the_oldest_response_is_replaced() -> None:
-    door = Door()
-    first, second, third = door.client(), door.client(), door.client()
-    door.connections.busy(first)
-    door.connections.waiting(first, 9)
-    door.stranger(10)
+    server = OpenConnections()
+    first, second, third = server.client(), server.client(), server.client()
+    server.connections.busy(first)
+    server.connections.waiting(first, 9)
+    server.stranger(10)
     assert closed(first, second, third) == [False, True, False]
 
 
 def test_a_connection_with_a_request_in_progress_is_never_replaced() -> None:
-    door = Door()
-    busy = [door.busy() for _ in range(3)]
-    late = door.stranger()
+    server = OpenConnections()
+    busy = [server.busy() for _ in range(3)]
+    late = server.stranger()
     assert closed(*busy, late) == [False, False, False, True]
-    assert (len(door.connections), door.report.reasons) == (3, ["refused"])
-    door.connections.closed(busy[0])
-    assert closed(door.stranger()) == [False]
+    assert (len(server.connections), server.report.reasons) == (3, ["refused"])
+    server.connections.closed(busy[0])
+    assert closed(server.stranger()) == [False]
 
 
 def test_a_connection_without_a_request_is_closed_when_its_time_is_over() -> None:
-    door = Door()
-    stranger, client, busy = door.stranger(0), door.client(0), door.busy()
-    door.connections.close_overdue(10)
-    assert (closed(stranger, client, busy), door.report.open_connections) == ([False, False, False], 3)
-    door.connections.close_overdue(10.1)
-    assert (closed(stranger, client, busy), door.report.open_connections) == ([True, False, False], 2)
-    door.connections.close_overdue(65 + FLUSH_SECONDS + 0.1)
+    server = OpenConnections()
+    stranger, client, busy = server.stranger(0), server.client(0), server.busy()
+    server.connections.close_overdue(10)
+    assert (closed(stranger, client, busy), server.report.open_connections) == ([False, False, False], 3)
+    server.connections.close_overdue(10.1)
+    assert (closed(stranger, client, busy), server.report.open_connections) == ([True, False, False], 2)
+    server.connections.close_overdue(65 + FLUSH_SECONDS + 0.1)
     assert closed(client, busy) == [True, False]
-    assert door.report.reasons == ["overdue", "overdue"]
+    assert server.report.reasons == ["overdue", "overdue"]
 
 
 def test_a_client_that_does_not_read_its_refusal_is_closed() -> None:
-    door = Door()
-    stranger = door.stranger(0)
-    door.connections.refused(stranger, "malformed", 1)
-    door.connections.close_overdue(1 + FLUSH_SECONDS + 0.1)
-    assert (closed(stranger), door.report.reasons) == ([True], ["malformed", "overdue"])
+    server = OpenConnections()
+    stranger = server.stranger(0)
+    server.connections.refused(stranger, "malformed", 1)
+    server.connections.close_overdue(1 + FLUSH_SECONDS + 0.1)
+    assert (closed(stranger), server.report.reasons) == ([True], ["malformed", "overdue"])

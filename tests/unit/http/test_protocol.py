@@ -47,7 +47,7 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class Door:
+class RunningServer:
     """A running server, and the reasons for which it closed connections."""
 
     def __init__(self, server: HttpServer, closings: Closings) -> None:
@@ -85,26 +85,26 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 @contextmanager
-def serving(limits: ConnectionLimits) -> Iterator[Door]:
+def serving(limits: ConnectionLimits) -> Iterator[RunningServer]:
     closings = Closings()
     server = HttpServer(
         echo, "127.0.0.1", 0, clock=SystemClock(), limits=limits, instrumentation=closings, drain_seconds=1
     )
     thread = threading.Thread(target=server.run)
     thread.start()
-    door = Door(server, closings)
+    running = RunningServer(server, closings)
     try:
-        yield door
+        yield running
     finally:
-        door.close()
+        running.close()
         server.stop()
         thread.join()
 
 
 @pytest.fixture(scope="module")
-def patient() -> Iterator[Door]:
-    with serving(PATIENT) as door:
-        yield door
+def patient() -> Iterator[RunningServer]:
+    with serving(PATIENT) as server:
+        yield server
 
 
 def padded(length: int) -> bytes:
@@ -112,7 +112,7 @@ def padded(length: int) -> bytes:
     return GET + b"x: " + b"x" * (length - len(GET) - 7) + b"\r\n\r\n"
 
 
-def test_a_head_up_to_the_limit_is_read_also_byte_by_byte(patient: Door) -> None:
+def test_a_head_up_to_the_limit_is_read_also_byte_by_byte(patient: RunningServer) -> None:
     assert patient.send(padded(HEAD_BYTES)) == (200, b"0")
     assert patient.send(*(bytes([byte]) for byte in GET + b"\r\n")) == (200, b"0")
 
@@ -129,21 +129,21 @@ def test_a_head_up_to_the_limit_is_read_also_byte_by_byte(patient: Door) -> None
     ],
     ids=["complete", "in two packets", "one header", "many headers", "path", "before a body"],
 )
-def test_a_head_above_the_limit_is_refused(patient: Door, parts: list[bytes]) -> None:
+def test_a_head_above_the_limit_is_refused(patient: RunningServer, parts: list[bytes]) -> None:
     before = len(patient.reasons)
     status, body = patient.send(*parts)
     assert (status, json.loads(body)["type"]) == (431, "head-too-large")
     assert patient.reasons[before:] == ["head_too_large"]
 
 
-def test_what_is_not_http_is_refused_with_a_problem_document(patient: Door) -> None:
+def test_what_is_not_http_is_refused_with_a_problem_document(patient: RunningServer) -> None:
     before = len(patient.reasons)
     status, body = patient.send(b"\x16\x03\x01\x02\x00 hello\r\n\r\n")
     assert (status, json.loads(body)["type"]) == (400, "bad-request")
     assert patient.reasons[before:] == ["malformed"]
 
 
-def test_a_body_does_not_count_as_a_head(patient: Door) -> None:
+def test_a_body_does_not_count_as_a_head(patient: RunningServer) -> None:
     connection = HTTPConnection("127.0.0.1", patient.port, timeout=10)
     chunks: list[Any] = [b"x" * 100_000, (b"x" * 500 for _ in range(100)), b"x"]
     for body, length in zip(chunks, (100_000, 50_000, 1), strict=True):
@@ -152,13 +152,13 @@ def test_a_body_does_not_count_as_a_head(patient: Door) -> None:
     connection.close()
 
 
-def test_pipelined_requests_are_answered_in_order_and_each_has_the_whole_limit(patient: Door) -> None:
+def test_pipelined_requests_are_answered_in_order_and_each_has_the_whole_limit(patient: RunningServer) -> None:
     one = padded(HEAD_BYTES - 100)
     connection = patient.connect(one * 10)
     assert connection.recv(12) == b"HTTP/1.1 200"
 
 
-def test_too_many_pipelined_requests_close_the_connection(patient: Door) -> None:
+def test_too_many_pipelined_requests_close_the_connection(patient: RunningServer) -> None:
     before = len(patient.reasons)
     connection = patient.connect((GET + b"\r\n") * 1000)
     received = b""
@@ -171,7 +171,7 @@ def test_too_many_pipelined_requests_close_the_connection(patient: Door) -> None
     assert patient.reasons[before:] == ["malformed"]
 
 
-def test_a_trailer_without_an_end_closes_the_connection(patient: Door) -> None:
+def test_a_trailer_without_an_end_closes_the_connection(patient: RunningServer) -> None:
     before = len(patient.reasons)
     head = GET.replace(b"GET", b"POST") + b"transfer-encoding: chunked\r\n\r\n1\r\nx\r\n0\r\nx: "
     assert is_closed(patient.connect(head, b"x" * 50_000))
@@ -189,20 +189,20 @@ UNFINISHED = {
 
 
 def test_a_connection_that_sends_no_whole_request_in_time_is_closed() -> None:
-    with serving(QUICK) as door:
-        for connection in [door.connect(*parts) for parts in UNFINISHED.values()]:
+    with serving(QUICK) as server:
+        for connection in [server.connect(*parts) for parts in UNFINISHED.values()]:
             with suppress(ConnectionError):
                 while connection.recv(1 << 16):
                     pass  # the response of a whole request, then the end
 
 
 def test_a_client_that_is_served_keeps_its_connection_while_strangers_take_all_others() -> None:
-    with serving(PATIENT) as door:
-        client = door.connect(GET.replace(b"/", b"/client", 1) + b"\r\n")
+    with serving(PATIENT) as server:
+        client = server.connect(GET.replace(b"/", b"/client", 1) + b"\r\n")
         assert read(client) == (200, b"0")
-        strangers = [door.connect() for _ in range(50)]
-        eventually(lambda: door.reasons.count("replaced") == 41, seconds=10, what="41 closed strangers")
+        strangers = [server.connect() for _ in range(50)]
+        eventually(lambda: server.reasons.count("replaced") == 41, seconds=10, what="41 closed strangers")
         assert all(is_closed(stranger) for stranger in strangers[:41])
         client.sendall(GET + b"\r\n")
         assert read(client) == (200, b"0")
-        assert door.send(GET + b"\r\n") == (200, b"0")
+        assert server.send(GET + b"\r\n") == (200, b"0")

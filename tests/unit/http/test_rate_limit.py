@@ -29,7 +29,7 @@ class Limited(Instrumentation):
         self.clients.append(client)
 
 
-class Door:
+class LimitedApi:
     """An API with a limit of two requests per second and four at once."""
 
     def __init__(self) -> None:
@@ -55,41 +55,41 @@ async def stock() -> str:
 
 
 @pytest.fixture
-def door() -> Door:
-    return Door()
+def api() -> LimitedApi:
+    return LimitedApi()
 
 
-def test_a_request_above_the_limit_is_refused_until_the_time_that_its_response_says(door: Door) -> None:
-    assert [door.get().status_code for _ in range(4)] == [200] * 4
-    refused = door.get()
+def test_a_request_above_the_limit_is_refused_until_the_time_that_its_response_says(api: LimitedApi) -> None:
+    assert [api.get().status_code for _ in range(4)] == [200] * 4
+    refused = api.get()
     assert (refused.status_code, refused.json()["type"]) == (429, "quota-exceeded")
     assert refused.headers["retry-after"] == "1"
     assert refused.headers["ratelimit"] == '"default";r=0;t=1'
-    assert door.report.clients == ["shop"]
-    door.clock.advance(1)
-    assert [door.get().status_code for _ in range(3)] == [200, 200, 429]
+    assert api.report.clients == ["shop"]
+    api.clock.advance(1)
+    assert [api.get().status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_every_response_says_what_is_left(door: Door) -> None:
-    seen = [door.get().headers["ratelimit"] for _ in range(4)]
+def test_every_response_says_what_is_left(api: LimitedApi) -> None:
+    seen = [api.get().headers["ratelimit"] for _ in range(4)]
     assert seen == ['"default";r=3;t=1', '"default";r=2;t=1', '"default";r=1;t=2', '"default";r=0;t=2']
-    door.clock.advance(60)
-    response = door.get()
+    api.clock.advance(60)
+    response = api.get()
     assert response.headers["ratelimit"] == '"default";r=3;t=1'
     assert response.headers["ratelimit-policy"] == '"default";q=4;w=2'
 
 
-def test_a_forbidden_request_counts_too(door: Door) -> None:
-    response = door.get(path="/stock")
+def test_a_forbidden_request_counts_too(api: LimitedApi) -> None:
+    response = api.get(path="/stock")
     assert (response.status_code, response.headers["ratelimit"]) == (403, '"default";r=3;t=1')
 
 
-def test_clients_do_not_share_a_limit_and_strangers_have_none(door: Door) -> None:
+def test_clients_do_not_share_a_limit_and_strangers_have_none(api: LimitedApi) -> None:
     for _ in range(5):
-        door.get()
-    assert door.get(OTHER).status_code == 200
+        api.get()
+    assert api.get(OTHER).status_code == 200
     for _ in range(10):
-        unknown = door.get("guess")
+        unknown = api.get("guess")
         assert unknown.status_code == 401 and "ratelimit" not in unknown.headers
 
 

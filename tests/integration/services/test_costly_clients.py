@@ -40,7 +40,7 @@ def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         "ORDERFLOW_HTTP_RATE_LIMIT": "0.5",
         "ORDERFLOW_HTTP_RATE_BURST": str(BURST),
     }
-    with System.started(stack, tmp_path_factory.mktemp("door"), environ=environ, name="door") as started:
+    with System.started(stack, tmp_path_factory.mktemp("costly"), environ=environ, name="costly") as started:
         started.set_stock("a", 1000)
         client = HTTPConnection("127.0.0.1", started.process_ports["orders-api"].http, timeout=10)
         eventually(lambda: place_order(started, client)[0] == 202, seconds=20, what="the orders API knows the stock")
