@@ -2,11 +2,12 @@
 """Runs one scenario on one build: a system of its own, load, the fault, the wait until all is final, the count."""
 
 import secrets
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 
 import psycopg
 
@@ -76,29 +77,9 @@ def load(
         max_connections=_MAX_CONNECTIONS,
         seed=seed,
     )
-    sale, scene, failed = Sale(system, plan), Scene(system, report), list[Exception]()
-
-    def act() -> None:
-        try:
-            fault(scene)
-        except Interrupted:
-            pass
-        except Exception as error:
-            failed.append(error)
-        sale.end()
-
-    thread = threading.Thread(target=act, name="fault")
+    sale, scene = Sale(system, plan), Scene(system, report)
     began = time.time()
-    thread.start()
-    try:
-        sale.run(_shown(report))
-    except BaseException:
-        scene.interrupted.set()
-        raise
-    finally:
-        thread.join()
-    if failed:
-        raise failed[0]
+    _sell_until(partial(fault, scene), sale, scene)
     window = Window(began, max((response.due for response in sale.record.responses), default=began))
     report("the load has ended; waiting until every order is final")
     sale.drain(seconds=times.drain)
@@ -112,6 +93,26 @@ def load(
         responses=sale.record.responses,
         marks=scene.marks,
     )
+
+
+def _sell_until(fault: Callable[[], None], sale: Sale, scene: Scene) -> None:
+    """Run the sale until the fault, in a thread of its own, has returned; raises what the fault raised."""
+
+    def act() -> None:
+        try:
+            with suppress(Interrupted):
+                fault()
+        finally:
+            sale.end()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="fault") as pool:
+        acting = pool.submit(act)
+        try:
+            sale.run(_shown(scene.report))
+        except BaseException:
+            scene.interrupted.set()
+            raise
+    acting.result()
 
 
 def _orders(system: System, since: float) -> list[Order]:
