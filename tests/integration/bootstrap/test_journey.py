@@ -4,18 +4,19 @@
 import json
 import socket
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from local.demo.sale import put_stock
 from local.eventually import eventually
 from local.servers.stack import Stack
 from local.system import System
 from orderflow.bootstrap.serve import MEANINGS
 from tests.rigs.consumer import query
 from tests.rigs.journey_page import linked_functions, named_files
+from tests.rigs.system_orders import place_order
 
 pytestmark = pytest.mark.integration
 
@@ -48,28 +49,14 @@ def called(system: System, process: str, message: bytes) -> set[tuple[str, str]]
     return {(path, function) for thread, path, function in found if thread.startswith(ITS_THREADS)}
 
 
-def place_order(system: System) -> None:
-    order = {"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_token": "ok"}
-    request = urllib.request.Request(f"{system.orders_api}/v1/orders", data=json.dumps(order).encode(), method="POST")
-    request.add_header("Content-Type", "application/json")
-    request.add_header("Authorization", f"Bearer {system.orders_key}")
-    request.add_header("Idempotency-Key", "one")
-    urllib.request.urlopen(request, timeout=10).close()
-
-
 def test_the_functions_that_one_order_runs_are_those_of_the_page(system: System) -> None:
     def holds(service: str, statement: str) -> bool:
         return bool(query(system.databases[service], statement))
 
-    system.set_stock("a", 10)
-    eventually(
-        lambda: holds("orders", "select from availability where sku = 'a'"),
-        seconds=20,
-        what="the stock in the orders service",
-    )
+    put_stock(system, {"a": 10})
     for process in MEANINGS:
         called(system, process, b"reset")
-    place_order(system)
+    place_order(system, "a")
     eventually(
         lambda: holds("notifications", "select where exists (select from notifications where state = 'sent')"),
         seconds=20,

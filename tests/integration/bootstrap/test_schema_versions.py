@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Processes on a database of another version: it is upgraded, or refused with exit code 2."""
 
-import json
 import subprocess
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,10 +18,10 @@ from local.system import System
 from orderflow.database_schema import database_schema
 from orderflow.events import OrderCreated, OrderLine
 from orderflow.messaging.codec import Outgoing
-from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.postgres.migrations import migrate
 from tests.builders import a_codec, an_event
 from tests.rigs.schema_0_1_0 import create_schema_0_1_0
+from tests.rigs.service_database import prepare_service
+from tests.rigs.system_orders import place_order
 
 pytestmark = pytest.mark.integration
 
@@ -67,16 +65,6 @@ def status(system: System, order: object) -> str:
     return str(body["status"])
 
 
-def place_order(system: System) -> str:
-    body = {"user_id": "u", "items": [{"sku": "old", "quantity": 3}], "payment_token": "ok"}
-    request = urllib.request.Request(f"{system.orders_api}/v1/orders", data=json.dumps(body).encode(), method="POST")
-    request.add_header("Content-Type", "application/json")
-    request.add_header("Authorization", f"Bearer {system.orders_key}")
-    request.add_header("Idempotency-Key", str(uuid4()))
-    with urllib.request.urlopen(request, timeout=10) as response:
-        return str(json.load(response)["order_id"])
-
-
 def an_unpublished_order(url: str) -> UUID:
     """An order that version 0.1.0 accepted but did not publish."""
     line = OrderLine(sku="old", quantity=2, unit_price=1999)
@@ -104,7 +92,7 @@ def test_databases_of_version_0_1_0_are_upgraded_and_every_service_works_on_them
     execute(orders, OPEN_ORDER, id=expired, hold=-1)
     with system.supervisor:
         system.start()
-        placed = place_order(system)
+        placed = place_order(system, "old", quantity=3)
         for order, expected in ((unpublished, "confirmed"), (placed, "confirmed"), (expired, "cancelled")):
             eventually(lambda: status(system, order) == expected, seconds=20, what=f"{expected}")  # noqa: B023
         _, stock = http_json("GET", f"{system.inventory_api}/v1/stock/old", key=system.stock_key)
@@ -149,9 +137,7 @@ def test_a_process_starts_on_a_newer_database_when_it_may(system: System) -> Non
 
 def an_update_ahead(system: System) -> None:
     """The database as the next version will leave it."""
-    database = Database(system.databases["orders"])
-    migrate(database, database_schema("orders"))
-    database.close()
+    prepare_service(system.databases["orders"], "orders")
     execute(
         system.databases["orders"],
         "insert into orderflow_migrations (component, number, name, checksum)"

@@ -3,7 +3,6 @@
 
 import contextlib
 import os
-import secrets
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,6 @@ import pytest
 
 from local.demo.sale import put_stock
 from local.eventually import eventually
-from local.http_json import http
 from local.servers.ports import Ports
 from local.servers.postgresql import PostgreSQL
 from local.servers.stack import Stack
@@ -26,6 +24,7 @@ from tests.integration.faults.oracle import depth
 from tests.integration.faults.trial import QUICK, STOCK, Trial
 from tests.rigs.consumer import one
 from tests.rigs.standby import Standby, fail_over
+from tests.rigs.system_orders import place_order
 from tests.rigs.tcp_proxy import Proxy
 
 pytestmark = [pytest.mark.integration, pytest.mark.faults]
@@ -86,13 +85,6 @@ def test_a_failover_to_another_server_while_the_old_one_stays_up_read_only_break
         assert one(system.databases["orders"], "select count(*) from orders where status = 'confirmed'") > 200
 
 
-def place_order(system: System) -> None:
-    body = {"user_id": "u", "items": [{"sku": "sku-1", "quantity": 1}], "payment_token": "ok"}
-    headers = {"Authorization": f"Bearer {system.orders_key}", "Idempotency-Key": secrets.token_hex(8)}
-    response = http("POST", f"{system.orders_api}/v1/orders", headers=headers, body=body, timeout_seconds=10)
-    assert response.status_code == 202
-
-
 def start_and_kill_when_commits_hang(system: System, proxy: Proxy) -> None:
     """A process of inventory whose consumer, and two of its other loops, get no response to their first COMMIT.
 
@@ -121,7 +113,7 @@ def test_good_messages_do_not_reach_the_delivery_limit_while_commits_hang(breaka
         put_stock(system, STOCK)
         system.supervisor.stop("inventory")
         for _ in range(ORDERS):
-            place_order(system)
+            place_order(system, "sku-1")
         proxy = closing.enter_context(Proxy(system.databases["inventory"]))
         proxy.swallows_commits = True
         for _ in range(ROUNDS):

@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 import pika
 import pytest
 
+from local.demo.sale import put_stock
 from local.eventually import eventually
-from local.http_json import http
 from local.servers.stack import Stack
 from local.system import System
 from orderflow.events import PaymentCaptured
@@ -21,6 +21,7 @@ from orderflow.messaging.event import encode
 from tests.builders import an_event
 from tests.integration.operations.conftest import Channels
 from tests.rigs.consumer import one
+from tests.rigs.system_orders import place_order
 
 pytestmark = pytest.mark.integration
 
@@ -76,14 +77,10 @@ def system(stack: Stack, tmp_path: Path) -> Iterator[System]:
 
 def reserved_order(system: System) -> UUID:
     """An order that is never paid, because its provider does not respond."""
-    system.set_stock("a", 10)
-    known = "select exists (select from availability where sku = 'a')"
-    eventually(lambda: one(system.databases["orders"], known), seconds=20, what="an offer")
-    headers = {"Authorization": f"Bearer {system.orders_key}", "Idempotency-Key": uuid4().hex}
-    body = {"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_token": "never"}
-    accepted = http("POST", f"{system.orders_api}/v1/orders", headers=headers, body=body)
+    put_stock(system, {"a": 10})
+    order = place_order(system, "a", payment_token="never")
     eventually(lambda: status(system) == "reserved", seconds=20, what="a reservation")
-    return UUID(accepted.json()["order_id"])
+    return UUID(order)
 
 
 def status(system: System) -> str:

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import pytest
 
@@ -18,6 +17,7 @@ from local.eventually import eventually
 from local.http_json import http_json
 from local.servers.stack import Stack
 from local.system import System
+from tests.rigs.system_orders import place_order
 
 pytestmark = pytest.mark.integration
 
@@ -34,22 +34,6 @@ def system(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     with System.started(stack, folder, environ=EVERYTHING, name="traces", commands=commands) as started:
         put_stock(started, {"a": 1000})
         yield started
-
-
-def order(system: System, quantity: int) -> str:
-    body = {"user_id": "u", "items": [{"sku": "a", "quantity": quantity}], "payment_token": "ok"}
-    request = urllib.request.Request(
-        f"{system.orders_api}/v1/orders",
-        data=json.dumps(body).encode(),
-        headers={
-            "Authorization": f"Bearer {system.orders_key}",
-            "Content-Type": "application/json",
-            "Idempotency-Key": str(uuid4()),
-        },
-    )
-    with urllib.request.urlopen(request, timeout=10) as response:
-        order_id: str = json.load(response)["order_id"]
-        return order_id
 
 
 def confirmed(system: System, order_id: str) -> bool:
@@ -94,7 +78,7 @@ def processed(spans: list[Span], queue: str) -> list[Span]:
 
 
 def test_an_order_is_one_connected_trace(system: System) -> None:
-    order_id = order(system, 1)
+    order_id = place_order(system, "a", quantity=1)
     eventually(lambda: confirmed(system, order_id), seconds=20, what="the order is confirmed")
     spans = trace(system, order_id, inventory=2)  # reserved, then sold
     assert_connected(spans)
@@ -105,7 +89,7 @@ def test_an_order_is_one_connected_trace(system: System) -> None:
 
 
 def test_a_retry_stays_in_the_trace(system: System) -> None:
-    order_id = order(system, 7)
+    order_id = place_order(system, "a", quantity=7)
     eventually(lambda: confirmed(system, order_id), seconds=20, what="the order is confirmed after a retry")
     spans = trace(system, order_id, inventory=3)  # failed, reserved, then sold
     assert_connected(spans)
@@ -114,7 +98,7 @@ def test_a_retry_stays_in_the_trace(system: System) -> None:
 
 
 def test_a_replay_stays_in_the_trace(system: System) -> None:
-    order_id = order(system, 9)
+    order_id = place_order(system, "a", quantity=9)
 
     def dead_letters() -> list[dict[str, Any]]:
         listed = json.loads(system.run_tool("dead-letters", "list", "--order-id", order_id, "--json"))
@@ -140,7 +124,7 @@ def marked(system: System, trace_id: str) -> bool:
 
 
 def test_exemplars_name_stored_traces(system: System) -> None:
-    order_id = order(system, 1)
+    order_id = place_order(system, "a", quantity=1)
     eventually(lambda: confirmed(system, order_id), seconds=20, what="the order is confirmed")
     request = urllib.request.Request(
         f"http://127.0.0.1:{system.process_ports['orders'].telemetry}/metrics",
