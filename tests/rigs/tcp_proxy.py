@@ -17,16 +17,20 @@ _BACKEND_KEY = re.compile(rb"K\0\0\0\x0c.{8}", re.DOTALL)
 _OWN_KEY = b"K\0\0\0\x0c" + bytes(8)
 
 
+def at_port(url: str, port: int) -> str:
+    """The same URL with a loopback port as its address."""
+    parts = urlsplit(url)
+    credentials, at, _ = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}"))
+
+
 class Proxy:
     """Forwards connections from a loopback port of its own to the server of a URL while it is open."""
 
     def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
         self.point_to(url)
         self._listener = socket.create_server(("127.0.0.1", 0))
-        port = self._listener.getsockname()[1]
-        credentials, at, _ = parts.netloc.rpartition("@")
-        self.url = urlunsplit(parts._replace(netloc=f"{credentials}{at}127.0.0.1:{port}"))
+        self.url = self.through(url)
         self.open = True
         self.responding = threading.Event()
         """Responses are held back while this is not set."""
@@ -55,6 +59,10 @@ class Proxy:
         """Forward new connections to the server of this URL; those that exist stay with theirs."""
         parts = urlsplit(url)
         self._target = (parts.hostname or "127.0.0.1", parts.port or 5432)
+
+    def through(self, url: str) -> str:
+        """Another URL of the same server, for example of another database, through this proxy."""
+        return at_port(url, self._listener.getsockname()[1])
 
     def cut(self) -> None:
         """Cut every connection; responses that are held back are lost."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -27,6 +27,7 @@ from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
 from local.system import ROOT, System
 from tests.rigs.consumer import one, query
 from tests.rigs.service_database import service_database
+from tests.rigs.tcp_proxy import at_port
 
 pytestmark = pytest.mark.integration
 
@@ -56,12 +57,6 @@ def forwarding(port: int, target: str) -> Iterator[None]:
     with Supervisor() as supervisor:
         supervisor.start(ProcessSpec(name="forward", argv=argv, log=Path(os.devnull), env=ENVIRON, directory=ROOT))
         yield
-
-
-def through(url: str, port: int) -> str:
-    """The same URL through a forwarder."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{port}"))
 
 
 def test_all_wrong_settings_are_reported_together_and_nothing_is_started() -> None:
@@ -109,8 +104,8 @@ def test_a_process_waits_for_its_broker_and_its_database(stack: Stack, tmp_path:
     broker, database = ports.take(), ports.take()
 
     environ = system.environment("orders") | {
-        "ORDERFLOW_AMQP_URL": through(system.amqp_url("orders"), broker),
-        "ORDERFLOW_DATABASE_URL": through(system.databases["orders"], database),
+        "ORDERFLOW_AMQP_URL": at_port(system.amqp_url("orders"), broker),
+        "ORDERFLOW_DATABASE_URL": at_port(system.databases["orders"], database),
         "OTEL_SDK_DISABLED": "true",
     }
     base = f"http://127.0.0.1:{system.process_ports['orders'].telemetry}"
@@ -150,7 +145,7 @@ def test_an_api_is_ready_again_without_a_request_when_its_database_returns(stack
     database = ports.take()
     target = urlsplit(system.databases["orders"]).netloc.rpartition("@")[2]
     environ = system.environment("orders-api") | {
-        "ORDERFLOW_DATABASE_URL": through(system.databases["orders"], database),
+        "ORDERFLOW_DATABASE_URL": at_port(system.databases["orders"], database),
         "OTEL_SDK_DISABLED": "true",
     }
     base = f"http://127.0.0.1:{system.process_ports['orders-api'].telemetry}"

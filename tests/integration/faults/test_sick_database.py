@@ -6,7 +6,7 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from typing import Any
 
 import pytest
 
@@ -37,17 +37,13 @@ HANGING_LOOPS = 3
 class ProxiedSystem(System):
     """A system whose processes reach the database through a proxy."""
 
-    proxy: Proxy
+    def __init__(self, stack: Stack, directory: Path, *, proxy: Proxy, **options: Any) -> None:
+        super().__init__(stack, directory, **options)
+        self._proxy = proxy
 
     def prepare(self) -> None:
         super().prepare()
-        self.databases = {name: _at(url, self.proxy.url) for name, url in self.databases.items()}
-
-
-def _at(url: str, proxy: str) -> str:
-    """The URL of a database with the address of the proxy's URL."""
-    parts, address = urlsplit(url), urlsplit(proxy).netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{parts.netloc.rpartition('@')[0]}@{address}"))
+        self.databases = {name: self._proxy.through(url) for name, url in self.databases.items()}
 
 
 @pytest.fixture
@@ -68,8 +64,9 @@ def test_a_failover_to_another_server_while_the_old_one_stays_up_read_only_break
 ) -> None:
     stack, primary, standby = servers
     with contextlib.ExitStack() as closing:
-        ProxiedSystem.proxy = closing.enter_context(Proxy(primary.url()))
-        system = closing.enter_context(ProxiedSystem.started(stack, tmp_path, environ=QUICK, name="failover"))
+        proxy = closing.enter_context(Proxy(primary.url()))
+        options = {"environ": QUICK, "name": "failover", "proxy": proxy}
+        system = closing.enter_context(ProxiedSystem.started(stack, tmp_path, **options))
         event_recorder.install(system.admin_url)
         put_stock(system, STOCK)
         trial = Trial(system, seed=20_001)
@@ -77,7 +74,7 @@ def test_a_failover_to_another_server_while_the_old_one_stays_up_read_only_break
         def move(trial: Trial) -> None:
             trial.wait_for_orders(100)
             fail_over(primary, standby)
-            system.proxy.point_to(standby.url())  # the connections to the old server stay
+            proxy.point_to(standby.url())  # the connections to the old server stay
             trial.wait_for_orders(200)
 
         trial.sell(move, rate=40)
@@ -91,9 +88,7 @@ def start_and_kill_when_commits_hang(system: System, proxy: Proxy) -> None:
     Returns also when messages were dead-lettered, because the consumer has nothing left to do then.
     """
     wanted = proxy.swallowed_commits + HANGING_LOOPS
-    environ = system.environment("inventory") | {
-        "ORDERFLOW_DATABASE_URL": _at(system.databases["inventory"], proxy.url)
-    }
+    environ = system.environment("inventory") | {"ORDERFLOW_DATABASE_URL": proxy.url}
     process = subprocess.Popen(system.command("serve", "inventory"), env=environ, stdout=subprocess.DEVNULL)
 
     def hanging() -> bool:
