@@ -96,6 +96,33 @@ class Sale:
                 finished.set()
         observing.result()
 
+    def run_until(
+        self,
+        fault: Callable[[], object],
+        *,
+        interrupt: Callable[[], object] = lambda: None,
+        show: Callable[[SaleProgress], None] = lambda _: None,
+    ) -> None:
+        """Place orders until ``fault``, which runs in a thread of its own, has returned; raises what it raised.
+
+        When the orders cannot be placed, ``interrupt`` is called, and the fault is waited for.
+        """
+
+        def act() -> None:
+            try:
+                fault()
+            finally:
+                self.end()
+
+        with ThreadPoolExecutor(1, thread_name_prefix="fault") as pool:
+            acting = pool.submit(act)
+            try:
+                self.run(show)
+            except BaseException:
+                interrupt()
+                raise
+        acting.result()
+
     def drain(self, *, seconds: float, show: Callable[[SaleProgress], None] = lambda _: None) -> bool:
         """Wait until every order is final; false when some are not after that many seconds."""
         database = Database(self.system.databases["orders"], application_name="sale")

@@ -4,8 +4,7 @@
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 
@@ -17,7 +16,7 @@ from local.servers.stack import Stack
 from local.system import PROCESSES, System
 from tests.resilience import integrity
 from tests.resilience.builds import Build, SystemOfBuild
-from tests.resilience.faults import Interrupted, Scene
+from tests.resilience.faults import Scene
 from tests.resilience.outcome import Order, Outcome, Window
 from tests.resilience.scenarios import Scenario
 from tests.resilience.times import Times
@@ -79,7 +78,7 @@ def load(
     )
     sale, scene = Sale(system, plan), Scene(system, report)
     began = time.time()
-    _sell_until(partial(fault, scene), sale, scene)
+    sale.run_until(partial(fault, scene), interrupt=scene.interrupted.set, show=_shown(report))
     window = Window(began, max((response.due for response in sale.record.responses), default=began))
     report("the load has ended; waiting until every order is final")
     sale.drain(seconds=times.drain)
@@ -93,26 +92,6 @@ def load(
         responses=sale.record.responses,
         marks=scene.marks,
     )
-
-
-def _sell_until(fault: Callable[[], None], sale: Sale, scene: Scene) -> None:
-    """Run the sale until the fault, in a thread of its own, has returned; raises what the fault raised."""
-
-    def act() -> None:
-        try:
-            with suppress(Interrupted):
-                fault()
-        finally:
-            sale.end()
-
-    with ThreadPoolExecutor(1, thread_name_prefix="fault") as pool:
-        acting = pool.submit(act)
-        try:
-            sale.run(_shown(scene.report))
-        except BaseException:
-            scene.interrupted.set()
-            raise
-    acting.result()
 
 
 def _orders(system: System, since: float) -> list[Order]:

@@ -5,7 +5,6 @@ import math
 import random
 import secrets
 import sys
-import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -51,21 +50,7 @@ class Trial:
         """Place orders until ``fault`` has returned, however long it takes; returns when every order has a response."""
         options: dict[str, Any] = {"skus": list(STOCK), "duplicate_share": 0.1, "seed": self.seed, **plan}
         self.sale = Sale(self.system, Plan(rate=rate, seconds=_LONGEST_SALE_SECONDS, **options))
-        failed: list[BaseException] = []
-
-        def run() -> None:
-            try:
-                fault(self)
-            except BaseException as error:
-                failed.append(error)
-            self.sale.end()
-
-        thread = threading.Thread(target=run, name="fault")
-        thread.start()
-        self.sale.run()
-        thread.join()
-        if failed:
-            raise failed[0]
+        self.sale.run_until(lambda: fault(self))
 
     def wait_for_orders(self, count: int) -> None:
         """Wait until this many more orders were sent, so that a fault begins or ends under load."""
