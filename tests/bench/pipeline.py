@@ -80,7 +80,7 @@ class Measured:
 
     fixed: Sequence[Step]
     saturated: Step
-    """The step in which most was confirmed."""
+    """The step in which most was confirmed, of those in which the load generator kept its plan."""
     half: Step
 
 
@@ -112,7 +112,7 @@ def measured(builds: Sequence[Callable[[float], Step]], rates: Sequence[float]) 
         for step, ladder in zip(builds, ladders, strict=True):
             if ladder[-1].follows:
                 ladder.append(_undisturbed(step, rate))
-    most = [max(ladder, key=lambda taken: taken.confirmed) for ladder in ladders]
+    most = [max(ladder, key=lambda taken: (taken.valid, taken.confirmed)) for ladder in ladders]
     halves = [_undisturbed(step, HALF * saturated.confirmed) for step, saturated in zip(builds, most, strict=True)]
     return [
         Measured(fixed=ladder[: len(rates)], saturated=saturated, half=half)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -41,6 +42,15 @@ def test_the_rate_is_raised_until_the_confirmations_do_not_follow(limit: float, 
     assert [step.rate for step in found.fixed] == [100, 200]
     assert found.saturated.confirmed == limit
     assert found.half.rate == limit / 2
+
+
+def test_a_step_for_which_the_load_generator_was_late_is_not_the_saturation() -> None:
+    def late_above_200(rate: float) -> Step:
+        return replace(offered(rate), valid=rate <= 200)
+
+    offered = system(240, [])
+    (found,) = measured([late_above_200], (100, 200))
+    assert found.saturated.confirmed == 200
 
 
 def test_a_system_that_always_follows_does_not_raise_the_rate_for_ever() -> None:
