@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one scenario on one build: a system of its own, load, the fault, the wait until all is final, the count."""
 
+import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 
 import psycopg
 
@@ -16,6 +16,7 @@ from local.servers.stack import Stack
 from local.system import PROCESSES, System
 from tests.resilience import integrity
 from tests.resilience.builds import Build, SystemOfBuild
+from tests.resilience.cores import on_the_free_core
 from tests.resilience.faults import Scene
 from tests.resilience.outcome import Order, Outcome, Window
 from tests.resilience.scenarios import Scenario
@@ -78,7 +79,13 @@ def load(
     )
     sale, scene = Sale(system, plan), Scene(system, report)
     began = time.time()
-    sale.run_until(partial(fault, scene), interrupt=scene.interrupted.set, show=_shown(report))
+    with on_the_free_core() as cores:
+
+        def act() -> None:
+            os.sched_setaffinity(0, cores)  # it may start processes of the system
+            fault(scene)
+
+        sale.run_until(act, interrupt=scene.interrupted.set, show=_shown(report))
     window = Window(began, max((response.due for response in sale.record.responses), default=began))
     report("the load has ended; waiting until every order is final")
     sale.drain(seconds=times.drain)
