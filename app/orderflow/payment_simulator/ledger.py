@@ -22,6 +22,7 @@ class Charge(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="c
     amount: int
     currency: str
     status: Literal["captured", "declined"]
+    refundable: bool = True
     at: datetime
 
 

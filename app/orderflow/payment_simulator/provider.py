@@ -5,6 +5,7 @@
 ``ok``               charged
 ``decline``          declined, as is every token that is not in this table
 ``slow``             charged after 2 to 10 s, fixed by the reference; look-ups do not find it until then
+``slow_no_refund``   charged as with ``slow``, but a refund is refused with 422
 ``timeout_executed`` charged immediately, but a charge call never gets a response
 ``never``            not charged, and a charge call never gets a response
 ``error_once``       the first call with a key fails with 500, the next is charged
@@ -25,7 +26,8 @@ import msgspec
 
 from orderflow.payment_simulator.ledger import AlreadyRefunded, Charge, Ledger, Refund
 
-_CHARGED = frozenset({"ok", "slow", "timeout_executed", "error_once"})
+_CHARGED = frozenset({"ok", "slow", "slow_no_refund", "timeout_executed", "error_once"})
+_NOT_REFUNDABLE = frozenset({"slow_no_refund"})
 _Amount = Annotated[int, msgspec.Meta(ge=0, le=2**53 - 1)]
 
 
@@ -80,7 +82,7 @@ class SimulatedProvider:
                 raise NoResponse
             case "refuse":
                 raise ErrorResponse(422, "unusable_token")
-            case "slow" if known is None:
+            case "slow" | "slow_no_refund" if known is None:
                 return await asyncio.shield(self._slow_charge(key, request))
             case "error_once" if known is None and key not in self._failed_once:
                 self._failed_once.add(key)
@@ -94,6 +96,8 @@ class SimulatedProvider:
             raise ErrorResponse(404, "unknown_charge")
         if charge.amount != request.amount:
             raise ErrorResponse(422, "wrong_amount")
+        if not charge.refundable:
+            raise ErrorResponse(422, "not_refundable")
         refund = Refund(
             key=key,
             refund_id=f"re_{uuid4().hex}",
@@ -128,6 +132,7 @@ class SimulatedProvider:
                 amount=request.amount,
                 currency=request.currency,
                 status="captured" if request.payment_token in _CHARGED else "declined",
+                refundable=request.payment_token not in _NOT_REFUNDABLE,
                 at=datetime.now(UTC),
             )
         )

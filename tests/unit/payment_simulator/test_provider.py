@@ -10,6 +10,7 @@ from orderflow.payment_simulator.provider import (
     ChargeRequest,
     ErrorResponse,
     NoResponse,
+    RefundRequest,
     SimulatedProvider,
     slow_seconds,
 )
@@ -49,6 +50,16 @@ def test_slow_takes_2_to_10_seconds_and_always_the_same() -> None:
     assert max(seconds) <= 10
     assert max(seconds) - min(seconds) > 7
     assert seconds[0] == slow_seconds("order-0")
+
+
+def test_a_charge_that_is_not_refundable_is_captured_and_its_refund_refused() -> None:
+    async def at_once(_seconds: float) -> None: ...
+
+    provider = SimulatedProvider(Ledger(), sleep=at_once)
+    made = asyncio.run(provider.charge("k1", charge("slow_no_refund")))
+    assert made.status == "captured"
+    with pytest.raises(ErrorResponse, match="not_refundable"):
+        provider.refund("k1", RefundRequest(charge_id=made.charge_id, amount=made.amount))
 
 
 def test_a_token_can_leave_the_caller_without_a_response_or_fail() -> None:
