@@ -70,7 +70,7 @@ UNSUPPORTED_MEDIA_TYPE = ProblemType("unsupported-media-type", 415, "Send applic
 INVALID = ProblemType("invalid", 422, "The request does not match its schema; errors lists the fields.")
 HEAD_TOO_LARGE = ProblemType("head-too-large", 431, "The request line and the headers are too long.")
 QUOTA_EXCEEDED = ProblemType("quota-exceeded", 429, "This client sends more requests than its limit.", retry_after=1)
-OVERLOADED = ProblemType("overloaded", 429, "Too many requests wait for the database.", retry_after=1)
+OVERLOADED = ProblemType("overloaded", 429, "Too many requests wait, or they wait for too long.", retry_after=1)
 CLIENT_GONE = ProblemType("client-gone", 499, "The client closed the connection before it had sent its request.")
 INTERNAL_ERROR = ProblemType("internal-error", 500, "The server failed. Its log has the cause.")
 DATABASE_UNAVAILABLE = ProblemType(

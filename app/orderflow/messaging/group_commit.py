@@ -27,7 +27,7 @@ _MAX_ABORTS = 5
 
 
 class Overloaded(Exception):
-    """Too many requests wait, or the writer has stopped; nothing was done."""
+    """Too many requests wait, or they wait for too long, or the writer has stopped; nothing was done."""
 
 
 class _Withdrawn(InfrastructureError):
@@ -51,6 +51,7 @@ class GroupCommit(Generic[Request, Result]):
         name: str = "write",
         group_size: int = 100,
         max_waiting: int = 2000,
+        max_wait_seconds: float = 1.0,
         linger_seconds: float = 0.02,
     ) -> None:
         self.name = name
@@ -60,7 +61,9 @@ class GroupCommit(Generic[Request, Result]):
         self._clock = clock
         self._group_size = group_size
         self._pace = Pace(linger_seconds, clock=clock)
-        self._waiting: queue.Queue[tuple[Request, Future[Result]]] = queue.Queue(maxsize=max_waiting)
+        self._max_wait_seconds = max_wait_seconds
+        self._waiting: queue.Queue[tuple[Request, Future[Result], float]] = queue.Queue(maxsize=max_waiting)
+        """Each with the time when it was submitted."""
         self._stopping = threading.Event()
         self._submit_lock = threading.Lock()
         self._closed = False
@@ -73,19 +76,28 @@ class GroupCommit(Generic[Request, Result]):
     def submit(self, request: Request) -> Future[Result]:
         """Queue a request. Its future gets the result after the commit, or the error of this request.
 
-        Raises Overloaded when too many requests wait, or ``run`` has ended. After CommitInDoubt in the future it is
-        unknown whether the request was applied: the caller must repeat it with the same idempotency key. After any
-        other InfrastructureError it was not applied.
+        Raises Overloaded when too many requests wait, one has waited for ``max_wait_seconds``, or ``run`` has ended: to
+        refuse at once is better than to let a client wait for nothing. After CommitInDoubt in the future it is unknown
+        whether the request was applied: the caller must repeat it with the same idempotency key. After any other
+        InfrastructureError it was not applied.
         """
         future: Future[Result] = Future()
         with self._submit_lock:
             if self._closed:
                 raise Overloaded("the writer has stopped")
+            now = self._clock.monotonic()
+            if (waited := now - self._oldest(now)) > self._max_wait_seconds:
+                raise Overloaded(f"a request has waited for {waited:.1f} s")
             try:
-                self._waiting.put_nowait((request, future))
+                self._waiting.put_nowait((request, future, now))
             except queue.Full:
                 raise Overloaded(f"{self._waiting.maxsize} requests wait already") from None
         return future
+
+    def _oldest(self, now: float) -> float:
+        """When the first of the requests that wait was submitted; now when none waits."""
+        with self._waiting.mutex:
+            return self._waiting.queue[0][2] if self._waiting.queue else now
 
     def withdraw(self, future: Future[Result]) -> bool:
         """Give up a request: true when it is not applied and never will be, false when its commit has begun."""
@@ -131,7 +143,7 @@ class GroupCommit(Generic[Request, Result]):
                 group.append(self._waiting.get_nowait())
         except queue.Empty:
             pass
-        return [item for item in group if item[1].set_running_or_notify_cancel()]
+        return [(request, future) for request, future, _ in group if future.set_running_or_notify_cancel()]
 
     def _commit(self, group: Sequence[tuple[Request, Future[Result]]]) -> None:
         undecided = list(group)

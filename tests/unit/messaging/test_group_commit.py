@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from local.eventually import eventually
-from orderflow.messaging.clock import SystemClock
+from orderflow.messaging.clock import ManualClock, SystemClock
 from orderflow.messaging.errors import BadData, CommitInDoubt, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.group_commit import GroupCommit, Overloaded
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
@@ -156,6 +156,20 @@ def test_when_too_many_wait_the_next_is_refused() -> None:
     group_commit.stop()
     group_commit.run()
     assert [future.result(0) for future in first] == ["a done", "b done"]
+
+
+def test_while_one_has_waited_for_too_long_others_are_refused_at_once() -> None:
+    clock = ManualClock()
+    group_commit = GroupCommit(cast("UnitOfWorkFactory", ListTable()), record, clock=clock, max_wait_seconds=1)
+    first = group_commit.submit("a")
+    clock.advance(1)
+    second = group_commit.submit("b")
+    clock.advance(0.1)
+    with pytest.raises(Overloaded):
+        group_commit.submit("c")
+    group_commit.stop()
+    group_commit.run()
+    assert [first.result(0), second.result(0)] == ["a done", "b done"]
 
 
 def test_a_request_that_was_cancelled_while_it_waited_is_not_applied() -> None:
