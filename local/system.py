@@ -39,6 +39,9 @@ class ProcessPorts:
     http: int
 
 
+_WAITED_FOR = ("orders-api", "inventory-api", "payment-simulator", "trace-store")
+"""Processes whose callers wait for a response: they are preferred while the CPU is short."""
+_NICENESS = 10
 _PASSED_ON = ("ORDERFLOW_ACCEPT_DATA_LOSS",)
 """Settings that describe given servers: they are passed on to the processes."""
 
@@ -284,4 +287,5 @@ class System:
             ready=lambda: responds(url),
             start_after=after,
             grace_seconds=35,
+            niceness=0 if name.startswith(_WAITED_FOR) else _NICENESS,
         )

@@ -18,6 +18,7 @@ class ProcessSpec:
     ``ready`` is called until it returns true (an OSError counts as false); None: ready once it was started.
     ``env`` is the whole environment; None: the caller's. ``start_after`` names processes that must be ready first.
     ``restart``: start it again, after a back-off, whenever it ends by itself.
+    ``niceness`` above 0: others are preferred while the CPU is short (https://man7.org/linux/man-pages/man7/sched.7.html).
     """
 
     name: str
@@ -31,6 +32,7 @@ class ProcessSpec:
     start_after: tuple[str, ...] = ()
     stop_signal: signal.Signals = signal.SIGTERM
     grace_seconds: float = 20.0
+    niceness: int = 0
 
     def says_ready(self) -> bool:
         """Call ``ready`` once."""
@@ -49,8 +51,8 @@ def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
     prefix = ["env", "--default-signal", shutil.which("setpriv") or "/usr/bin/setpriv", "--pdeathsig", "KILL", "--"]
     spec.log.parent.mkdir(parents=True, exist_ok=True)
     with spec.log.open("ab") as log:
-        return subprocess.Popen(
-            [*prefix, *spec.argv],
+        child = subprocess.Popen(
+            ["nice", "-n", str(spec.niceness), *prefix, *spec.argv],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
@@ -58,6 +60,15 @@ def launch(spec: ProcessSpec) -> subprocess.Popen[bytes]:
             cwd=spec.directory,
             start_new_session=True,
         )
+    if spec.niceness:
+        _yield_to_other_sessions(child.pid, spec.niceness)
+    return child
+
+
+def _yield_to_other_sessions(pid: int, niceness: int) -> None:
+    """Where the kernel shares the CPU among sessions, niceness counts only within one: lower that of the session."""
+    with suppress(OSError):  # the kernel has no such groups, or this user may change one only ten times a second
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
 
 
 def has_ended(child: "subprocess.Popen[bytes]") -> bool:

@@ -58,6 +58,17 @@ def test_a_crashed_process_is_started_again_each_time_it_ends(supervisor: Superv
         assert supervisor.exits("program") == [-signal.SIGKILL] * crash
 
 
+def test_a_process_that_others_are_preferred_to_is_so_again_after_a_restart(
+    supervisor: Supervisor, tmp_path: Path
+) -> None:
+    supervisor.start(shell("exec sleep 60", tmp_path, niceness=7))
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    for _ in range(2):
+        assert os.getpriority(os.PRIO_PROCESS, supervisor.pid("program")) == min(19, own + 7)
+        supervisor.kill("program")
+        supervisor.wait_ready("program")
+
+
 def test_the_back_off_doubles_up_to_a_limit_and_is_halved_at_most_by_chance() -> None:
     backoff = RestartBackoff(first_seconds=1, most_seconds=10)
     assert [backoff.delay(crash, 0.0) for crash in (1, 2, 3, 4, 5, 1000)] == [1, 2, 4, 8, 10, 10]
