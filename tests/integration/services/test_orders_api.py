@@ -13,7 +13,7 @@ import pytest
 from orderflow.events import OrderCreated, decode
 from orderflow.http import api_database
 from orderflow.services.orders.idempotency_pruning import PrunedIdempotencyKeys
-from orderflow.services.orders.progress import Progress
+from orderflow.services.orders.progress import Progress, Step
 from tests.rigs.database_locks import wait_for_a_lock
 from tests.rigs.orders_api import KEY, ORDER, OTHER, READER, OrdersApiRig, opened, prepare_offers
 from tests.rigs.tcp_proxy import Proxy
@@ -223,7 +223,7 @@ def test_an_absent_resource_is_a_problem_document(api: OrdersApiRig) -> None:
 
 
 def test_orders_are_refused_while_they_would_not_be_decided_in_time(api: OrdersApiRig) -> None:
-    api.admission.update(Progress(reservation_age_seconds=12))
+    api.admission.update(Progress(reservation=Step(age_seconds=12)))
     assert api.post().status_code == 202
     response = api.post()
     assert_problem(response, 503, "backlog-too-long")

@@ -7,7 +7,7 @@ from datetime import timedelta
 import pytest
 
 from orderflow.messaging.postgres.database import SqlTransaction
-from orderflow.services.orders.progress import WINDOW_SECONDS, Progress, ProgressReader
+from orderflow.services.orders.progress import WINDOW_SECONDS, Progress, ProgressReader, Step
 from tests.rigs.service_database import service_database
 
 pytestmark = pytest.mark.integration
@@ -59,45 +59,59 @@ def test_the_oldest_order_that_waits_for_each_step_gives_its_age(table: Table) -
     table.add("accepted", age=8)
     table.add("reserved", age=20, reserved=True)
     table.add("reserved", age=12, reserved=True)
-    assert table.look() == Progress(reservation_age_seconds=8, payment_age_seconds=20, waiting=4)
+    found = table.look()
+    assert (found.reservation.waiting, found.reservation.age_seconds) == (2, 8)
+    assert (found.payment.waiting, found.payment.age_seconds) == (2, 20)
 
 
 def test_an_order_that_was_overtaken_says_nothing_about_the_next_one(table: Table) -> None:
     table.add("reserved", age=90, reserved=True)  # its customer pays slowly
     table.add("accepted", age=80)  # its message is retried
     table.add("confirmed", age=1, reserved=True, final=0.4)
-    assert table.look() == Progress(decided_per_second=2)
+    found = table.look()
+    assert (found.reservation.waiting, found.payment.waiting) == (0, 0)
 
 
 def test_a_rejected_reservation_is_no_progress_of_payments(table: Table) -> None:
     table.add("reserved", age=15, reserved=True)
     table.add("rejected", age=1, final=0.9)  # sold out
-    assert table.look() == Progress(payment_age_seconds=15, waiting=1, decided_per_second=0.5)
+    assert table.look() == Progress(reservation=Step(per_second=0.5), payment=Step(waiting=1, age_seconds=15))
 
 
 def test_a_declined_payment_is_progress_of_payments(table: Table) -> None:
     table.add("reserved", age=15, reserved=True)
     table.add("rejected", age=1, reserved=True, final=0.9)
-    assert table.look().payment_age_seconds == 0
+    assert table.look().payment == Step(per_second=0.5)
 
 
 def test_a_cancelled_order_is_no_progress(table: Table) -> None:
     table.add("accepted", age=15)
     table.add("cancelled", age=1, final=0.1)
-    assert table.look() == Progress(reservation_age_seconds=15, waiting=1)
+    assert table.look() == Progress(reservation=Step(waiting=1, age_seconds=15))
 
 
 def test_the_frontier_is_kept_when_the_decisions_that_moved_it_are_no_longer_recent(table: Table) -> None:
     reader = ProgressReader()
     table.add("reserved", age=90, reserved=True)
     table.add("confirmed", age=60, reserved=True, final=WINDOW_SECONDS / 2)
-    assert table.look(reader).waiting == 0
+    assert table.look(reader).payment.waiting == 0
     table._transaction.execute("update orders set final_at = final_at - interval '1 hour' where final_at is not null")
-    assert table.look(reader).waiting == 0
-    assert table.look().payment_age_seconds == 90
+    assert table.look(reader).payment.waiting == 0
+    assert table.look().payment.age_seconds == 90
 
 
 def test_the_rate_follows_a_burst_within_half_a_second(table: Table) -> None:
     for _ in range(20):
         table.add("confirmed", age=1, reserved=True, final=0.2)
-    assert table.look().decided_per_second == 40
+    assert table.look().payment.per_second == 40
+
+
+def test_a_reservation_counts_when_it_is_made_and_a_payment_when_the_order_is_decided(table: Table) -> None:
+    for _ in range(8):
+        table.add("reserved", age=0.2, reserved=True)
+    for _ in range(4):
+        table.add("confirmed", age=1, reserved=True, final=0.9)
+    table.add("confirmed", age=60, reserved=True, final=0.9)
+    found = table.look()
+    assert found.reservation.per_second == 16
+    assert found.payment.per_second == 2.5

@@ -8,12 +8,14 @@ what it accepted before is sold.
 ==================================== ==================================================================================
 State of the shop                    What happens
 ==================================== ==================================================================================
-a service stands still               the age of the oldest waiting order grows; at the limit new orders are refused
-more orders than can be handled      waiting orders / completion rate reaches the limit; about as many as are handled
-                                     are accepted, and the others are refused
+a step stands still                  the age of the oldest order that waits for it grows; at the limit new orders are
+                                     refused
+more orders than can be handled      waiting orders / rate, of both steps together, reaches the limit; about as many
+                                     as are handled are accepted, and the others are refused. The age of the oldest
+                                     says nothing then: while a queue is emptied, its head has always waited for long
 some customers pay slowly            their orders are behind the frontier (``progress``) and do not count
-a sale begins                        accepted: the completion rate is that of the time before, when little was ordered,
-                                     and counts only when orders have waited for all of the time it was measured in
+a sale begins                        accepted: the rate is that of the time before, when little was ordered, and counts
+                                     only when orders have waited for all of the time it was measured in
 refusing                             one order per second is accepted, so that a recovery is seen
 ==================================== ==================================================================================
 """
@@ -24,7 +26,7 @@ from dataclasses import dataclass
 
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock
-from orderflow.services.orders.progress import WINDOW_SECONDS, Progress
+from orderflow.services.orders.progress import WINDOW_SECONDS, Progress, Step
 
 REOPEN_SHARE = 0.5
 """Refusing ends when the prediction is below this share of the limit, so that it does not begin again at once."""
@@ -57,9 +59,9 @@ class Admission:
     def update(self, progress: Progress) -> None:
         """Take over a look at the progress."""
         self._predicted, reason = max(
-            (progress.reservation_age_seconds, "reservations_delayed"),
-            (progress.payment_age_seconds, "payments_delayed"),
-            (_backlog_seconds(progress), "backlog_too_long"),
+            (_standing_seconds(progress.reservation), "reservations_delayed"),
+            (_standing_seconds(progress.payment), "payments_delayed"),
+            (_backlog_seconds(progress.reservation) + _backlog_seconds(progress.payment), "backlog_too_long"),
         )
         limit = self._limit * (REOPEN_SHARE if self._reason else 1.0)
         self._reason = reason if self._predicted > limit else None
@@ -80,12 +82,16 @@ class Admission:
         return Refusal(reason, min(wait, MAX_RETRY_AFTER_SECONDS))
 
 
-def _backlog_seconds(progress: Progress) -> float:
-    """How long the waiting orders take at the completion rate; 0 when the services were not busy all the time.
+def _standing_seconds(step: Step) -> float:
+    """How long orders have waited for a step that nothing completes; 0 while it makes progress."""
+    return 0.0 if step.per_second else step.age_seconds
+
+
+def _backlog_seconds(step: Step) -> float:
+    """How long the waiting orders take at the rate of the step; 0 when it was not busy all the time.
 
     The rate of a time with few orders says nothing about what the services can do.
     """
-    oldest = max(progress.reservation_age_seconds, progress.payment_age_seconds)
-    if oldest < WINDOW_SECONDS or not progress.decided_per_second:
+    if step.age_seconds < WINDOW_SECONDS or not step.per_second:
         return 0.0
-    return progress.waiting / progress.decided_per_second
+    return step.waiting / step.per_second

@@ -12,41 +12,57 @@ from datetime import UTC, datetime, timedelta
 from orderflow.messaging.service import Transaction
 
 WINDOW_SECONDS = 2.0
-"""Decisions of this long ago, and of the last quarter of it, give the completion rate."""
+"""What completed a step since this long ago, and since the last quarter of it, gives the rate of the step."""
 
 # Cancelled orders do not count: orders cancels them itself, which proves no progress of the other services.
 _LOOK = """
 with undecided as materialized (
-    select status, accepted_at from orders where final_at is null
+    select status, accepted_at, reserved_at from orders where final_at is null
 ), decided as materialized (
-    select accepted_at, final_at, status = 'confirmed' or reserved_at is not null as paid
+    select accepted_at, final_at, reserved_at, status = 'confirmed' or reserved_at is not null as paid
     from orders where final_at > %(since)s and status in ('confirmed', 'rejected')
 ), frontier as materialized (
     select greatest(%(reserved)s, (select max(accepted_at) from undecided where status = 'reserved'),
                     (select max(accepted_at) from decided)) as reserved,
-           greatest(%(paid)s, (select max(accepted_at) from decided where paid)) as paid,
-           (select count(*) from decided) as decided,
-           (select count(*) from decided where final_at > %(recently)s) as decided_recently
+           greatest(%(paid)s, (select max(accepted_at) from decided where paid)) as paid
+), completed as (
+    select coalesce(reserved_at, final_at) as reservation_at, case when paid then final_at end as payment_at
+    from decided
+    union all select reserved_at, null from undecided where reserved_at > %(since)s
+), rates as materialized (
+    select count(*) filter (where reservation_at > %(since)s) as reservations,
+           count(*) filter (where reservation_at > %(recently)s) as recent_reservations,
+           count(payment_at) as payments, count(*) filter (where payment_at > %(recently)s) as recent_payments
+    from completed
 )
-select reserved, paid, decided, decided_recently,
+select reserved, paid, reservations, recent_reservations, payments, recent_payments,
        count(*) filter (where status = 'accepted' and accepted_at > reserved),
        min(accepted_at) filter (where status = 'accepted' and accepted_at > reserved),
        count(*) filter (where status = 'reserved' and accepted_at > paid),
        min(accepted_at) filter (where status = 'reserved' and accepted_at > paid)
-from frontier left join undecided on true group by reserved, paid, decided, decided_recently
+from frontier cross join rates left join undecided on true
+group by reserved, paid, reservations, recent_reservations, payments, recent_payments
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """One look. An age is 0 when no order waits for the step. ``waiting`` counts the orders of both steps."""
+class Step:
+    """What one look shows of a step that orders pass."""
 
-    reservation_age_seconds: float = 0.0
-    """Age of the oldest order that waits for its reservation."""
-    payment_age_seconds: float = 0.0
-    """Age of the oldest order that is reserved and waits for its payment."""
     waiting: int = 0
-    decided_per_second: float = 0.0
+    """Orders that wait for their turn."""
+    age_seconds: float = 0.0
+    """Age of the oldest of them; 0 when none waits."""
+    per_second: float = 0.0
+    """How many have completed the step lately; 0: it stands still, or nothing came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """One look. A reserved order waits for its payment."""
+
+    reservation: Step = Step()
+    payment: Step = Step()
 
 
 class ProgressReader:
@@ -58,23 +74,24 @@ class ProgressReader:
     def __call__(self, transaction: Transaction) -> Progress:
         """Look once. The statement reads the open orders and those decided within the window, by partial indexes."""
         now = transaction.now
-        ((self._reserved, self._paid, decided, recently, unreserved, oldest, unpaid, oldest_reserved),) = (
-            transaction.execute(
-                _LOOK,
-                {
-                    "reserved": self._reserved,
-                    "paid": self._paid,
-                    "since": now - timedelta(seconds=WINDOW_SECONDS),
-                    "recently": now - timedelta(seconds=WINDOW_SECONDS / 4),
-                },
-            )
+        (row,) = transaction.execute(
+            _LOOK,
+            {
+                "reserved": self._reserved,
+                "paid": self._paid,
+                "since": now - timedelta(seconds=WINDOW_SECONDS),
+                "recently": now - timedelta(seconds=WINDOW_SECONDS / 4),
+            },
         )
+        self._reserved, self._paid, *rates, unreserved, oldest, unpaid, oldest_reserved = row
         return Progress(
-            reservation_age_seconds=_age(oldest, now),
-            payment_age_seconds=_age(oldest_reserved, now),
-            waiting=unreserved + unpaid,
-            decided_per_second=max(decided / WINDOW_SECONDS, recently / (WINDOW_SECONDS / 4)),
+            reservation=Step(waiting=unreserved, age_seconds=_age(oldest, now), per_second=_rate(*rates[:2])),
+            payment=Step(waiting=unpaid, age_seconds=_age(oldest_reserved, now), per_second=_rate(*rates[2:])),
         )
+
+
+def _rate(completed: int, recently: int) -> float:
+    return max(completed / WINDOW_SECONDS, recently / (WINDOW_SECONDS / 4))
 
 
 def _age(time: datetime | None, now: datetime) -> float:

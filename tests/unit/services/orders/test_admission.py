@@ -6,7 +6,7 @@ import pytest
 from orderflow.instrumentation import REFUSALS, Instrumentation
 from orderflow.messaging.clock import ManualClock
 from orderflow.services.orders.admission import Admission, Refusal
-from orderflow.services.orders.progress import Progress
+from orderflow.services.orders.progress import Progress, Step
 
 LIMIT = 10
 
@@ -21,6 +21,11 @@ class Reports(Instrumentation):
         self.looks.append((predicted_seconds, accepting))
 
 
+def waiting(age: float, count: int = 1, *, rate: float = 0) -> Step:
+    """A step for which orders wait."""
+    return Step(age_seconds=age, waiting=count, per_second=rate)
+
+
 class Rig:
     """An admission whose first probe has been used."""
 
@@ -28,59 +33,71 @@ class Rig:
         self.clock, self.reports = ManualClock(), Reports()
         self.admission = Admission(limit_seconds=LIMIT, clock=self.clock, instrumentation=self.reports)
 
-    def refused(self, **progress: float) -> Refusal | None:
+    def refused(self, **steps: Step) -> Refusal | None:
         """The refusal of a request after this look, the probe left aside."""
-        self.admission.update(Progress(**progress))  # type: ignore[arg-type]
+        self.admission.update(Progress(**steps))
         self.admission.check()
         return self.admission.check()
 
 
 @pytest.mark.parametrize(
-    ("progress", "reason"),
+    ("steps", "reason"),
     [
-        ({"reservation_age_seconds": 10.1}, "reservations_delayed"),
-        ({"payment_age_seconds": 10.1}, "payments_delayed"),
-        ({"reservation_age_seconds": 2, "waiting": 1010, "decided_per_second": 100}, "backlog_too_long"),
-        ({"payment_age_seconds": 2, "waiting": 1010, "decided_per_second": 100}, "backlog_too_long"),
-        ({"reservation_age_seconds": 11, "payment_age_seconds": 12}, "payments_delayed"),
+        ({"reservation": waiting(10.1)}, "reservations_delayed"),
+        ({"payment": waiting(10.1)}, "payments_delayed"),
+        ({"reservation": waiting(2, 1010, rate=100)}, "backlog_too_long"),
+        ({"payment": waiting(2, 1010, rate=100)}, "backlog_too_long"),
+        ({"reservation": waiting(2, 510, rate=100), "payment": waiting(2, 510, rate=100)}, "backlog_too_long"),
+        ({"reservation": waiting(11), "payment": waiting(12)}, "payments_delayed"),
+        # Many are sold out at once, so reservations are quick; that is no progress of payments.
+        ({"reservation": waiting(0.1, 5, rate=500), "payment": waiting(10.1)}, "payments_delayed"),
     ],
 )
 def test_an_order_that_would_not_be_decided_in_time_is_refused_with_the_cause(
-    progress: dict[str, float], reason: str
+    steps: dict[str, Step], reason: str
 ) -> None:
-    refusal = Rig().refused(**progress)
+    refusal = Rig().refused(**steps)
     assert refusal is not None
     assert refusal.reason == reason
     assert reason in REFUSALS
 
 
 @pytest.mark.parametrize(
-    "progress",
+    "steps",
     [
         {},
-        {"reservation_age_seconds": 9.9, "payment_age_seconds": 9.9},
-        {"reservation_age_seconds": 9, "waiting": 990, "decided_per_second": 100},
-        {"reservation_age_seconds": 9, "waiting": 5000, "decided_per_second": 0},
+        {"reservation": waiting(9.9), "payment": waiting(9.9)},
+        {"reservation": waiting(9, 990, rate=100)},
+        {"reservation": waiting(9, 490, rate=100), "payment": waiting(9, 490, rate=100)},
+        {"reservation": waiting(9, 5000)},
         # The first orders of a sale: the rate is that of the quiet time before.
-        {"reservation_age_seconds": 0.4, "waiting": 40, "decided_per_second": 0.5},
-        {"payment_age_seconds": 1.9, "waiting": 200, "decided_per_second": 2},
+        {"reservation": waiting(0.4, 40, rate=0.5)},
+        {"payment": waiting(1.9, 200, rate=2)},
     ],
 )
-def test_an_order_that_can_be_decided_in_time_is_accepted(progress: dict[str, float]) -> None:
-    assert Rig().refused(**progress) is None
+def test_an_order_that_can_be_decided_in_time_is_accepted(steps: dict[str, Step]) -> None:
+    assert Rig().refused(**steps) is None
 
 
 def test_refusing_ends_at_half_of_the_limit() -> None:
     rig = Rig()
-    assert rig.refused(reservation_age_seconds=11)
-    assert rig.refused(reservation_age_seconds=5.1)
-    assert rig.refused(reservation_age_seconds=5) is None
-    assert rig.refused(reservation_age_seconds=9) is None
+    assert rig.refused(reservation=waiting(11))
+    assert rig.refused(reservation=waiting(5.1))
+    assert rig.refused(reservation=waiting(5)) is None
+    assert rig.refused(reservation=waiting(9)) is None
+
+
+def test_refusing_ends_while_a_backlog_is_emptied_although_its_head_has_waited_for_long() -> None:
+    """Until the queue is empty its head has waited for as long as before; a new order would not."""
+    rig = Rig()
+    assert rig.refused(payment=waiting(10, 3400, rate=330))
+    assert rig.refused(payment=waiting(10, 1700, rate=330))
+    assert rig.refused(payment=waiting(10, 1600, rate=330)) is None
 
 
 def test_one_order_per_second_is_accepted_while_others_are_refused() -> None:
     rig = Rig()
-    assert rig.refused(payment_age_seconds=60)
+    assert rig.refused(payment=waiting(60))
     accepted = 0
     for _ in range(80):
         rig.clock.advance(0.125)
@@ -89,15 +106,15 @@ def test_one_order_per_second_is_accepted_while_others_are_refused() -> None:
 
 
 def test_the_client_is_asked_to_wait_for_the_time_above_half_of_the_limit_and_for_30_seconds_at_most() -> None:
-    refusals = [Rig().refused(reservation_age_seconds=11) for _ in range(50)]
+    refusals = [Rig().refused(reservation=waiting(11)) for _ in range(50)]
     assert {refusal is not None and 6 <= refusal.retry_after <= 12 for refusal in refusals} == {True}
     assert len({refusal and refusal.retry_after for refusal in refusals}) > 1
-    longest = Rig().refused(reservation_age_seconds=3600)
+    longest = Rig().refused(reservation=waiting(3600))
     assert longest is not None and longest.retry_after == 30
 
 
 def test_every_look_is_reported() -> None:
     rig = Rig()
-    rig.refused(reservation_age_seconds=11)
-    rig.refused(payment_age_seconds=2, waiting=20, decided_per_second=5)
+    rig.refused(reservation=waiting(11))
+    rig.refused(payment=waiting(2, 20, rate=5))
     assert rig.reports.looks == [(11, False), (4, True)]

@@ -17,7 +17,7 @@ from orderflow.messaging.group_commit import Overloaded
 from orderflow.services.orders.admission import Admission
 from orderflow.services.orders.api import OrdersApi
 from orderflow.services.orders.place_orders import Placed, Refused
-from orderflow.services.orders.progress import Progress
+from orderflow.services.orders.progress import Progress, Step
 
 KEY, ENTRY = make_key("shop", frozenset({"orders:write"}))
 READER, READER_ENTRY = make_key("auditor", frozenset({"orders:read"}))
@@ -103,10 +103,10 @@ def test_an_accepted_order_and_other_requests_are_not_refusals() -> None:
         ({"body": b"{}"}, 422, "invalid"),
         ({"Idempotency-Key": "two words"}, 422, "invalid"),
         ({"body": b" " * 70_000}, 413, "too_large"),
-        ({"progress": Progress(reservation_age_seconds=11)}, 503, "reservations_delayed"),
-        ({"progress": Progress(payment_age_seconds=11)}, 503, "payments_delayed"),
+        ({"progress": Progress(reservation=Step(age_seconds=11))}, 503, "reservations_delayed"),
+        ({"progress": Progress(payment=Step(age_seconds=11))}, 503, "payments_delayed"),
         (
-            {"progress": Progress(reservation_age_seconds=2, waiting=1100, decided_per_second=100)},
+            {"progress": Progress(reservation=Step(age_seconds=2, waiting=1100, per_second=100))},
             503,
             "backlog_too_long",
         ),
