@@ -100,10 +100,13 @@ class MessagingInstrumentation:
         """Publications on the wire, and those queued behind the window; reported twice a second."""
 
     def outbox_measured(self, *, rows: int, oldest_seconds: float) -> None:
-        """The outbox was counted, without its parked rows."""
+        """The outbox was counted, without its parked and nacked rows."""
 
     def outbox_parked(self, rows: int) -> None:
         """So many rows of the outbox are parked, because the broker refuses them for good."""
+
+    def outbox_nacked(self, rows: Mapping[str, int]) -> None:
+        """Routing key to the number of its rows that the broker refuses because a queue is full; none: no such key."""
 
     def relayed(self, count: int) -> None:
         """The relay took rows that were not confirmed: after a crash, a return, a nack or a lost connection."""

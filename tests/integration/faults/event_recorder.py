@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An independent record: a queue that gets a copy of every routed event."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -42,6 +42,8 @@ class EventRecorder:
         self._url = url
         self.seen: dict[tuple[str, str], set[str]] = defaultdict(set)
         """(correlation id, event type) to the distinct message ids of all events so far."""
+        self.copies = Counter[str]()
+        """Message id to how often it was published."""
 
     def collect(self) -> None:
         """Read every event that is in the queue now."""
@@ -53,6 +55,7 @@ class EventRecorder:
             for number, (method, properties, _) in enumerate(opened.consume(QUEUE, inactivity_timeout=_SECONDS), 1):
                 assert method is not None and properties is not None, f"{waiting} events wait, {number - 1} came"
                 self.seen[properties.correlation_id or "", properties.type or ""].add(properties.message_id)
+                self.copies[properties.message_id] += 1
                 if number % _ACK_EVERY == 0 or number == waiting:
                     opened.basic_ack(method.delivery_tag, multiple=True)
                 if number == waiting:
@@ -62,3 +65,7 @@ class EventRecorder:
     def ids(self, event: str) -> set[str]:
         """The message ids of all events of a type."""
         return {message_id for (_, kind), ids in self.seen.items() if kind == event for message_id in ids}
+
+    def repetitions(self, event: str) -> int:
+        """How often events of a type were published again."""
+        return sum(self.copies[message_id] - 1 for message_id in self.ids(event))

@@ -143,7 +143,7 @@ def test_a_late_committer_with_an_older_id_is_sent(url: str) -> None:
     assert publisher.published[-1].key == UUID(int=1)
 
 
-@pytest.mark.parametrize("failure", [Failure.RETURNED, Failure.NACKED, Failure.LOST])
+@pytest.mark.parametrize("failure", [Failure.RETURNED, Failure.LOST])
 def test_rows_that_did_not_reach_a_queue_stay_and_are_sent_again_after_the_lease(url: str, failure: Failure) -> None:
     bad, *good = leave(url, 5)
     publisher = ScriptedPublisher(lambda publication: failure if str(publication.key) == bad else None)
@@ -156,7 +156,9 @@ def test_rows_that_did_not_reach_a_queue_stay_and_are_sent_again_after_the_lease
     assert Counter(sent(publisher)) == {bad: 4, **dict.fromkeys(good, 1)}
 
 
-@pytest.mark.parametrize("failure", Failure)
+@pytest.mark.parametrize(
+    "failure", sorted(set(Failure) - {Failure.NACKED}, key=str)
+)  # whose turn a relay decides: test_slow_start.py
 def test_only_what_a_lost_connection_took_along_is_sent_again_before_its_lease_ends(url: str, failure: Failure) -> None:
     """A message that was returned or refused would be so again at once."""
     lossy, publisher = ScriptedPublisher(lambda publication: failure), ScriptedPublisher()

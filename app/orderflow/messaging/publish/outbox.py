@@ -14,7 +14,8 @@ Invariants, together with ``relay``:
 Failure                              Consequence
 ==================================== ==================================================================================
 process killed after the commit      its leases are ended within a second, a relay publishes the row
-message returned or nacked           the row stays; the relay tries again when its lease expires
+message returned                     the row stays; the relay tries again when its lease expires
+message nacked: a queue is full      the row stays; the relay tries again in its turn (``slow_start``)
 message refused for good             the row stays; it is parked with its reason (``parking``)
 connection lost before the confirm   its lease ends with the next commit, a relay publishes it, perhaps again
 publish window full                  the row is stored with an expired lease: the relay publishes it when there is room
@@ -117,9 +118,11 @@ class Outbox:
         if change.dispatch:
             self.publish(change.publications)
 
-    def publish(self, publications: Sequence[Publication]) -> None:
-        """Publish rows that this process holds the lease of."""
-        self._receipts.append(self._publisher.publish(publications))
+    def publish(self, publications: Sequence[Publication]) -> Receipt:
+        """Publish rows that this process holds the lease of; their results."""
+        receipt = self._publisher.publish(publications)
+        self._receipts.append(receipt)
+        return receipt
 
     def collect(self) -> int:
         """Collect settled receipts; the number of rows to delete, to release, or to record as refused."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parks outbox rows that the broker refuses for good, until an operator decides.
+"""Records which outbox rows the broker refused, and parks those that it refuses for good, until an operator decides.
 
 ==================================== ==================================================================================
 The broker                           Consequence
@@ -7,11 +7,12 @@ The broker                           Consequence
 says that the message is too large   parked at once: no further attempt can succeed
 returns it: no queue is bound        tried again after every lease; parked when it was returned for ``park_seconds``
 closes the channel because of it     tried again after growing waits, a minute at most; parked after ``park_seconds``
-nacks it, or the connection is lost  never parked
+nacks it: one of its queues is full  tried again in its turn (``slow_start``); never parked
+loses the connection                 never parked
 ==================================== ==================================================================================
 
-A parked row has an infinite lease. The time of refusal counts from the first one, so an outage of the broker does not
-count.
+A parked row has an infinite lease, and so has a nacked one while it waits for its turn. The time of refusal counts from
+the first one, so an outage of the broker does not count, nor do nacks: ``refused_at`` of a nacked row is the last one.
 """
 
 import logging
@@ -25,26 +26,30 @@ from orderflow.messaging.service import Transaction
 
 log = logging.getLogger(__name__)
 
-REFUSALS = frozenset({Failure.TOO_LARGE, Failure.RETURNED, Failure.REFUSED})
+REFUSALS = frozenset({Failure.TOO_LARGE, Failure.RETURNED, Failure.REFUSED, Failure.NACKED})
 PARK_SECONDS = 3600.0
 MAX_LOGGED = 10
 # Only its own rows: another process may have taken a row since.
 _REFUSE = """
 with refused as materialized (
-    select outbox.id, failed.reason, coalesce(refused_at, statement_timestamp()) as since,
-           failed.reason = 'too_large'
-           or refused_at <= statement_timestamp() - make_interval(secs => %(park_seconds)s) as for_good
+    select outbox.id, failed.reason,
+           case when 'nacked' in (failed.reason, outbox.reason) then null else refused_at end as since
     from outbox join unnest(%(ids)s::uuid[], %(reasons)s::text[]) as failed (id, reason) using (id)
-    where leased_by = %(owner)s order by outbox.id for update of outbox)
-update outbox set refused_at = since, reason = refused.reason,
+    where leased_by = %(owner)s order by outbox.id for update of outbox),
+judged as (
+    select id, reason, coalesce(since, statement_timestamp()) as since, reason = 'nacked' as waits,
+           reason = 'too_large'
+           or since <= statement_timestamp() - make_interval(secs => %(park_seconds)s) as for_good
+    from refused)
+update outbox set refused_at = since, reason = judged.reason,
        parked_at = case when for_good then statement_timestamp() end,
-       leased_by = case when for_good then null else leased_by end,
-       leased_until = case when for_good then 'infinity'
-                           when refused.reason = 'returned' then leased_until
+       leased_by = case when for_good or waits then null else leased_by end,
+       leased_until = case when for_good or waits then 'infinity'
+                           when judged.reason = 'returned' then leased_until
                            else greatest(leased_until, statement_timestamp()
                                          + least(statement_timestamp() - since, interval '1 minute')) end
-from refused where outbox.id = refused.id
-returning outbox.id, refused.reason, parked_at is not null
+from judged where outbox.id = judged.id
+returning outbox.id, judged.reason, parked_at is not null
 """
 _FIND = """
 select id, reason, routing_key, properties ->> 'correlation_id', octet_length(body), created_at, parked_at from outbox

@@ -6,14 +6,18 @@ Invariants and failures are those of ``outbox``.
 
 import logging
 import threading
+from collections.abc import Mapping, Sequence
 
 import msgspec
 
 from orderflow.messaging.backoff import Backoff
-from orderflow.messaging.broker import Properties, Publication, Publisher
+from orderflow.messaging.broker import Properties, Publication, Publisher, Receipt
 from orderflow.messaging.clock import Clock
 from orderflow.messaging.errors import InfrastructureError
 from orderflow.messaging.instrumentation import MessagingInstrumentation
+from orderflow.messaging.publish import slow_start
+from orderflow.messaging.publish.measurement import measure
+from orderflow.messaging.publish.slow_start import SlowStart
 from orderflow.messaging.publish.unit_of_work import UnitOfWorkFactory
 
 log = logging.getLogger(__name__)
@@ -27,11 +31,6 @@ update outbox set leased_until = statement_timestamp() + make_interval(secs => %
                   leased_by = %(owner)s
 from due where outbox.id = due.id
 returning outbox.id, exchange, routing_key, properties::text, body
-"""
-_MEASURE = """
-select count(*) - count(parked_at), count(parked_at),
-       extract(epoch from statement_timestamp() - min(created_at) filter (where parked_at is null))::float8
-from outbox
 """
 _LIMIT = 500
 _FULL_SECONDS = 0.05
@@ -55,7 +54,7 @@ class Relay:
         self.name = "relay"
         self.last_progress = clock.monotonic()
         self.oldest_seconds = 0.0
-        """Age of the oldest row when it was last measured."""
+        """Age of the oldest row that waits for its confirm, when it was last measured."""
         self._publisher = publisher
         self._unit_of_work = unit_of_work
         self._instrumentation = instrumentation
@@ -66,6 +65,8 @@ class Relay:
         self._stopping = threading.Event()
         self._backoff = Backoff()
         self._measured = float("-inf")
+        self._slow_start = SlowStart(clock=clock, interval_seconds=interval_seconds)
+        self._nacked: frozenset[str] = frozenset()
 
     def run(self) -> None:
         """Relay until stopped; back off while database or broker are unavailable."""
@@ -75,14 +76,13 @@ class Relay:
             try:
                 room = self._publisher.room
                 taken = self.relay_once()
-                self._measure()
             except InfrastructureError as error:
                 log.warning("relay.paused", extra={"error": str(error)})
                 self._clock.wait(self._stopping, self._backoff.next())
                 continue
             self._backoff.reset()
             if taken < min(room, _LIMIT):
-                self._pause(self._interval)
+                self._pause(min(self._interval, self._slow_start.pause_seconds()))
             elif not room:
                 self._pause(min(_FULL_SECONDS, self._interval))
         self._finish()
@@ -97,20 +97,33 @@ class Relay:
         self._wake.set()
 
     def relay_once(self) -> int:
-        """Take as many due rows as the publish window has room for, and publish them; the number of rows."""
+        """Take as many due rows as the publish window has room for, and publish them; the number of rows.
+
+        What room is left is for the rows that a full queue refused, as ``slow_start`` allows.
+        """
         # Delete first: a confirmed row must not be taken again, even when its lease has expired.
         self._unit_of_work.delete_confirmed()
-        limit = min(self._publisher.room, _LIMIT)
-        if limit == 0:
+        self._measure()
+        room = self._publisher.room
+        if room == 0:
             return 0
         with self._unit_of_work.transaction() as work:
             lease = {"lease_seconds": self._lease_seconds, "owner": work.owner}
-            rows = work.execute(_TAKE, {**lease, "limit": limit})
+            rows = work.execute(_TAKE, {**lease, "limit": min(room, _LIMIT)})
+            turns = {
+                key: work.execute(slow_start.TAKE, {**lease, "limit": limit, "routing_key": key})
+                for key, limit in self._slow_start.due(room - len(rows)).items()
+            }
+        self._publish(rows)
+        for key, turn in turns.items():
+            self._slow_start.began(key, self._publish(turn))
+        return len(rows) + sum(map(len, turns.values()))
+
+    def _publish(self, rows: Sequence[tuple[object, ...]]) -> Receipt:
         if rows:
-            self._unit_of_work.outbox.publish([_publication(row) for row in rows])
             self._instrumentation.relayed(len(rows))
             log.info("relay.published", extra={"rows": len(rows)})
-        return len(rows)
+        return self._unit_of_work.outbox.publish([_publication(row) for row in rows])
 
     def _pause(self, seconds: float) -> None:
         if not self._stopping.is_set():
@@ -122,10 +135,21 @@ class Relay:
             return
         self._measured = now
         with self._unit_of_work.transaction() as work:
-            ((rows, parked, oldest),) = work.execute(_MEASURE)
-        self.oldest_seconds = max(0.0, oldest or 0.0)
-        self._instrumentation.outbox_measured(rows=rows, oldest_seconds=self.oldest_seconds)
-        self._instrumentation.outbox_parked(parked)
+            found = measure(work)
+        self.oldest_seconds = found.oldest_seconds
+        self._instrumentation.outbox_measured(rows=found.rows, oldest_seconds=found.oldest_seconds)
+        self._instrumentation.outbox_parked(found.parked)
+        self._instrumentation.outbox_nacked(found.nacked)
+        self._slow_start.measured(found.nacked)
+        self._log_nacked(found.nacked)
+
+    def _log_nacked(self, rows: Mapping[str, int]) -> None:
+        """One line when events of a routing key begin to wait for a full queue, and one when none of them waits."""
+        for key in sorted(rows.keys() - self._nacked):
+            log.warning("outbox.nacked", extra={"routing_key": key, "rows": rows[key]})
+        for key in sorted(self._nacked - rows.keys()):
+            log.info("outbox.no_longer_nacked", extra={"routing_key": key})
+        self._nacked = frozenset(rows)
 
     def _finish(self) -> None:
         self._unit_of_work.outbox.wait(2)

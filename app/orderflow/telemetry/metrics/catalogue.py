@@ -118,12 +118,20 @@ BLOCKED = PUBLISHING.gauge(
     unit="state",
 )
 OUTBOX_ROWS = PUBLISHING.gauge(
-    "orderflow_outbox_rows", "Events stored and not yet deleted, without the parked ones.", unit="messages"
+    "orderflow_outbox_rows",
+    "Events stored and not yet deleted, without the parked and nacked ones. 10,000: so many or more.",
+    unit="messages",
 )
 OUTBOX_AGE = PUBLISHING.gauge(
     "orderflow_outbox_oldest_age_seconds",
-    "Age of the oldest row of the outbox; grows while it cannot be measured.",
+    "Age of the oldest of these events; grows while it cannot be measured.",
     unit="seconds",
+)
+OUTBOX_NACKED = PUBLISHING.gauge(
+    "orderflow_outbox_nacked_rows",
+    "Events that the broker refuses because one of their queues is full. 10,000: so many or more.",
+    by.ROUTING_KEY,
+    unit="messages",
 )
 OUTBOX_PARKED = PUBLISHING.gauge(
     "orderflow_outbox_parked_rows",

@@ -52,6 +52,7 @@ FAILURE = Label(
     values=("returned", "nacked", "too_large", "refused", "lost"),
     closed=True,
 )
+ROUTING_KEY = Label(name="routing_key", meaning="the routing key of the events", max_values=64)
 ROLE = Label(name="role", meaning="what the connection is for: publish or consume", max_values=2)
 OUTCOME = Label(name="outcome", meaning="the final state", values=OUTCOMES, closed=True)
 STATE = Label(name="state", meaning="the open state", values=OPEN_STATES, closed=True)

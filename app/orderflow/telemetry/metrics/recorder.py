@@ -114,6 +114,7 @@ class Recorder(Instrumentation):
         self._clock = clock
         self._queues: dict[str, QueueRecorder] = {}
         self._outbox_measured: tuple[float, float] | None = None
+        self._nacked: set[str] = set()
         self._published = registry.counter(catalogue.PUBLISHED)
         self._confirms = ConfirmRecorder(registry)
         self._unconfirmed = registry.gauge(catalogue.UNCONFIRMED)
@@ -172,6 +173,12 @@ class Recorder(Instrumentation):
     def outbox_parked(self, rows: int) -> None:
         """Set the number of parked rows."""
         self._registry.gauge(catalogue.OUTBOX_PARKED).set(rows)
+
+    def outbox_nacked(self, rows: Mapping[str, int]) -> None:
+        """Set the number of nacked rows of each routing key that has any, and of those that had."""
+        for key in self._nacked | rows.keys():
+            self._registry.gauge(catalogue.OUTBOX_NACKED, key).set(rows.get(key, 0))
+        self._nacked |= rows.keys()
 
     def relayed(self, count: int) -> None:
         """Count relayed rows."""

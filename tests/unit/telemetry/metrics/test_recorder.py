@@ -133,6 +133,13 @@ def test_the_outbox_age_grows_while_it_cannot_be_measured(recorder: Recorder, cl
     assert value("orderflow_outbox_oldest_age_seconds") == 0
 
 
+def test_a_routing_key_that_has_no_nacked_rows_any_more_is_shown_with_none(recorder: Recorder, value: Value) -> None:
+    recorder.outbox_nacked({"order.confirmed": 5, "order.rejected": 2})
+    recorder.outbox_nacked({"order.rejected": 1})
+    assert value("orderflow_outbox_nacked_rows", routing_key="order.confirmed") == 0
+    assert value("orderflow_outbox_nacked_rows", routing_key="order.rejected") == 1
+
+
 def test_the_time_since_the_last_round_of_pruning_grows_until_the_next(
     recorder: Recorder, clock: ManualClock, value: Value
 ) -> None:
