@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from orderflow.messaging.broker import Receipt
 from orderflow.messaging.clock import Clock
 
-MAX_ROWS = 100
+MAX_ROWS = 50
 GROWTH_SECONDS = 0.2
 """From one turn to the next while all is confirmed. With ``MAX_ROWS`` it bounds the duplicates of other queues."""
 _RESULT_SECONDS = 0.05
