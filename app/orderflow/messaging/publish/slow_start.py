@@ -7,13 +7,14 @@ Each repetition costs those others a duplicate that they drop.
 Invariants, for each routing key and each relay:
 
 - A nacked row is published again only in a turn. A turn is one row after a start and after a nack, twice as many as the
-  last one after a turn that was confirmed as a whole, and never more than ``MAX_ROWS``.
+  last one after a turn that was confirmed as a whole, and never more than ``MAX_ROWS``. The rows of a turn are leased:
+  when its connection or its process is lost, they are published again as any others.
 - The next turn begins when every result of the last one is known; after a nack not before the relay's interval is over.
   So the broker nacks at most as many repetitions as it confirms, and one more per interval.
 - Rows take turns in the order of their last nack. A row that is nacked again goes to the end, so that the rows of
   another queue, or of another partition, do not wait behind it.
-- The rows keep no state of this: a relay that starts begins with one row. Relays of other processes do the same, each
-  with rows of its own.
+- The state is in memory, so a relay that starts begins with one row. Relays of other processes do the same, each with
+  rows of its own: what is said of a relay is multiplied by their number.
 
 The relay finds out with its measurement which routing keys have such rows. Without any there is no statement more.
 """
