@@ -82,7 +82,7 @@ def opened(url: str, *, max_waiting: int = 2000) -> Iterator[OrdersApiRig]:
     thread = threading.Thread(target=writer.run)
     thread.start()
     try:
-        with TestClient(api.app()) as client:
+        with TestClient(api.served()) as client:
             yield OrdersApiRig(client, Database(url), publisher, admission)
     finally:
         writer.stop()

@@ -96,7 +96,6 @@ class Problem(ProblemDetailsException):
         kind: ProblemType,
         detail: str = "",
         *,
-        reason: str = "",
         errors: list[dict[str, str]] | None = None,
         headers: dict[str, str] | None = None,
     ) -> None:
@@ -110,8 +109,6 @@ class Problem(ProblemDetailsException):
             headers={**retry, **(headers or {})},
         )
         self.kind = kind
-        self.reason = reason or kind.reason
-        """The value of a metric's label."""
 
 
 def problem_of(error: Exception) -> Problem:

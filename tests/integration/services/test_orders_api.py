@@ -225,6 +225,7 @@ def test_an_absent_resource_is_a_problem_document(api: OrdersApiRig) -> None:
 def test_orders_are_refused_while_they_would_not_be_decided_in_time(api: OrdersApiRig) -> None:
     api.admission.update(Progress(reservation=Step(age_seconds=12)))
     assert api.post().status_code == 202
+    assert_problem(api.client.post("/v1//orders//"), 503, "backlog-too-long")
     response = api.post()
     assert_problem(response, 503, "backlog-too-long")
     assert 7 <= int(response.headers["retry-after"]) <= 14

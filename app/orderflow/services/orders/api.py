@@ -17,8 +17,9 @@ from litestar.types import Scope
 from orderflow.http.api_database import ApiDatabase
 from orderflow.http.api_keys import ApiKeys, Client
 from orderflow.http.app import application
-from orderflow.http.asgi import trace_of
+from orderflow.http.asgi import Application, trace_of
 from orderflow.http.body import JsonRequest
+from orderflow.http.early_refusal import EarlyRefusal
 from orderflow.http.openapi import READ_PROBLEMS, WRITE_PROBLEMS, documented
 from orderflow.http.problems import (
     CLIENT_GONE,
@@ -53,6 +54,7 @@ SOLD_OUT = ProblemType("sold-out", 409, "There is not enough stock of an item.")
 UNKNOWN_SKU = ProblemType("unknown-sku", 422, "There is no such SKU.")
 MIXED_CURRENCIES = ProblemType("mixed-currencies", 422, "The items are priced in different currencies.")
 KEY_REUSED = ProblemType("idempotency-key-reused", 422, "This Idempotency-Key was used with another body.")
+_ORDERS = "/v1/orders"
 BACKLOG_TOO_LONG = ProblemType("backlog-too-long", 503, "A new order would not be decided in time.", retry_after=5)
 _PLACE_PROBLEMS = (*WRITE_PROBLEMS, IN_FLIGHT, SOLD_OUT, UNKNOWN_SKU, MIXED_CURRENCIES, KEY_REUSED, BACKLOG_TOO_LONG)
 _BY_REASON = {problem.reason: problem for problem in _PLACE_PROBLEMS}
@@ -124,11 +126,15 @@ class OrdersApi:
     rate_limit: RateLimit | None = None
     _in_flight: set[tuple[str, str]] = field(default_factory=set, init=False)
 
+    def served(self) -> Application:
+        """The application as it is served: orders that would not be decided in time are refused."""
+        return EarlyRefusal(self.app(), "POST", _ORDERS, BACKLOG_TOO_LONG, self._check_admission)
+
     def app(self) -> Litestar:
-        """The application."""
+        """The application, without the admission."""
 
         @post(
-            "/v1/orders",
+            _ORDERS,
             status_code=202,
             summary="Place an order",
             **documented(_WRITE, _PLACE_PROBLEMS, request=_REQUEST, response=_ACCEPTED, links=_LINKS),
@@ -184,9 +190,14 @@ class OrdersApi:
         finally:
             self._in_flight.discard(name)
 
+    def _check_admission(self) -> int | None:
+        refusal = self.admission.check()
+        if refusal is None:
+            return None
+        self.instrumentation.refused(refusal.reason)
+        return refusal.retry_after
+
     async def _place(self, submission: Submission) -> Response[Accepted]:
-        if (refusal := self.admission.check()) is not None:
-            raise Problem(BACKLOG_TOO_LONG, reason=refusal.reason, headers={"Retry-After": str(refusal.retry_after)})
         result = await self.database.write(submission)
         if isinstance(result, Refused):
             raise Problem(_BY_REASON[result.reason], result.detail)
@@ -196,10 +207,10 @@ class OrdersApi:
 
     async def _count_refusal(self, error: Exception, scope: Scope) -> None:
         """Count a refused order, whichever component refused it."""
-        problem = problem_of(error)
+        kind = problem_of(error).kind
         options = getattr(scope.get("route_handler"), "opt", {})  # none when no route matched
-        if options.get("scope") == _WRITE and problem.kind not in _NO_REFUSALS:
-            self.instrumentation.refused(problem.reason if problem.reason in REFUSALS else INVALID.reason)
+        if options.get("scope") == _WRITE and kind not in _NO_REFUSALS:
+            self.instrumentation.refused(kind.reason if kind.reason in REFUSALS else INVALID.reason)
 
 
 def _limited_to(client: Client) -> str | None:

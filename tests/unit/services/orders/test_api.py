@@ -82,7 +82,7 @@ def post(
         rate_limit=rate_limit,
     )
     known = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Idempotency-Key": "k", **headers}
-    with TestClient(api.app(), raise_server_exceptions=False) as client:
+    with TestClient(api.served(), raise_server_exceptions=False) as client:
         status = client.post("/v1/orders", content=body, headers=known).status_code
         client.get("/v1/orders/1", headers=known)
         client.post("/v1/order", content=body, headers=known)
