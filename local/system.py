@@ -23,7 +23,7 @@ from local.supervisor.supervisor import ProcessFailed, ProcessSpec, Supervisor
 from orderflow.broker_topology import definitions, user_names
 from orderflow.messaging.errors import MessagingError
 from orderflow.operations.management_api import Management
-from orderflow.operations.topology.command import apply
+from orderflow.operations.topology.apply import apply
 from orderflow.services import SERVICES
 
 ROOT = Path(__file__).parents[1]

@@ -168,8 +168,8 @@ class Instrumentation(MessagingInstrumentation):
     def notification(self, kind: str, outcome: str) -> None:
         """A notification was sent, scheduled for a retry, or failed for good."""
 
-    def queues_unread(self, count: int) -> None:
-        """The broker was asked for queues that get events and have no consumer."""
+    def queues_unread(self, count: int | None) -> None:
+        """The broker was asked for queues that get events and have no consumer; None when it did not answer."""
 
     def reconciled(self, found: Reconciliation) -> None:
         """A run of the reconciler ended."""

@@ -34,7 +34,7 @@ from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.service import DONE, Incoming, Outcome, Service, UnitOfWork
 from orderflow.messaging.uuid7 import uuid7
 from orderflow.operations.management_api import Management
-from orderflow.operations.topology.command import apply
+from orderflow.operations.topology.apply import apply
 from orderflow.services import SERVICES
 from orderflow.services.orders import ORDERS
 from tests.builders import FunctionHandler, a_codec, a_retry_policy, batch_limits

@@ -11,9 +11,11 @@ import pika
 import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
+from local.eventually import eventually
 from orderflow.broker_topology import definitions, user_names
 from orderflow.operations.management_api import Management
-from orderflow.operations.topology.command import apply
+from orderflow.operations.topology.apply import apply
+from orderflow.operations.topology.unread import unread
 from orderflow.rabbitmq_definitions import Definitions, User
 from orderflow.services import SERVICES
 
@@ -93,3 +95,13 @@ class Channels:
         for connection in self._connections:
             with suppress(pika.exceptions.AMQPError):
                 connection.close()
+
+
+def consume_all(shop: Installation, channels: Channels, *, but: str = "") -> None:
+    """Consume every queue that gets events, as the running services do; returns when the broker has counted them."""
+    queues = {found.destination for found in shop.document.bindings if found.source == "order_events"} - {but}
+    channel = channels.open(shop.admin_url)
+    for queue in queues:
+        channel.basic_consume(queue, lambda *_: None)
+    management, expected = Management(shop.management_url), [but] if but else []
+    eventually(lambda: [left.key[0] for left in unread(management, shop.vhost)] == expected, 30, pause=0.2)

@@ -13,7 +13,7 @@ from local.eventually import eventually
 from orderflow.broker_topology import definitions
 from orderflow.messaging.service import Queue, Service
 from orderflow.operations.management_api import Management
-from orderflow.operations.topology.command import apply
+from orderflow.operations.topology.apply import apply
 from orderflow.services import SERVICES
 from tests.integration.operations.conftest import Channels, Installation
 from tests.rigs.broker_get import get

@@ -2,84 +2,23 @@
 """``orderflow topology``: prints the definitions document, applies it to a broker, or shows the differences."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from orderflow.broker_topology import definitions
-from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.errors import BrokerUnavailable
 from orderflow.operations.management_api import Management, ManagementRefused
-from orderflow.operations.topology import prune as deletions
-from orderflow.operations.topology.diff import Difference, compare
+from orderflow.operations.topology.apply import apply, diff
+from orderflow.operations.topology.diff import Difference
 from orderflow.operations.topology.unread import unread
-from orderflow.rabbitmq_definitions import Definitions
 from orderflow.services import SERVICES
 from orderflow.settings import Need, Settings
 from orderflow.telemetry.logging import configure
 
-log = logging.getLogger(__name__)
-
 SAME, DIFFERENT, FAILED = 0, 1, 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Applied:
-    """The differences that ``apply`` removed, and those that are left."""
-
-    done: Sequence[Difference]
-    left: Sequence[Difference]
-
-    @property
-    def complete(self) -> bool:
-        """True when the broker has everything that it should have; it may have more."""
-        return all(difference.verdict == "extra" for difference in self.left)
-
-
-def diff(management: Management, wanted: Definitions) -> list[Difference]:
-    """Where the broker differs from the document; raises BrokerUnavailable or ManagementRefused."""
-    return compare(wanted, _actual(management))
-
-
-def apply(management: Management, wanted: Definitions, *, prune: bool = False, clock: Clock | None = None) -> Applied:
-    """Make the broker match the document; applying it again changes nothing.
-
-    Creates and changes objects. Deletes objects only with ``prune``, and then loses no message (see ``prune``). Users
-    without a password in the document stay unchanged. Raises BrokerUnavailable or ManagementRefused.
-    """
-    actual = _actual(management)
-    before = compare(wanted, actual)
-    if any(difference.importable for difference in before):
-        management.post("definitions", body=msgspec.json.encode(_importable(wanted, actual, before)))
-    if prune:
-        extra = [difference for difference in before if difference.verdict == "extra"]
-        deletions.prune(management, wanted.vhosts[0].name, extra, clock or SystemClock())
-    left = diff(management, wanted)
-    done = [difference for difference in before if difference not in left]
-    for difference in done:
-        log.info("topology.applied", extra={"change": str(difference)})
-    return Applied(done=done, left=left)
-
-
-def _actual(management: Management) -> Definitions:
-    return msgspec.json.decode(management.get("definitions"), type=Definitions)
-
-
-def _importable(wanted: Definitions, actual: Definitions, differences: Sequence[Difference]) -> Definitions:
-    """The document without unchanged users, and without permissions of absent users, which the broker would refuse."""
-    touched = {found.key[0] for found in differences if found.kind == "user"}
-    users = [user for user in wanted.users if user.password and user.name in touched]
-    present = {user.name for user in (*actual.users, *users)}
-    return msgspec.structs.replace(
-        wanted,
-        users=users,
-        permissions=[entry for entry in wanted.permissions if entry.user in present],
-        topic_permissions=[entry for entry in wanted.topic_permissions if entry.user in present],
-    )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -62,10 +62,14 @@ class UnreadQueues:
         self._earlier: set[Difference] = set()
 
     def run_once(self) -> None:
-        """Look once. Raises BrokerUnavailable, also when the broker refuses; then nothing is reported."""
+        """Look once. Raises BrokerUnavailable, also when the broker refuses; then the number is reported as unknown."""
         try:
             found = set(unread(self._management, self._vhost))
+        except BrokerUnavailable:
+            self._instrumentation.queues_unread(None)
+            raise
         except ManagementRefused as refused:  # a wrong password must not end the process, whose main task is another
+            self._instrumentation.queues_unread(None)
             raise BrokerUnavailable(str(refused)) from refused
         sure, self._earlier = found & self._earlier, found  # a process that restarts has no consumer for a moment
         self._instrumentation.queues_unread(len(sure))

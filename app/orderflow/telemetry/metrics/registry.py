@@ -78,6 +78,14 @@ class MetricRegistry:
         assert isinstance(child, HistogramSeries)
         return child
 
+    def remove(self, metric: Gauge) -> None:
+        """Export the gauge no longer, until it is set again: its last value is out of date. Keep no child of it."""
+        with self._lock:
+            collector = self._collectors.pop(metric.name, None)
+            if collector is not None:
+                self.registry.unregister(collector)
+                self._children = {key: child for key, child in self._children.items() if key[0] != metric.name}
+
     def scraped(self, metric: Gauge) -> ScrapedGauge:
         """The gauge as one that is read at each scrape; the caller sets its ``read``."""
         if metric.name not in self._scraped:

@@ -102,9 +102,12 @@ class ServiceRecorder(Instrumentation):
         """Count an attempt to send a notification."""
         self._counter(catalogue.NOTIFIED, kind, outcome).inc()
 
-    def queues_unread(self, count: int) -> None:
-        """Set the number of queues that nobody reads."""
-        self._gauge(catalogue.QUEUES_UNREAD).set(count)
+    def queues_unread(self, count: int | None) -> None:
+        """Set the number of queues that nobody reads; while it is unknown, nothing is exported."""
+        if count is None:
+            self._registry.remove(catalogue.QUEUES_UNREAD)
+        else:
+            self._gauge(catalogue.QUEUES_UNREAD).set(count)
 
     def reconciled(self, found: Reconciliation) -> None:
         """Set every finding of the reconciler, and the time of its run."""

@@ -62,3 +62,14 @@ def test_a_scraped_gauge_has_the_series_of_the_moment(instruments: MetricRegistr
     gauge.read = lambda: {"relay": 2.5}
     assert value(catalogue.LOOP_IDLE.name, loop="relay") == 2.5
     assert instruments.scraped(catalogue.LOOP_IDLE) is gauge
+
+
+def test_a_gauge_that_is_removed_is_absent_until_it_is_set_again(instruments: MetricRegistry, value: Value) -> None:
+    instruments.remove(catalogue.QUEUES_UNREAD)
+    instruments.gauge(catalogue.QUEUES_UNREAD).set(2)
+    instruments.gauge(catalogue.OVERSOLD).set(3)
+    instruments.remove(catalogue.QUEUES_UNREAD)
+    assert value(catalogue.QUEUES_UNREAD.name) is None
+    assert value(catalogue.OVERSOLD.name) == 3
+    instruments.gauge(catalogue.QUEUES_UNREAD).set(1)
+    assert value(catalogue.QUEUES_UNREAD.name) == 1

@@ -112,6 +112,8 @@ def test_queues_that_nobody_reads_are_counted_until_somebody_does(shop: ServiceR
     assert value("orderflow_reconciler_unread_queues") == 2
     shop.queues_unread(0)
     assert value("orderflow_reconciler_unread_queues") == 0
+    shop.queues_unread(None)
+    assert value("orderflow_reconciler_unread_queues") is None, "nobody could look"
 
 
 def test_the_other_reports_are_counted(shop: ServiceRecorder, value: Value) -> None:
