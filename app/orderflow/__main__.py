@@ -15,7 +15,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "serve": ("run one process of a service", "orderflow.bootstrap.serve"),
     "reconciler": ("run the process that checks the promises periodically", "orderflow.bootstrap.reconciler"),
     "migrate": ("apply or list the pending migrations of the databases", "orderflow.operations.migrate"),
-    "topology": ("render, apply or compare the broker's topology", "orderflow.operations.topology.command"),
+    "topology": (
+        "render, apply or compare the broker's topology, or change a queue's partitions",
+        "orderflow.operations.topology.command",
+    ),
     "dead-letters": ("list, inspect, replay or discard dead letters", "orderflow.operations.dead_letters.command"),
     "notifications": ("list or resend notifications that failed", "orderflow.operations.failed_work.notifications"),
     "outbox": ("list events that the broker refused, retry or discard them", "orderflow.operations.failed_work.outbox"),

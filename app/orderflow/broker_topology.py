@@ -45,11 +45,27 @@ MAX_LENGTH = 1_000_000
 """Number of messages at which a queue refuses more. Publishers then keep their outbox rows; nothing is dropped."""
 
 
+_PARTITION = re.compile(r"\.[0-9]+of[0-9]+$")
+
+
 def work_queues(queue: Queue) -> tuple[str, ...]:
-    """The names under which a declared queue is consumed: one, or ``<name>.1`` … ``<name>.n`` when partitioned."""
+    """The names under which a declared queue is consumed: one, or ``<name>.1of<n>`` … when it has n partitions.
+
+    Two counts have no partition in common, so that a change of the count can empty the old ones before the new ones.
+    """
     if queue.partitions == 1:
         return (queue.name,)
-    return tuple(f"{queue.name}.{number}" for number in range(1, queue.partitions + 1))
+    return tuple(f"{queue.name}.{number}of{queue.partitions}" for number in range(1, queue.partitions + 1))
+
+
+def declared_queue(work_queue: str) -> str:
+    """The name of the declared queue to which a work queue belongs."""
+    return _PARTITION.sub("", work_queue)
+
+
+def partition_exchange(queue: Queue) -> str:
+    """The exchange that spreads a queue over its partitions by order id."""
+    return f"{queue.name}.of{queue.partitions}"
 
 
 def user_names(services: Iterable[Service]) -> tuple[str, ...]:
@@ -93,22 +109,22 @@ def definitions(
     if found:
         raise ValueError("\n".join(found))
     queues = [queue for service in services for queue in service.queues]
-    names = [name for queue in queues for name in work_queues(queue)]
-    retries = [(name, delay) for name in names for delay in DELAYS_SECONDS]
+    work = [(queue, name) for queue in queues for name in work_queues(queue)]
+    retries = [(queue, delay) for queue in queues for delay in DELAYS_SECONDS]
     return Definitions(
         vhosts=[VirtualHost(vhost)],
         users=list(_users(services, passwords or {}, user_prefix)),
         permissions=list(_permissions(services, vhost, user_prefix)),
         topic_permissions=list(_topic_permissions(services, vhost, user_prefix)),
         policies=[
-            *(_work_policy(vhost, name) for name in names),
-            *(_retry_policy(vhost, name, delay) for name, delay in retries),
+            *(_work_policy(vhost, queue, name) for queue, name in work),
+            *(_retry_policy(vhost, queue, delay) for queue, delay in retries),
             _dead_letter_policy(vhost),
         ],
         exchanges=list(_exchanges(queues, vhost)),
         queues=[
-            *(_queue(vhost, name, single=queue.partitions > 1) for queue in queues for name in work_queues(queue)),
-            *(_queue(vhost, retry_queue(name, delay)) for name, delay in retries),
+            *(_queue(vhost, name, single=queue.partitions > 1) for queue, name in work),
+            *(_queue(vhost, retry_queue(queue.name, delay)) for queue, delay in retries),
             _queue(vhost, DEAD_LETTER_QUEUE),
         ],
         bindings=list(_bindings(queues, vhost)),
@@ -123,8 +139,10 @@ def _exchanges(queues: Sequence[Queue], vhost: str) -> Iterator[Exchange]:
     yield Exchange(name=REPLAY_EXCHANGE, vhost=vhost, type="direct")
     for queue in queues:
         if queue.partitions > 1:
+            # The one binding between the two decides which partitions get events: a change of the count replaces it.
+            yield Exchange(name=queue.name, vhost=vhost, type="fanout")
             arguments: dict[str, Value] = {"hash-property": "correlation_id"}
-            yield Exchange(name=queue.name, vhost=vhost, type="x-consistent-hash", arguments=arguments)
+            yield Exchange(name=partition_exchange(queue), vhost=vhost, type="x-consistent-hash", arguments=arguments)
 
 
 def _queue(vhost: str, name: str, *, single: bool = False) -> QueueDefinition:
@@ -142,12 +160,13 @@ def _bindings(queues: Sequence[Queue], vhost: str) -> Iterator[Binding]:
         kind = "exchange" if queue.partitions > 1 else "queue"
         for event in queue.events:
             yield bind(EXCHANGE, queue.name, event.routing_key, kind)
-        for name in work_queues(queue):
-            if queue.partitions > 1:
-                yield bind(queue.name, name, "1")  # a hash exchange reads the key as a weight
-            yield bind(REPLAY_EXCHANGE, name, name)
-            for delay in DELAYS_SECONDS:
-                yield bind(RETRY_EXCHANGE, retry_queue(name, delay), retry_queue(name, delay))
+        yield bind(REPLAY_EXCHANGE, queue.name, queue.name, kind)
+        for delay in DELAYS_SECONDS:
+            yield bind(RETRY_EXCHANGE, retry_queue(queue.name, delay), retry_queue(queue.name, delay))
+        if queue.partitions > 1:
+            yield bind(queue.name, partition_exchange(queue), "", "exchange")
+            for name in work_queues(queue):
+                yield bind(partition_exchange(queue), name, "1")  # a hash exchange reads the key as a weight
     yield bind(DEAD_LETTER_EXCHANGE, DEAD_LETTER_QUEUE, "#")
 
 
@@ -161,23 +180,25 @@ def _guarded(**settings: Value) -> dict[str, Value]:
     return {"max-length": MAX_LENGTH, "overflow": "reject-publish", "queue-leader-locator": "balanced", **names}
 
 
-def _work_policy(vhost: str, queue: str) -> Policy:
-    # The routing key is the queue's name, as in the dead letters that a service publishes itself.
+def _work_policy(vhost: str, queue: Queue, name: str) -> Policy:
+    # The routing key is the declared queue's name, as in the dead letters that a service publishes itself: a dead
+    # letter can be replayed, whatever the number of partitions is then.
     settings = _guarded(
         delivery_limit=DELIVERY_LIMIT,
         dead_letter_exchange=DEAD_LETTER_EXCHANGE,
-        dead_letter_routing_key=queue,
+        dead_letter_routing_key=queue.name,
         dead_letter_strategy="at-least-once",
     )
-    return Policy(vhost=vhost, name=queue, pattern=_exactly(queue), definition=settings)
+    return Policy(vhost=vhost, name=name, pattern=_exactly(name), definition=settings)
 
 
-def _retry_policy(vhost: str, queue: str, delay_seconds: int) -> Policy:
-    name = retry_queue(queue, delay_seconds)
+def _retry_policy(vhost: str, queue: Queue, delay_seconds: int) -> Policy:
+    # With partitions a copy returns through the queue's exchange, to the partitions that get events then.
+    name = retry_queue(queue.name, delay_seconds)
     settings = _guarded(
         message_ttl=delay_seconds * 1000,
-        dead_letter_exchange="",
-        dead_letter_routing_key=queue,
+        dead_letter_exchange=queue.name if queue.partitions > 1 else "",
+        dead_letter_routing_key=queue.name,
         dead_letter_strategy="at-least-once",
     )
     return Policy(vhost=vhost, name=name, pattern=_exactly(name), definition=settings)
@@ -197,13 +218,7 @@ def _users(services: Sequence[Service], passwords: Mapping[str, str], prefix: st
 
 def _permissions(services: Sequence[Service], vhost: str, prefix: str) -> Iterator[Permission]:
     for service in services:
-        write = [EXCHANGE] if service.publishes else []
-        yield Permission(
-            user=prefix + service.name,
-            vhost=vhost,
-            write=_one_of([*write, RETRY_EXCHANGE, DEAD_LETTER_EXCHANGE]),
-            read=_one_of(_own_queues(service)),
-        )
+        yield service_permission(service, vhost, prefix)
     yield Permission(user=f"{prefix}topology", vhost=vhost)
     yield Permission(
         user=f"{prefix}replay", vhost=vhost, write=_exactly(REPLAY_EXCHANGE), read=_exactly(DEAD_LETTER_QUEUE)
@@ -211,10 +226,33 @@ def _permissions(services: Sequence[Service], vhost: str, prefix: str) -> Iterat
     yield Permission(user=f"{prefix}monitor", vhost=vhost)
 
 
+def service_permission(
+    service: Service, vhost: str, prefix: str, *, only: Mapping[str, Sequence[str]] | None = None
+) -> Permission:
+    """What a service's user may do: write to the exchanges that it needs, read its queues, configure nothing.
+
+    With partitions it may read those of every count. ``only`` has the work queues that alone may be read of a queue.
+    """
+    write = [EXCHANGE] if service.publishes else []
+    narrowed = only or {}
+    patterns: list[str] = []
+    for queue in service.queues:
+        if queue.name in narrowed:
+            patterns += [re.escape(name) for name in narrowed[queue.name]]
+        else:
+            patterns.append(re.escape(queue.name) + (r"(\.[0-9]+of[0-9]+)?" if queue.partitions > 1 else ""))
+    return Permission(
+        user=prefix + service.name,
+        vhost=vhost,
+        write=_one_of([*write, RETRY_EXCHANGE, DEAD_LETTER_EXCHANGE]),
+        read=f"^({'|'.join(patterns)})$" if patterns else NOTHING,
+    )
+
+
 def _topic_permissions(services: Sequence[Service], vhost: str, prefix: str) -> Iterator[TopicPermission]:
     """A user without an entry for an exchange may use every key there, so there is one for each exchange."""
     for service in services:
-        queues = _own_queues(service)
+        queues = [queue.name for queue in service.queues]
         keys = {
             EXCHANGE: [event.routing_key for event in service.publishes],
             RETRY_EXCHANGE: [retry_queue(name, delay) for name in queues for delay in DELAYS_SECONDS],
@@ -222,10 +260,6 @@ def _topic_permissions(services: Sequence[Service], vhost: str, prefix: str) -> 
         }
         for exchange, allowed in keys.items():
             yield TopicPermission(user=prefix + service.name, vhost=vhost, exchange=exchange, write=_one_of(allowed))
-
-
-def _own_queues(service: Service) -> list[str]:
-    return [name for queue in service.queues for name in work_queues(queue)]
 
 
 def _exactly(name: str) -> str:

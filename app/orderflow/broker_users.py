@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from orderflow.messaging.errors import SettingsError
-from orderflow.messaging.publisher_check import Mode, PublisherCheck
+from orderflow.messaging.publisher_check import COPIED_THROUGH, Mode, PublisherCheck
 from orderflow.messaging.service import Service
 from orderflow.setting_values import pairs
 from orderflow.settings import Settings
@@ -34,11 +34,15 @@ class BrokerUsers(msgspec.Struct, frozen=True, kw_only=True):
 
     def check(self, service: str) -> PublisherCheck:
         """What the consumers of a service believe."""
+        queues = [queue.name for each in self.services if each.name == service for queue in each.queues]
+        through = COPIED_THROUGH.union(queues)  # a queue with partitions has an exchange of its name
         if self.own is None:
-            return PublisherCheck()
+            return PublisherCheck(copied_through=through)
         owners = {event: self.names[owner.name] for owner in self.services for event in owner.publishes}
         own_user, replay_user = self.names[service], self.names[REPLAY]
-        return PublisherCheck(mode=self.mode, own_user=own_user, replay_user=replay_user, owners=owners)
+        return PublisherCheck(
+            mode=self.mode, own_user=own_user, replay_user=replay_user, owners=owners, copied_through=through
+        )
 
 
 def broker_users(settings: Settings, name: str, services: Sequence[Service]) -> BrokerUsers:

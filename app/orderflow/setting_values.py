@@ -4,6 +4,8 @@
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
+MAX_PARTITIONS = 64
+
 
 def any_text(value: str) -> str:
     """Any text."""
@@ -54,6 +56,14 @@ def pairs(value: str) -> dict[str, str]:
     if not all(name and value for name, _, value in found) or len({name for name, _, _ in found}) < len(found):
         raise ValueError("must be name=user, separated by commas, each name once")
     return {name: value for name, _, value in found}
+
+
+def counts(value: str) -> dict[str, tuple[int, ...]]:
+    """The numbers by name in ``name=2,name=2+4``."""
+    found = {name: tuple(numbers.split("+")) for name, numbers in pairs(value).items()}
+    if not all(part.isdecimal() and 1 <= int(part) <= MAX_PARTITIONS for numbers in found.values() for part in numbers):
+        raise ValueError(f"must be name=count, or name=old+new, each count from 1 to {MAX_PARTITIONS}")
+    return {name: tuple(int(part) for part in numbers) for name, numbers in found.items()}
 
 
 def checked(parse: Callable[[str], object]) -> Callable[[str], str]:

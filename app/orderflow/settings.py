@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from orderflow.http.api_keys import ApiKeys
 from orderflow.messaging.errors import SettingsError
-from orderflow.setting_values import any_text, checked, number, one_of, pairs, url
+from orderflow.setting_values import any_text, checked, counts, number, one_of, pairs, url
 
 Need = Literal["amqp", "management", "database", "payment", "reconciler"]
 
@@ -52,6 +52,12 @@ class Settings:
         checked(pairs),
         "The user of each service and of `replay` as `orders=user,inventory=user,…`, when their names do not end in"
         " the service's name.",
+    )
+    partitions: str = _setting(
+        "",
+        checked(counts),
+        "Numbers of partitions that differ from the declarations, as `order_updates=4`. While one changes, both numbers"
+        " are named, as `order_updates=2+4`, and a process consumes the partitions of both (`topology partitions`).",
     )
     database_url: str = _setting(
         "", _POSTGRES, "The PostgreSQL database of this service.", secret=True, need="database"

@@ -38,6 +38,7 @@ LAYERS = (
     "orderflow.http",
     "orderflow.setting_values",
     "orderflow.settings",
+    "orderflow.partition_counts",
     "orderflow.runtime",
     "orderflow.services",
     "orderflow.database_schema",

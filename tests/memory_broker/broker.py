@@ -51,8 +51,11 @@ class MemoryBroker:
         """The publisher of this process."""
         return self._publisher
 
-    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False) -> MemoryConsumer:
-        """A consumer of a queue; it subscribes again after every reconnect. See ``Broker``."""
+    def consumer(
+        self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False, optional: bool = False
+    ) -> MemoryConsumer:
+        """A consumer of a queue; it subscribes again after every reconnect. See ``Broker``. Here every queue exists."""
+        _ = optional
         with self.lock:
             consumer = MemoryConsumer(queue, self, prefetch=prefetch, ordered=ordered, suspended=suspended)
             self._consumers.append(consumer)

@@ -7,7 +7,14 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from orderflow.broker_topology import definitions, mistakes, user_names, work_queues
+from orderflow.broker_topology import (
+    declared_queue,
+    definitions,
+    mistakes,
+    service_permission,
+    user_names,
+    work_queues,
+)
 from orderflow.events import EVENTS, OrderCreated, PaymentCaptured
 from orderflow.messaging.consume.settlement import DELAYS_SECONDS, retry_queue
 from orderflow.messaging.service import Queue, Service
@@ -109,15 +116,46 @@ def test_every_service_is_held_to_its_own_routing_keys_on_every_topic_exchange()
 
 def test_a_partitioned_queue_is_spread_by_correlation_id_with_one_active_consumer_each() -> None:
     document = definitions(PARTITIONED, vhost="shop")
-    spread = next(exchange for exchange in document.exchanges if exchange.name == "work")
+    spread = next(exchange for exchange in document.exchanges if exchange.name == "work.of3")
     assert (spread.type, spread.arguments) == ("x-consistent-hash", {"hash-property": "correlation_id"})
     queues = {queue.name: queue.arguments for queue in document.queues}
-    for name in ("work.1", "work.2", "work.3"):
+    for name in ("work.1of3", "work.2of3", "work.3of3"):
         assert queues[name] == {"x-queue-type": "quorum", "x-single-active-consumer": True}
-        assert queues[f"{name}.retry.1s"] == {"x-queue-type": "quorum"}
     assert "work" not in queues
     into = [binding for binding in document.bindings if binding.destination == "work"]
     assert {binding.destination_type for binding in into} == {"exchange"}
+
+
+def test_one_binding_decides_which_partitions_get_events_retries_and_replays() -> None:
+    document = definitions(PARTITIONED, vhost="shop")
+    (way,) = [binding for binding in document.bindings if binding.source == "work"]
+    assert (way.destination, way.destination_type) == ("work.of3", "exchange")
+    sources = {binding.source for binding in document.bindings if binding.destination == "work"}
+    assert sources == {"order_events", "replay"}
+    policies = {policy.name: policy.definition for policy in document.policies}
+    for delay in DELAYS_SECONDS:
+        assert policies[retry_queue("work", delay)]["dead-letter-exchange"] == "work"
+    assert policies["work.2of3"]["dead-letter-routing-key"] == "work"
+
+
+def test_what_a_service_may_do_does_not_depend_on_the_count_of_partitions() -> None:
+    other = (replace(PARTITIONED[0], queues=(replace(PARTITIONED[0].queues[0], partitions=5),)),)
+    document, changed = definitions(PARTITIONED, vhost="shop"), definitions(other, vhost="shop")
+    assert document.permissions == changed.permissions
+    assert document.topic_permissions == changed.topic_permissions
+    pattern = permitted(document, "one")[2]
+    assert all(re.search(pattern, name) for name in ("work", "work.1of3", "work.12of64"))
+    assert not re.search(pattern, "work.retry.1s")
+
+
+def test_a_service_can_be_held_to_the_partitions_of_one_count() -> None:
+    only = service_permission(PARTITIONED[0], "shop", "", only={"work": ["work.1of3"]})
+    assert only.read == r"^(work\.1of3)$"
+
+
+def test_a_work_queue_belongs_to_its_declared_queue() -> None:
+    assert declared_queue("order_updates.12of64") == declared_queue("order_updates") == "order_updates"
+    assert declared_queue("order_updates.retry.5s") == "order_updates.retry.5s"
 
 
 def test_an_event_has_one_owner() -> None:

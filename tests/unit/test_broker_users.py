@@ -72,4 +72,6 @@ def test_names_that_prove_nothing_are_refused(named: str, complaint: str) -> Non
 def test_without_the_check_no_user_needs_a_name_and_no_message_names_one() -> None:
     found = users("amqp://admin:x@broker", publisher_check="off")
     assert found.own is None
-    assert found.check("orders") == PublisherCheck()
+    assert found.check("orders") == PublisherCheck(
+        copied_through=frozenset({"", "replay", "order_updates", "availability_updates"})
+    )

@@ -31,6 +31,7 @@ from orderflow.messaging.publish.relay import Relay
 from orderflow.messaging.publish.unit_of_work import SqlUnitOfWork, UnitOfWorkFactory
 from orderflow.messaging.rabbitmq.broker import RabbitMQBroker
 from orderflow.messaging.service import BACKGROUND_FACTOR, Handler, Prunable, Service
+from orderflow.partition_counts import PartitionCounts
 from orderflow.runtime import Loop
 from orderflow.settings import Settings
 from orderflow.telemetry.setup import Telemetry
@@ -56,6 +57,7 @@ class Container:
         self.name = name
         self.service = service
         self.settings = settings
+        self.partitions = PartitionCounts(settings.partitions, users.services)
         self.telemetry = telemetry
         self.clock: Clock = SystemClock()
         self._connection_watchdog = ConnectionWatchdog()
@@ -193,16 +195,24 @@ class Container:
         return UnitOfWorkFactory(self.database(leasing=True), outbox)
 
     def consumers(self, queue_name: str, handler: Callable[[], Handler]) -> Iterator[Loop]:
-        """A loop for each partition of a declared queue. The first call also returns the loop that prunes the inbox."""
+        """A loop for each partition of a declared queue, of each count that the settings name.
+
+        The first call also returns the loop that prunes the inbox.
+        """
         settings = self.settings
         if not self._inbox_is_pruned:
             self._inbox_is_pruned = True
             yield self._prune_inbox()
-        queue = next(queue for queue in self.service.queues if queue.name == queue_name)
-        for name in work_queues(queue):
+        declared = next(queue for queue in self.service.queues if queue.name == queue_name)
+        several = self.partitions.consumed(declared)
+        for queue, name in [(each, name) for each in several for name in work_queues(each)]:
             yield ConsumerLoop(
                 consumer=self.broker.consumer(
-                    name, prefetch=settings.prefetch, ordered=queue.partitions > 1, suspended=True
+                    name,
+                    prefetch=settings.prefetch,
+                    ordered=queue.partitions > 1,
+                    suspended=True,
+                    optional=len(several) > 1,
                 ),
                 publisher=self.broker.publisher(),
                 processor=BatchProcessor(

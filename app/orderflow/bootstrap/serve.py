@@ -14,6 +14,7 @@ from orderflow.broker_topology import work_queues
 from orderflow.broker_users import broker_users
 from orderflow.messaging.service import Service
 from orderflow.messaging.watchdog import Watchdog
+from orderflow.partition_counts import PartitionCounts
 from orderflow.runtime import ProcessDeclaration
 from orderflow.services import SERVICES
 from orderflow.settings import Settings
@@ -38,7 +39,9 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     settings = Settings.from_env(environ, declaration.needs)
     users = broker_users(settings, service.name, SERVICES)
     consumes = "consuming" in declaration.areas
-    queues = [work for queue in service.queues for work in work_queues(queue)] if consumes else []
+    partitions = PartitionCounts(settings.partitions, SERVICES)
+    consumed = [each for queue in service.queues for each in partitions.consumed(queue)] if consumes else []
+    queues = [work for queue in consumed for work in work_queues(queue)]
     telemetry = start_telemetry(settings, name, environ, areas=declaration.areas, queues=queues)
     if telemetry is None:
         return EXIT_FAILED

@@ -186,16 +186,21 @@ class Broker(Protocol):
     def publisher(self) -> Publisher:
         """The publisher of this process."""
 
-    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False) -> Consumer:
+    def consumer(
+        self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False, optional: bool = False
+    ) -> Consumer:
         """A consumer of a queue; it subscribes again after every reconnect.
 
         ``ordered`` is for queues with a single active consumer: each consumer starts after the previous one has ended.
-        ``suspended``: it takes nothing until ``resume``.
+        ``suspended``: it takes nothing until ``resume``. ``optional``: the queue need not exist or be readable.
         """
 
     @property
     def ready(self) -> bool:
-        """True when publishing is possible and every consumer is subscribed, unless it is suspended."""
+        """True when publishing is possible and every consumer is subscribed, unless it is suspended.
+
+        Of the optional consumers one must be subscribed.
+        """
 
     @property
     def suspended(self) -> bool:

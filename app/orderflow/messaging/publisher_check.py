@@ -5,9 +5,10 @@ An event counts when it came by its own routing key, from the broker user of the
 guarantees both for a first delivery: topic permissions bind routing keys to users, and it closes the channel of a
 publisher that names another user than its own (https://www.rabbitmq.com/docs/validated-user-id).
 
-A retry comes back through the default exchange and a replay through exchange ``replay``, published by another user than
-the event was. Such a copy says in its headers how the event was first published. Headers are believed only when the
-copy names the one user who may write it: the queue's own service for a retry, the replay user for a replay.
+A retry comes back through the default exchange or the exchange of a queue with partitions, to which no service may
+publish, and a replay through exchange ``replay``. Both are published by another user than the event was. Such a copy
+says in its headers how the event was first published. Headers are believed only when the copy names the one user who
+may write it: the queue's own service for a retry, the replay user for a replay.
 
 =================================== ===================================================================================
 A delivery                          Its origin
@@ -34,7 +35,8 @@ REPLAY_EXCHANGE = "replay"
 
 ORIGINAL_ROUTING_KEY = "x-original-routing-key"
 ORIGINAL_USER_ID = "x-original-user-id"
-_COPIED_THROUGH = frozenset({"", REPLAY_EXCHANGE})
+COPIED_THROUGH = frozenset({"", REPLAY_EXCHANGE})
+"""The exchanges through which copies come back to a queue without partitions."""
 _MAX_SHORT_BYTES = 255
 """Of a routing key and of a user, by the protocol."""
 
@@ -58,17 +60,19 @@ class PublisherCheck:
     """Which broker users the consumers of one service believe.
 
     ``own_user`` is that service's, ``replay_user`` the operators', ``owners`` has the user that publishes each event.
-    ``accept-missing`` also accepts what names no user, ``off`` looks at routing keys only.
+    ``accept-missing`` also accepts what names no user, ``off`` looks at routing keys only. ``copied_through``
+    are the exchanges through which copies come back, those of its queues with partitions included.
     """
 
     mode: Mode = "off"
     own_user: str = ""
     replay_user: str = ""
     owners: Mapping[type[Event], str] = field(default_factory=dict)
+    copied_through: frozenset[str] = COPIED_THROUGH
 
     def require_owner(self, event: Event, delivery: Delivery) -> None:
         """Raise MalformedMessage unless the event came by its own routing key, from the service that owns it."""
-        if delivery.exchange in _COPIED_THROUGH:
+        if delivery.exchange in self.copied_through:
             origin = self.origin(delivery)
             user_id, routing_key = origin.user_id, origin.routing_key
         else:
@@ -87,12 +91,12 @@ class PublisherCheck:
     def origin(self, delivery: Delivery) -> Origin:
         """How the event in a delivery was first published, as far as it can be believed."""
         user_id, headers = delivery.user_id, delivery.properties.headers
-        if delivery.exchange not in _COPIED_THROUGH:
+        if delivery.exchange not in self.copied_through:
             return Origin(user_id, delivery.routing_key)
         key = _short(headers, ORIGINAL_ROUTING_KEY) or delivery.routing_key
         if user_id is None or self.mode == "off":
             return Origin(None, key)
-        if user_id == (self.replay_user if delivery.exchange else self.own_user):
+        if user_id == (self.replay_user if delivery.exchange == REPLAY_EXCHANGE else self.own_user):
             return Origin(_short(headers, ORIGINAL_USER_ID), key)
         return Origin(user_id, delivery.routing_key)
 

@@ -10,7 +10,7 @@ import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 
 from local.eventually import eventually
-from orderflow.broker_topology import definitions
+from orderflow.broker_topology import definitions, work_queues
 from orderflow.messaging.service import Queue, Service
 from orderflow.operations.management_api import Management
 from orderflow.operations.topology.apply import apply
@@ -100,7 +100,7 @@ def test_the_events_of_one_order_go_to_one_partition(
         seen.setdefault(properties.correlation_id, []).append(queues[method.consumer_tag])
         channel.basic_ack(method.delivery_tag)
 
-    queues = {channel.basic_consume(name, note): name for name in ("work.1", "work.2", "work.3")}
+    queues = {channel.basic_consume(name, note): name for name in work_queues(work)}
 
     def all_seen() -> bool:
         channel.connection.process_data_events(0.1)

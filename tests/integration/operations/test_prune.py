@@ -6,13 +6,15 @@ from threading import Event
 
 import msgspec
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
+from local.eventually import eventually
 from orderflow.broker_topology import definitions
 from orderflow.events import OrderCancelled
 from orderflow.messaging.clock import SystemClock
 from orderflow.messaging.service import Queue, Service
 from orderflow.operations.management_api import Management
-from orderflow.operations.topology.apply import apply, diff
+from orderflow.operations.topology.apply import apply, diff, exported
 from orderflow.rabbitmq_definitions import Definitions
 from orderflow.services import SERVICES
 from tests.integration.operations.conftest import Channels, Installation
@@ -82,14 +84,35 @@ def test_a_prune_that_is_interrupted_leaves_every_queue_bound(shop: Installation
     assert found(management, shop.document) == bound
 
 
-OLD = Service(name="old", queues=(Queue(name="old_updates", events=(OrderCancelled,)),), publishes=())
+OLD = Service(
+    name="old",
+    queues=(
+        Queue(name="old_updates", events=(OrderCancelled,)),
+        Queue(name="spread_updates", events=(OrderCancelled,), partitions=2),
+    ),
+    publishes=(),
+)
 
 
 def parts_of(document: Definitions, queue: str) -> set[str]:
-    """The queue, its retry queues, their policies and their bindings, as far as the document has them."""
+    """The queue, its partitions and retry queues, their policies and bindings, as far as the document has them."""
     listed = [("queue", part.name) for part in document.queues] + [("policy", part.name) for part in document.policies]
     bound = [("binding", f"{part.routing_key} {part.destination}") for part in document.bindings]
     return {f"{kind} {name}" for kind, name in (*listed, *bound) if queue in name}
+
+
+def consumed(channel: BlockingChannel, *queues: str, count: int) -> set[bytes]:
+    """So many messages of queues with a single active consumer, which do not give one at a time."""
+    bodies: list[bytes] = []
+    for queue in queues:
+        channel.basic_consume(queue, lambda _channel, _method, _properties, body: bodies.append(body))
+
+    def come() -> bool:
+        channel.connection.process_data_events(0.1)
+        return len(bodies) == count
+
+    eventually(come, 30, what=f"{count} messages")
+    return set(bodies)
 
 
 def with_time_to_live(document: Definitions, queue: str, *, seconds: int) -> Definitions:
@@ -107,20 +130,24 @@ def test_a_queue_is_kept_with_everything_while_a_copy_waits_in_one_of_its_retry_
     shop: Installation, channels: Channels
 ) -> None:
     management = Management(shop.management_url)
-    before = with_time_to_live(definitions([*SERVICES, OLD], vhost=shop.vhost), "old_updates.retry.5m", seconds=20)
+    before = definitions([*SERVICES, OLD], vhost=shop.vhost)
+    for name in ("old_updates", "spread_updates"):
+        before = with_time_to_live(before, f"{name}.retry.5m", seconds=20)
     apply(management, msgspec.structs.replace(before, users=[], permissions=[], topic_permissions=[]))
-    parts = parts_of(msgspec.json.decode(management.get("definitions"), type=Definitions), "old_updates")
-    assert len(parts) == 5 + 5 + 6
+    parts = [parts_of(exported(management), name) for name in ("old_updates", "spread_updates")]
+    assert [len(found) for found in parts] == [5 + 5 + 6, 6 + 6 + 9]
     channel = channels.open(shop.admin_url)
-    channel.basic_publish("retry", "old_updates.retry.5m", b"a lost cancel is a charge without a refund")
+    for name in ("old_updates", "spread_updates"):
+        channel.basic_publish("retry", f"{name}.retry.5m", b"a lost cancel is a charge without a refund")
 
     pruned = apply(management, shop.document, prune=True)
     assert pruned.complete
-    assert parts_of(msgspec.json.decode(management.get("definitions"), type=Definitions), "old_updates") == parts
+    assert [parts_of(exported(management), name) for name in ("old_updates", "spread_updates")] == parts
 
     channel.basic_publish("order_events", "order.cancelled", b"it is still bound")
-    came = {get(channel, "old_updates", seconds=30)[2] for _ in range(2)}
-    assert came == {b"a lost cancel is a charge without a refund", b"it is still bound"}
+    both = {b"a lost cancel is a charge without a refund", b"it is still bound"}
+    assert {get(channel, "old_updates", seconds=30)[2] for _ in range(2)} == both
+    assert consumed(channel, "spread_updates.1of2", "spread_updates.2of2", count=2) == both
 
     channel.basic_ack(0, multiple=True)
     channel.connection.close()

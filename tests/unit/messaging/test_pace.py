@@ -91,6 +91,7 @@ def run(*times: float) -> Arrivals:
             outbox=SimpleNamespace(wait=lambda _: True),
         )
         codec: Any = SimpleNamespace(publishers=None)
+        inbox = SimpleNamespace(queue="work")
 
         def __call__(self, deliveries: Sequence[object], *_: object, **__: object) -> BatchProgress:
             return BatchProgress()

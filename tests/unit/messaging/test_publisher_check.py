@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """An event counts when it came by its own routing key, from the user of the service that owns it."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -166,3 +167,11 @@ def test_a_mode_that_looks_at_no_user_still_keeps_the_routing_key_through_copies
     assert verdict(returned(), check) == "accepted"
     assert verdict(returned(user_id="whoever"), check) == "accepted"
     assert verdict(returned(headers={ORIGINAL_ROUTING_KEY: "inventory.reserved"}), check) == "wrong_routing_key"
+
+
+def test_a_retry_may_come_back_through_the_exchange_of_a_queue_with_partitions() -> None:
+    check = replace(CHECK, copied_through=frozenset({"", "replay", "order_updates"}))
+    assert verdict(returned("order_updates"), check) == "accepted"
+    assert verdict(returned("order_updates", user_id="blue-replay"), check) == "wrong_routing_key"
+    assert verdict(returned("order_updates", user_id="blue-payments"), check) == "wrong_routing_key"
+    assert verdict(returned("order_updates"), CHECK) == "wrong_routing_key"

@@ -46,6 +46,11 @@ class Inbox:
     def __init__(self, queue: str) -> None:
         self._queue = queue
 
+    @property
+    def queue(self) -> str:
+        """The queue as its service declares it: the partitions of a queue have one inbox."""
+        return self._queue
+
     def claim(self, transaction: Transaction, ids: Sequence[UUID]) -> set[UUID]:
         """Mark these messages as handled; returns those that were marked before.
 

@@ -195,7 +195,8 @@ class ConsumerLoop:
 
     def _copies(self, batch: Batch, progress: BatchProgress) -> list[Publication]:
         """The retry copies and dead letters of a batch; adds them to its result."""
-        now, queue, publishers = self._clock.now(), batch.queue, self._processor.codec.publishers
+        now, publishers = self._clock.now(), self._processor.codec.publishers
+        queue = self._processor.inbox.queue  # not the partition: it may be gone when the copy returns
         outcomes, dead, copies = progress.outcomes, list(progress.rejects), []
         for position, reason in progress.retries:
             delivery = batch.deliveries[position]

@@ -95,13 +95,16 @@ class RabbitMQBroker:
         """The publisher of this process."""
         return self._publisher
 
-    def consumer(self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False) -> RabbitConsumer:
+    def consumer(
+        self, queue: str, *, prefetch: int, ordered: bool = False, suspended: bool = False, optional: bool = False
+    ) -> RabbitConsumer:
         """A consumer of a queue; it subscribes again after every reconnect. See ``Broker``."""
         consumer = RabbitConsumer(
             queue,
             prefetch=prefetch,
             ordered=ordered,
             suspended=suspended,
+            optional=optional,
             connection=self._connections["consume"],
             loop=self._loop,
             clock=self._clock,
@@ -112,8 +115,11 @@ class RabbitMQBroker:
 
     @property
     def ready(self) -> bool:
-        """True when publishing is possible and every consumer is subscribed, unless it is suspended."""
-        return self._publisher.ready and all(consumer.subscribed or consumer.suspended for consumer in self._consumers)
+        """True when publishing is possible and every consumer is subscribed, unless it is suspended. See ``Broker``."""
+        working = {True: list[bool](), False: list[bool]()}
+        for consumer in self._consumers:
+            working[consumer.optional].append(consumer.subscribed or consumer.suspended)
+        return self._publisher.ready and all(working[False]) and (any(working[True]) or not working[True])
 
     @property
     def suspended(self) -> bool:

@@ -37,9 +37,11 @@ class RabbitConsumer:
         loop: IOLoop,
         clock: Clock,
         suspended: bool = False,
+        optional: bool = False,
     ) -> None:
         self.subscribed = False
         self.suspended = suspended
+        self.optional = optional
         self._buffer = DeliveryBuffer(queue)
         self._prefetch = prefetch
         self._ordered = ordered
@@ -292,5 +294,5 @@ class RabbitConsumer:
         if not (self._cancelling or self.suspended) and connection is not None and connection.is_open:
             pause = self._reopening.pause()
             extra = {"queue": self.queue, "error": repr(reason), "seconds": round(pause, 3)}
-            log.error("queue.channel_closed", extra=extra)
+            log.log(logging.INFO if self.optional else logging.ERROR, "queue.channel_closed", extra=extra)
             self._loop.call_later(pause, self.subscribe)

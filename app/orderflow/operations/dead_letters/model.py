@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from msgspec.structs import fields
 
+from orderflow.broker_topology import declared_queue
 from orderflow.events import EVENTS, OrderLine
 from orderflow.messaging.broker import Delivery, Properties
 from orderflow.messaging.codec import RETRY_COUNT, decompressed
@@ -123,7 +124,7 @@ def dead_letter(delivery: Delivery, headers: Mapping[str, Any], check: Publisher
     properties = delivery.properties
     history = tuple(_death(entry) for entry in _list(headers.get("x-death")))
     # The copy that a service dead-letters is a new message: in its queue only the broker's own have died.
-    death = next((death for death in history if death.queue == delivery.routing_key), None)
+    death = next((death for death in history if declared_queue(death.queue) == delivery.routing_key), None)
     by_service = death is None and DEAD_LETTERED_AT in headers
     return DeadLetter(
         message_id=properties.message_id or "",

@@ -21,7 +21,6 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, NackError, UnroutableError
 
-from orderflow.broker_topology import work_queues
 from orderflow.broker_users import BrokerUsers
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.clock import Clock, SystemClock
@@ -225,13 +224,8 @@ class DeadLetterQueue:
 
 
 def _checks(users: BrokerUsers) -> Mapping[str, PublisherCheck]:
-    """What the consumers of each work queue check."""
-    return {
-        name: users.check(service.name)
-        for service in users.services
-        for queue in service.queues
-        for name in work_queues(queue)
-    }
+    """What the consumers of each queue check."""
+    return {queue.name: users.check(service.name) for service in users.services for queue in service.queues}
 
 
 def _age_order(fetched: Fetched) -> tuple[datetime, str]:

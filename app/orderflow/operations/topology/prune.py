@@ -4,7 +4,8 @@
 Invariants:
 
 - A queue is deleted only when it and the queues whose messages return to it are empty and have no consumer. So a work
-  queue and its retry queues are deleted together: a copy that expires without its work queue is lost.
+  queue and its retry queues are deleted together: a copy that expires without its work queue is lost. The retry queues
+  of a queue with partitions return to its exchange, and so to all partitions that are bound to it.
 - A queue that stays keeps its policy, its bindings, and the exchanges on the way to it.
 - The broker's counts are up to ``COUNTS_AGE_SECONDS`` old, and quorum queues do not support deletion only if empty. So
   a queue is first found empty, then unbound, and deleted only when it is still empty that long afterwards. A queue that
@@ -12,7 +13,7 @@ Invariants:
 """
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from threading import Event
 from typing import Any
 
@@ -44,15 +45,15 @@ class QueueState(msgspec.Struct, frozen=True, kw_only=True):
         """True when it is known to be empty and without a consumer."""
         return self.messages == 0 and self.consumers == 0
 
-    @property
-    def returns_to(self) -> str | None:
-        """The queue to which its messages go when they expire; None when there is none."""
+    def returns_to(self, reached: Mapping[str, Collection[str]]) -> set[str]:
+        """The queues to which its messages may go when they expire; ``reached`` are the queues of each exchange."""
         policy = self.effective_policy_definition or {}
 
         def setting(name: str) -> Any:
             return self.arguments.get(f"x-{name}", policy.get(name))
 
-        return setting("dead-letter-routing-key") if setting("dead-letter-exchange") == "" else None
+        exchange, key = setting("dead-letter-exchange"), setting("dead-letter-routing-key")
+        return {key} if exchange == "" else set(reached.get(exchange, ()))
 
 
 def prune(management: Management, vhost: str, extra: Sequence[Difference], clock: Clock) -> None:
@@ -76,12 +77,14 @@ def prune(management: Management, vhost: str, extra: Sequence[Difference], clock
     pruning.delete()
 
 
-def busy_queues(extra: Collection[str], states: Sequence[QueueState]) -> set[str]:
+def busy_queues(
+    extra: Collection[str], states: Sequence[QueueState], reached: Mapping[str, Collection[str]] | None = None
+) -> set[str]:
     """Those of the extra queues that must stay: they, or queues that belong to them, have messages or consumers."""
-    found = [state for state in states if state.name in extra]
-    busy = [state for state in found if not state.idle]
-    stay = {state.name for state in busy} | {state.returns_to for state in busy if state.returns_to in extra}
-    return {state.name for state in found if state.name in stay or state.returns_to in stay}
+    found = {state.name: state.returns_to(reached or {}) & set(extra) for state in states if state.name in extra}
+    stay = {state.name for state in states if state.name in extra and not state.idle}
+    stay |= {target for name in stay for target in found[name]}
+    return {name for name, targets in found.items() if name in stay or targets & stay}
 
 
 class _Pruning:
@@ -94,12 +97,13 @@ class _Pruning:
         self.queues = {found.key[0] for found in extra if found.kind == "queue"}
         self._exchanges = {found.key[0] for found in extra if found.kind == "exchange"}
         self._bindings = [found for found in extra if found.kind == "binding"]
+        self._reached = {name: self._queues_of(name) for name in self._exchanges}
         self._idle = set(self.queues)
         self._unbound: list[Difference] = []
 
     def find_idle(self) -> None:
         """Look which extra queues may be deleted; one that was found busy once stays."""
-        self._idle -= busy_queues(self.queues, self._states())
+        self._idle -= busy_queues(self.queues, self._states(), self._reached)
 
     def keep_all(self) -> None:
         """Delete no queue: nobody looked whether they are still idle."""
@@ -146,6 +150,17 @@ class _Pruning:
         for found in (*self._of("topic permission"), *self._of("permission")):
             self._delete(found)
 
+    def _queues_of(self, exchange: str) -> set[str]:
+        """The extra queues that messages reach through an extra exchange."""
+        seen: set[str] = set()
+        reached, more = set[str](), {exchange}
+        while more := more - seen:
+            seen |= more
+            leading = [_destination(found.key) for found in self._bindings if found.key[0] in more]
+            more = {name for kind, name in leading if kind == "exchange"}
+            reached |= {name for kind, name in leading if kind == "queue"}
+        return reached & self.queues
+
     def _of(self, kind: str) -> Iterator[Difference]:
         return (found for found in self._extra if found.kind == kind)
 
@@ -170,7 +185,7 @@ class _Pruning:
         try:
             match extra.kind:
                 case "binding":
-                    _delete_binding(management, vhost, key)
+                    delete_binding(management, vhost, key)
                 case "queue":
                     management.delete("queues", vhost, key[0])
                 case "exchange":
@@ -194,7 +209,7 @@ def _kept(extra: Difference, why: str) -> None:
     log.warning("topology.kept", extra={"kept": str(extra), "error": why})
 
 
-def _delete_binding(management: Management, vhost: str, key: Key) -> None:
+def delete_binding(management: Management, vhost: str, key: Key) -> None:
     """Delete a binding by the broker's own key for it."""
 
     class Listed(Binding, frozen=True, kw_only=True):

@@ -75,6 +75,13 @@ def test_a_dead_letter_of_the_broker_has_its_last_death_not_an_earlier_retry() -
     assert [death.reason for death in letter.history] == ["delivery_limit", "expired"]
 
 
+def test_a_dead_letter_of_a_partition_belongs_to_its_declared_queue() -> None:
+    death = {"queue": "q.2of4", "reason": "delivery_limit", "count": 1, "time": NOW, "exchange": "order_events"}
+    letter = read({"x-death": [{**death, "routing-keys": ["payment.captured"]}]}, user_id="payments")
+    assert (letter.queue, letter.reason, letter.dead_lettered_by) == ("q", "delivery_limit", "broker")
+    assert letter.origin == Origin("payments", "payment.captured")
+
+
 def test_headers_of_any_shape_do_not_stop_the_reading() -> None:
     odd: dict[str, Any] = {"x-death": [1, {"time": "x", "count": "y"}], "traceparent": 5, "x-first-failure-at": "never"}
     letter = read(odd, b"\xff")

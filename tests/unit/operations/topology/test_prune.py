@@ -42,3 +42,12 @@ def test_a_return_that_is_an_argument_of_the_queue_counts_too() -> None:
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "old"}
     waiting = QueueState(name="wait", messages=1, consumers=0, effective_policy_definition=[], arguments=arguments)
     assert busy_queues({"old", "wait"}, [queue("old"), waiting]) == {"old", "wait"}
+
+
+def test_a_retry_queue_with_messages_keeps_all_partitions_to_which_these_may_return() -> None:
+    policy = {"dead-letter-exchange": "old", "dead-letter-routing-key": "old", "message-ttl": 1000}
+    waiting = QueueState(name="old.retry.1s", messages=1, consumers=0, effective_policy_definition=policy)
+    states = [queue("old.1of2"), queue("old.2of2"), queue("other"), waiting]
+    extra = {"old.1of2", "old.2of2", "other", "old.retry.1s"}
+    reached = {"old": {"old.1of2", "old.2of2"}}
+    assert busy_queues(extra, states, reached) == {"old.1of2", "old.2of2", "old.retry.1s"}
