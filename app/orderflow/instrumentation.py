@@ -80,13 +80,15 @@ class Stuck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
-    """What one run of the reconciler found; all numbers are 0 when the promises hold."""
+    """What one look of the reconciler found; all numbers are 0 when the promises hold, and None when not known."""
 
-    oversold_units: int = 0
+    oversold_units: int | None = 0
+    ended_twice: int = 0
+    """Final orders whose history does not have exactly one end."""
     duplicate_charges: int = 0
     duplicate_notifications: int = 0
-    ledger_drift_units: int = 0
-    """Sum over all SKUs of how far stock, ledger and reservations are apart."""
+    ledger_drift_units: int | None = 0
+    """Sum of how far stock, ledger and reservations are apart."""
     charge_mismatches: int = 0
     """Orders whose charges do not fit their state."""
     stock_mismatches: int = 0
@@ -97,6 +99,12 @@ class Reconciliation(msgspec.Struct, frozen=True, kw_only=True):
     """Final orders without a notification."""
     stuck: Mapping[str, Stuck] = {}
     """By state; a state that is left out has none."""
+    behind_seconds: float = 0.0
+    """How much later than they should orders that ended are compared."""
+    sweep_age_seconds: float = 0.0
+    """Time since all orders were compared."""
+    valid_seconds: float = float("inf")
+    """How long these numbers count unless another look ends."""
 
 
 class RequestObserver:
@@ -172,4 +180,7 @@ class Instrumentation(MessagingInstrumentation):
         """The broker was asked for queues that get events and have no consumer; None when it did not answer."""
 
     def reconciled(self, found: Reconciliation) -> None:
-        """A run of the reconciler ended."""
+        """A look of the reconciler ended."""
+
+    def reconciliation_failed(self) -> None:
+        """A look of the reconciler failed: what the last one found may have changed."""

@@ -11,7 +11,13 @@ from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.periodic import Periodic
 from orderflow.messaging.watchdog import Watchdog
 from orderflow.operations.management_api import Management
-from orderflow.operations.reconciler.reconciler import LONGEST_RUN_SECONDS, NEEDS, Reconciler, databases
+from orderflow.operations.reconciler.reconciler import (
+    LONGEST_LOOK_SECONDS,
+    LOOK_STATEMENT_SECONDS,
+    NEEDS,
+    Reconciler,
+    databases,
+)
 from orderflow.operations.topology.unread import UnreadQueues
 from orderflow.settings import Settings
 
@@ -26,14 +32,19 @@ def main(_options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     telemetry = start_telemetry(settings, "reconciler", environ)  # no area: its metrics appear with the first result
     if telemetry is None:
         return EXIT_FAILED
-    clock, opened = SystemClock(), databases(settings)
+    clock, opened = SystemClock(), databases(settings, statement_timeout_seconds=LOOK_STATEMENT_SECONDS)
     process = Process("reconciler", clock=clock, drain_timeout_seconds=settings.drain_timeout_seconds)
     process.catch_signals()
-    reconciler = Reconciler(opened, instrumentation=telemetry.instrumentation, clock=clock)
-    process.add(reconciler.loop(settings.reconciler_interval_seconds))
+    reconciler = Reconciler(
+        opened,
+        instrumentation=telemetry.instrumentation,
+        clock=clock,
+        interval_seconds=settings.reconciler_interval_seconds,
+    )
+    process.add(reconciler.loop())
     if settings.reconciler_management_url:
         process.add(_unread_queues(settings, telemetry.instrumentation, clock))
-    limit = settings.watchdog_seconds + LONGEST_RUN_SECONDS
+    limit = settings.watchdog_seconds + LONGEST_LOOK_SECONDS
     watchdog = Watchdog(process.idle_seconds, limit_seconds=limit, clock=clock)
     process.add(watchdog)
 

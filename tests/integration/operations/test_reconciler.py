@@ -16,7 +16,8 @@ from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.postgres.database import Database, SqlTransaction
 from orderflow.messaging.postgres.migrations import migrate
 from orderflow.operations.reconciler import command, queries
-from orderflow.operations.reconciler.integrity import _NAMED, Integrity
+from orderflow.operations.reconciler.findings import CONFIRMED
+from orderflow.operations.reconciler.integrity import Integrity
 from orderflow.operations.reconciler.queries import integrity
 from orderflow.operations.reconciler.reconciler import Reconciler
 from orderflow.services import SERVICES
@@ -45,7 +46,7 @@ def corrupt(url: str, statement: str) -> None:
 
 def wrong(found: Integrity) -> set[str]:
     """The names of the checks in which a run found something."""
-    return {part for part in (*_NAMED, "stuck") if getattr(found, part)}
+    return {part for part in (*CONFIRMED, "stuck") if getattr(found, part)}
 
 
 def test_consistent_databases_keep_every_promise(shop: dict[str, Database]) -> None:
@@ -166,8 +167,8 @@ def test_a_failed_run_is_repeated_soon_but_runs_take_a_tenth_of_the_time_at_most
 ) -> None:
     clock, instrumentation = ManualClock(), RecordedRuns()
     failing = FailingDatabase(database, clock)
-    found = Reconciler(shop | {"orders": failing}, instrumentation=instrumentation, clock=clock)
-    loop = found.loop(interval_seconds=1000)
+    found = Reconciler(shop | {"orders": failing}, instrumentation=instrumentation, clock=clock, interval_seconds=1000)
+    loop = found.loop()
     instrumentation.then = loop.stop
     loop.run()
     assert len(instrumentation.runs) == 1

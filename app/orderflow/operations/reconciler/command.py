@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``orderflow reconcile``: checks the promises once."""
+"""``orderflow reconcile``: checks the promises once, against everything in the databases."""
 
 import argparse
 import logging
@@ -16,7 +16,7 @@ from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.postgres.database import Database
 from orderflow.operations.reconciler.integrity import Integrity
 from orderflow.operations.reconciler.queries import GRACE_SECONDS, integrity
-from orderflow.operations.reconciler.reconciler import NEEDS, databases
+from orderflow.operations.reconciler.reconciler import COMPLETE_STATEMENT_SECONDS, NEEDS, databases
 from orderflow.settings import Settings
 from orderflow.telemetry.logging import configure
 
@@ -44,7 +44,7 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Compare once, and again after a finding; the exit code: 0 kept, 1 broken, 2 no database."""
     settings = Settings.from_env(environ, NEEDS)
     configure("reconcile", level=settings.log_level, stream=sys.stderr)
-    opened = databases(settings)
+    opened = databases(settings, statement_timeout_seconds=COMPLETE_STATEMENT_SECONDS)
     try:
         found = compare(opened, pause_seconds=options.pause, grace_seconds=options.grace, clock=SystemClock())
     except DatabaseUnavailable as error:

@@ -222,7 +222,14 @@ CIRCUIT_OPENINGS = CALLING.counter("orderflow_circuit_openings_total", "Times th
 
 # Integrity, as the reconciler recomputes it from the databases
 OVERSOLD = RECONCILING.gauge(
-    "orderflow_reconciler_oversold_units", "Units sold beyond the stock. Must be 0.", unit="units"
+    "orderflow_reconciler_oversold_units",
+    "Units sold beyond the stock. Must be 0; missing until the ledger is added up.",
+    unit="units",
+)
+ENDED_TWICE = RECONCILING.gauge(
+    "orderflow_reconciler_ended_twice",
+    "Final orders whose history does not have exactly one end. Must be 0.",
+    unit="orders",
 )
 DUPLICATE_CHARGES = RECONCILING.gauge(
     "orderflow_reconciler_duplicate_charges",
@@ -234,7 +241,7 @@ DUPLICATE_NOTIFICATIONS = RECONCILING.gauge(
 )
 LEDGER_DRIFT = RECONCILING.gauge(
     "orderflow_reconciler_ledger_drift_units",
-    "Difference between stock, its ledger and the reservations, over all SKUs. Must be 0.",
+    "Difference between stock, its ledger and the reservations. Must be 0; missing until the ledger is added up.",
     unit="units",
 )
 CHARGE_MISMATCHES = RECONCILING.gauge(
@@ -269,8 +276,23 @@ QUEUES_UNREAD = RECONCILING.gauge(
 )
 RECONCILED_AT = RECONCILING.gauge(
     "orderflow_reconciler_last_run_timestamp_seconds",
-    "When the last run of the reconciler ended, in seconds since 1970.",
+    "When the last look of the reconciler ended, in seconds since 1970.",
     unit="timestamp_seconds",
+)
+LOOK_AGE = RECONCILING.gauge(
+    "orderflow_reconciler_look_age_seconds",
+    "Time since the last look of the reconciler ended. When it is several intervals, the findings are not exported.",
+    unit="seconds",
+)
+SWEEP_AGE = RECONCILING.gauge(
+    "orderflow_reconciler_sweep_age_seconds",
+    "Time since the last sweep over all orders ended; before the first, since the start.",
+    unit="seconds",
+)
+RECONCILER_BEHIND = RECONCILING.gauge(
+    "orderflow_reconciler_behind_seconds",
+    "How much later than they should orders that ended are compared; 0 when the reconciler keeps up.",
+    unit="seconds",
 )
 
 # The process itself

@@ -20,7 +20,10 @@ _Child = prometheus_client.Counter | prometheus_client.Gauge | HistogramSeries
 
 
 class ScrapedGauge(Collector):
-    """A gauge with one label. Its series are those that ``read`` returns at each scrape."""
+    """A gauge with at most one label. Its series are those that ``read`` returns at each scrape, by label value.
+
+    Without a label the key is not used; nothing is exported when ``read`` returns nothing.
+    """
 
     def __init__(self, metric: Gauge) -> None:
         self.read: Callable[[], Mapping[str, float]] = dict
@@ -31,7 +34,7 @@ class ScrapedGauge(Collector):
         labels = [label.name for label in self._metric.labels]
         family = GaugeMetricFamily(self._metric.name, self._metric.meaning, labels=labels)
         for value, number in self.read().items():
-            family.add_metric([value], number)
+            family.add_metric([value] if labels else [], number)
         yield family
 
 
@@ -89,6 +92,9 @@ class MetricRegistry:
     def scraped(self, metric: Gauge) -> ScrapedGauge:
         """The gauge as one that is read at each scrape; the caller sets its ``read``."""
         if metric.name not in self._scraped:
+            prepared = self._collectors.pop(metric.name, None)
+            if prepared is not None:
+                self.registry.unregister(prepared)
             self._scraped[metric.name] = ScrapedGauge(metric)
             self.registry.register(self._scraped[metric.name])
         return self._scraped[metric.name]

@@ -4,8 +4,9 @@
 import time
 from collections.abc import Mapping
 
-from orderflow.instrumentation import OPEN_STATES, Instrumentation, Reconciliation, RequestObserver, Stuck
+from orderflow.instrumentation import Instrumentation, Reconciliation, RequestObserver
 from orderflow.telemetry.metrics import catalogue
+from orderflow.telemetry.metrics.reconciler_recorder import ReconcilerRecorder
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.tracing.semconv import EXEMPLAR, ORDER_ID
 from orderflow.telemetry.tracing.tracer import Tracing
@@ -24,6 +25,7 @@ class ServiceRecorder(Instrumentation):
         self._counter = registry.counter
         self._gauge = registry.gauge
         self._histogram = registry.histogram
+        self._reconciler = ReconcilerRecorder(registry)
 
     def http_request_started(self, *, method: str, path: str, scheme: str, trace: Mapping[str, str]) -> RequestObserver:
         """Count the request and its duration when it has finished."""
@@ -110,21 +112,12 @@ class ServiceRecorder(Instrumentation):
             self._gauge(catalogue.QUEUES_UNREAD).set(count)
 
     def reconciled(self, found: Reconciliation) -> None:
-        """Set every finding of the reconciler, and the time of its run."""
-        gauge = self._gauge
-        gauge(catalogue.OVERSOLD).set(found.oversold_units)
-        gauge(catalogue.DUPLICATE_CHARGES).set(found.duplicate_charges)
-        gauge(catalogue.DUPLICATE_NOTIFICATIONS).set(found.duplicate_notifications)
-        gauge(catalogue.LEDGER_DRIFT).set(found.ledger_drift_units)
-        gauge(catalogue.CHARGE_MISMATCHES).set(found.charge_mismatches)
-        gauge(catalogue.STOCK_MISMATCHES).set(found.stock_mismatches)
-        gauge(catalogue.STALE_AVAILABILITY).set(found.stale_availability)
-        gauge(catalogue.MISSING_NOTIFICATIONS).set(found.missing_notifications)
-        for state in OPEN_STATES:
-            stuck = found.stuck.get(state, Stuck())
-            gauge(catalogue.ORDERS_STUCK, state).set(stuck.orders)
-            gauge(catalogue.ORDERS_STUCK_AGE, state).set(stuck.oldest_seconds)
-        gauge(catalogue.RECONCILED_AT).set(time.time())
+        """Show every finding of the reconciler until the next look."""
+        self._reconciler.reconciled(found)
+
+    def reconciliation_failed(self) -> None:
+        """Show no findings of the reconciler."""
+        self._reconciler.failed()
 
 
 class _RequestMetrics(RequestObserver):

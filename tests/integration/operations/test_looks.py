@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The looks of the reconciler's process on real tables: what they find, what they do not, and what they cost."""
+
+from collections.abc import Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from local.eventually import eventually
+from orderflow.database_schema import database_schema
+from orderflow.instrumentation import Instrumentation, Reconciliation
+from orderflow.messaging.clock import ManualClock
+from orderflow.messaging.errors import DatabaseUnavailable
+from orderflow.messaging.postgres.database import Database, SqlTransaction
+from orderflow.messaging.postgres.migrations import migrate
+from orderflow.operations.reconciler import ledger_sums, look
+from orderflow.operations.reconciler.queries import integrity
+from orderflow.operations.reconciler.reading import kept_since
+from orderflow.operations.reconciler.reconciler import Reconciler
+from orderflow.operations.reconciler.sweep import Sweep
+from orderflow.services import SERVICES
+from tests.integration.operations.corruptions import A_CANCELLED, A_CONFIRMED, CONSISTENT, CORRUPTIONS
+
+pytestmark = pytest.mark.integration
+
+# A look knows the single order whose units were never reserved, not the sums over all confirmed orders.
+FOUND_AS = {"orders were confirmed for a SKU without stock": "stock_mismatches"}
+# Only the sweep reads what belongs to orders that are unknown or open.
+NOT_IN_A_WINDOW = {"an unknown order was charged", "a reservation was lost"}
+NUMBERS = {"oversold": "oversold_units", "drift": "ledger_drift_units"}
+ENDED_RECENTLY = "update orders set final_at = now() - interval '11 min' + interval '30 s' where final_at is not null"
+# What retention does to an old order: its lines and its reservation go, and their sums stay.
+RETIRE = f"""
+create table if not exists retired_stock (sku text primary key, put bigint not null, available bigint not null,
+    reserved bigint not null, sold bigint not null, held_sold bigint not null);
+insert into retired_stock select 'a', 0, sum(d_available), sum(d_reserved), sum(d_sold), sum(d_sold)
+from stock_ledger where order_id in ({A_CONFIRMED}, {A_CANCELLED});
+delete from stock_ledger where order_id in ({A_CONFIRMED}, {A_CANCELLED});
+delete from reservations where order_id in ({A_CONFIRMED}, {A_CANCELLED});
+delete from charges where order_id in ({A_CONFIRMED}, {A_CANCELLED});
+delete from notifications where subject in ({A_CONFIRMED}::text, {A_CANCELLED}::text);
+"""
+OLD_ORDERS = """
+truncate orders, order_history, charges, reservations, notifications, stock_ledger, stock;
+insert into orders select id, 'u', '[{{"sku": "a", "quantity": 1, "unit_price": 5}}]', 5, 'EUR', 'confirmed', null,
+    at, at, at, '{{}}'
+from (select ('01000000-' || lpad(to_hex(n / 65536), 4, '0') || '-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid as id,
+             now() - interval '1 year' + n * interval '1 s' as at from generate_series(1, {orders}) as n) as old;
+insert into order_history (order_id, status, at) select order_id, status, final_at from orders;
+insert into charges (order_id, state, user_id, amount, currency, payment_token, charge_id, caused_by, trace, created_at,
+    updated_at)
+select order_id, 'captured', 'u', 5, 'EUR', '', order_id::text, order_id, '{{}}', final_at, final_at from orders;
+insert into reservations select order_id, 'sold', '{{"a": 1}}', final_at from orders;
+insert into stock_ledger select 'a', order_id, 'reserve', -1, 1, 0, final_at from orders;
+insert into stock_ledger select 'a', order_id, 'sell', 0, -1, 1, final_at from orders;
+insert into stock_ledger values ('a', null, 'put', {orders}, 0, 0, now() - interval '2 years');
+insert into stock values ('a', {orders}, 0, 0, {orders}, 100, 'EUR', 1);
+insert into notifications (subject, kind, state, payload, trace, created_at, updated_at) select order_id::text,
+    'order_confirmed', 'sent', '{{}}', '{{}}', final_at, final_at from orders;
+vacuum analyze;
+"""
+TUPLES = "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) from pg_stat_user_tables"
+OTHERS = """
+select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'
+and pid <> pg_backend_pid()
+"""
+ENTRIES = "select sum(idx_tup_read) from pg_stat_user_indexes"
+
+
+@pytest.fixture
+def shop(database: str) -> Iterator[dict[str, Database]]:
+    """All four services' tables, in one database; the queries never join across services."""
+    opened = Database(database)
+    names = [service.name for service in SERVICES]
+    for name in names:
+        migrate(opened, database_schema(name))
+    with opened.transaction() as transaction:
+        transaction.run_script(CONSISTENT)
+    yield dict.fromkeys(names, opened)
+    opened.close()
+
+
+def change(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for part in statement.split(";"):
+            if part.strip():
+                connection.execute(part.encode())
+
+
+class RecordedLooks(Instrumentation):
+    """Records what each look found."""
+
+    def __init__(self) -> None:
+        self.found: list[Reconciliation] = []
+        self.failures = 0
+
+    def reconciled(self, found: Reconciliation) -> None:
+        self.found.append(found)
+
+    def reconciliation_failed(self) -> None:
+        self.failures += 1
+
+    @property
+    def wrong(self) -> dict[str, object]:
+        """What the last look reported, by the name of its number."""
+        return numbers(self.found[-1])
+
+    @property
+    def reported(self) -> list[set[str]]:
+        """What each look reported."""
+        return [set(numbers(found)) for found in self.found]
+
+
+def numbers(found: Reconciliation) -> dict[str, object]:
+    """The findings that are not 0."""
+    names = set(found.__struct_fields__) - {"behind_seconds", "sweep_age_seconds", "valid_seconds"}
+    return {name: getattr(found, name) for name in names if getattr(found, name)}
+
+
+class OnePage(ManualClock):
+    """A second passes at each look at the clock, so each part of a look reads exactly one page."""
+
+    def monotonic(self) -> float:
+        self.advance(1)
+        return super().monotonic()
+
+
+def reconciler(
+    shop: Mapping[str, Database], *, clock: ManualClock | None = None, retention_days: int = 0
+) -> tuple[Reconciler, RecordedLooks]:
+    recorded = RecordedLooks()
+    clock = clock or ManualClock()
+    found = Reconciler(shop, instrumentation=recorded, clock=clock, retention_days=retention_days)
+    return found, recorded
+
+
+def looked(shop: Mapping[str, Database], looks: int, *, retention_days: int = 0) -> RecordedLooks:
+    """What a new reconciler records in so many looks."""
+    found, recorded = reconciler(shop, retention_days=retention_days)
+    for _ in range(looks):
+        found.run_once()
+    return recorded
+
+
+def test_looks_at_consistent_databases_find_nothing(shop: dict[str, Database], database: str) -> None:
+    for statement in ("select 1", ENDED_RECENTLY):
+        change(database, statement)
+        assert looked(shop, 3).wrong == {}
+
+
+def found_in(shop: Mapping[str, Database], names: Collection[str], prepare: str = "") -> dict[str, set[str]]:
+    """What the first and the second look report about each corruption; each is rolled back."""
+    found = {}
+    for name in names:
+        with shop["orders"].transaction() as transaction:
+            transaction.run_script(f"{prepare};{CORRUPTIONS[name][0]}")
+            first, second = looked(shop, 2).reported
+            assert first <= {"stuck"}, name
+            found[name] = second
+            raise psycopg.Rollback
+    return found
+
+
+def missed(found: Mapping[str, set[str]]) -> dict[str, set[str]]:
+    """The corruptions that were not found as what they are."""
+    expected = {name: FOUND_AS.get(name, CORRUPTIONS[name][1]) for name in found}
+    return {name: parts for name, parts in found.items() if NUMBERS.get(expected[name], expected[name]) not in parts}
+
+
+def test_the_sweep_finds_every_corruption_and_reports_it_at_the_second_look(shop: dict[str, Database]) -> None:
+    assert missed(found_in(shop, CORRUPTIONS)) == {}
+
+
+def test_a_corruption_of_an_order_that_ended_recently_is_found_without_the_sweep(
+    shop: dict[str, Database], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sweep, "pages", lambda *_, **__: iter(()))
+    assert missed(found_in(shop, CORRUPTIONS.keys() - NOT_IN_A_WINDOW, ENDED_RECENTLY)) == {}
+    found = found_in(shop, NOT_IN_A_WINDOW, ENDED_RECENTLY)
+    assert found == {name: set() for name in NOT_IN_A_WINDOW}
+
+
+def test_an_order_that_ends_is_compared_once_it_must_be_committed_and_again_after_the_grace(
+    shop: dict[str, Database], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sweep, "pages", lambda *_, **__: iter(()))
+    change(database, CORRUPTIONS["a confirmed order was never charged"][0])
+    change(database, CORRUPTIONS["the customer was not notified of the end of an order"][0])
+    found, recorded = reconciler(shop)
+    found.run_once()
+    for age, expected in (
+        (30, set()),
+        (90, {"charge_mismatches"}),
+        (660, {"charge_mismatches", "missing_notifications"}),
+    ):
+        change(database, f"update orders set final_at = now() - interval '{age} s' where final_at is not null")
+        found.run_once()
+        found.run_once()
+        assert set(recorded.wrong) == expected
+
+
+def test_a_finding_vanishes_when_it_is_mended(shop: dict[str, Database], database: str) -> None:
+    change(database, f"update charges set state = 'refunded' where order_id = {A_CONFIRMED}")
+    change(database, "update stock set available = available + 2, on_hand = on_hand + 2")
+    found, recorded = reconciler(shop)
+    found.run_once()
+    found.run_once()
+    assert recorded.wrong == {"charge_mismatches": 1, "ledger_drift_units": 2}
+    change(database, f"update charges set state = 'captured' where order_id = {A_CONFIRMED}")
+    change(database, "update stock set available = available - 2, on_hand = on_hand - 2")
+    found.run_once()
+    assert recorded.wrong == {}
+
+
+def test_a_finding_of_the_sweep_is_compared_at_each_look_wherever_the_sweep_is(
+    shop: dict[str, Database], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look, "_ROWS", 7)
+    change(database, CORRUPTIONS["a confirmed order was never charged"][0])
+    found, recorded = reconciler(shop, clock=OnePage())
+    for _ in range(5):
+        found.run_once()
+    assert [run.charge_mismatches for run in recorded.found] == [0, 1, 1, 1, 1]
+    assert recorded.found[-1].sweep_age_seconds > 5  # no pass has ended yet
+
+
+def test_two_orders_that_share_a_charge_are_found_in_different_pages(
+    shop: dict[str, Database], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look, "_ROWS", 7)
+    change(database, "update charges set charge_id = 'c-1' where charge_id = 'c-60'")
+    found, recorded = reconciler(shop, clock=OnePage())
+    for _ in range(60 // 7 + 1 + 2):
+        found.run_once()
+    assert recorded.wrong == {"duplicate_charges": 2}
+
+
+def test_a_failed_look_reports_no_numbers_and_its_pages_are_read_again(
+    shop: dict[str, Database], database: str
+) -> None:
+    change(database, ENDED_RECENTLY)
+    change(database, CORRUPTIONS["the customer was not notified of the end of an order"][0])
+    failing = Failing(database)
+    found, recorded = reconciler(shop | {"notifications": failing})
+    for _ in range(3):
+        with pytest.raises(DatabaseUnavailable):
+            found.run_once()
+    assert (recorded.found, recorded.failures, found.has_run) == ([], 3, False)
+    failing.fails = False
+    found.run_once()
+    found.run_once()
+    assert recorded.wrong == {"missing_notifications": 1}
+    failing.close()
+
+
+class Failing(Database):
+    """A database that fails until it is told not to."""
+
+    fails = True
+
+    @contextmanager
+    def transaction(self, *, limited: bool = True) -> Generator[SqlTransaction]:
+        if self.fails:
+            raise DatabaseUnavailable("gone")
+        with super().transaction(limited=limited) as open_transaction:
+            yield open_transaction
+
+
+def test_a_late_movement_of_an_old_order_is_no_drift(shop: dict[str, Database], database: str) -> None:
+    found, recorded = reconciler(shop)
+    found.run_once()
+    change(
+        database,
+        f"insert into stock_ledger select 'a', {A_CONFIRMED}, 'release', 2, 0, -2, now();"
+        f"update reservations set state = 'released' where order_id = {A_CONFIRMED};"
+        "update stock set available = available + 2, sold = sold - 2",
+    )
+    found.run_once()
+    found.run_once()
+    assert recorded.wrong == {"stock_mismatches": 1}  # the order is still confirmed
+
+
+def test_a_line_committed_long_after_its_time_is_no_drift(shop: dict[str, Database], database: str) -> None:
+    """The sums of the ledger are already beyond its time, so everything is added up again before it is reported."""
+    found, recorded = reconciler(shop)
+    found.run_once()
+    change(
+        database,
+        "insert into stock_ledger values ('a', null, 'put', 10, 0, 0, now() - interval '1 hour');"
+        "update stock set available = available + 10, on_hand = on_hand + 10",
+    )
+    for _ in range(4):
+        found.run_once()
+        assert recorded.wrong == {}
+
+
+def test_drift_waits_until_the_ledger_is_added_up_again(
+    shop: dict[str, Database], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_sums, "_ROWS", 30)  # 60 orders have about 100 lines
+    found, recorded = reconciler(shop, clock=OnePage())
+    again = [found.run_once() for _ in range(6)]
+    assert again[0] and not again[-1]
+    assert recorded.found[0].ledger_drift_units is None
+    assert recorded.found[0].oversold_units is None
+    change(database, "update stock set available = available + 3, on_hand = on_hand + 3")
+    drift = []
+    for _ in range(8):
+        found.run_once()
+        drift.append(recorded.found[-1].ledger_drift_units)
+    assert drift[:3] == [0, 0, 0]
+    assert drift[-1] == 3
+
+
+def test_what_retention_deleted_is_no_finding(shop: dict[str, Database], database: str) -> None:
+    found, recorded = reconciler(shop, retention_days=90)
+    found.run_once()
+    change(database, RETIRE)
+    for _ in range(3):
+        found.run_once()
+    assert recorded.wrong == {}  # the sums from before the deletion are still right
+    assert looked(shop, 3, retention_days=90).wrong == {}
+    assert {"charge_mismatches", "stock_mismatches"} <= set(looked(shop, 2).wrong)
+    assert "ledger_drift_units" not in looked(shop, 2).wrong
+    since = kept_since(ManualClock().now(), 90)
+    assert [check.promise for check in integrity(shop, since=since).checks() if not check.kept] == []
+
+
+def test_the_cost_of_a_look_does_not_grow_with_the_number_of_old_orders(
+    shop: dict[str, Database], database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what the server reads: rows and index entries."""
+    monkeypatch.setattr(look, "_ROWS", 50)
+    monkeypatch.setattr(ledger_sums, "_ROWS", 200)
+    costs = []
+    for orders in (10_000, 30_000):
+        change(database, OLD_ORDERS.format(orders=orders))
+        found, recorded = reconciler(shop, clock=OnePage())
+        costs.append([cost(database, shop, found) for _ in range(5)])
+        assert recorded.found[-1].ledger_drift_units is None  # one page of the ledger a look
+    small, large = costs
+    assert max(large) <= max(small) + 100
+    assert max(large) < 2000
+
+
+def cost(url: str, shop: dict[str, Database], found: Reconciler) -> int:
+    """Rows and index entries that one look reads."""
+    (connection,) = set(shop.values())
+    connection.close()
+    before = counted(url)
+    found.run_once()
+    connection.close()
+    return counted(url) - before
+
+
+def counted(url: str) -> int:
+    """What the server has read so far. It counts that when a connection ends, before it removes the connection."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        eventually(lambda: one(connection, OTHERS) == 0, seconds=30)
+        return one(connection, TUPLES) + one(connection, ENTRIES)
+
+
+def one(connection: psycopg.Connection[tuple[Any, ...]], statement: str) -> int:
+    ((number,),) = connection.execute(statement.encode()).fetchall()
+    return int(number)
