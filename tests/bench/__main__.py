@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``make bench``: the start of each process, the consumer core beside others, and the whole pipeline, by CPU.
+"""``make bench``: the start of each process, the consumer core beside others, the whole pipeline, and years of data.
 
 The core does the same job with the same guarantees as FastStream and two Go programs, in turns, on the same broker and
 database. The pipeline shows the CPU per order by process, also of another commit. Compare figures within one run only.
@@ -15,7 +15,7 @@ from local.interrupts import stop_on_terminate
 from local.servers.roots import ServersUnavailable
 from local.servers.stack import Stack
 from local.supervisor.supervisor import ProcessFailed
-from tests.bench import pipeline
+from tests.bench import pipeline, years
 from tests.bench.consumers import compare
 from tests.bench.startup import startup
 from tests.resilience.builds import OURS, UnknownCommit, checked_out
@@ -36,6 +36,8 @@ def main() -> int:
                 compare(stack, options.rounds, options.messages)
             if options.only in {None, "pipeline"}:
                 _pipeline(options, stack)
+            if options.only in {None, "years"}:
+                _years(options, stack)
     except (ServersUnavailable, ProcessFailed, UnknownCommit) as error:
         print(error, file=sys.stderr)
         return CANNOT_RUN
@@ -52,6 +54,18 @@ def _pipeline(options: argparse.Namespace, stack: Stack) -> None:
     print(*table([build.name for build in builds], columns), sep="\n", flush=True)
 
 
+def _years(options: argparse.Namespace, stack: Stack) -> None:
+    found = years.years(
+        stack,
+        orders=options.orders,
+        rates=options.rates,
+        seconds=options.seconds,
+        rounds=options.rounds,
+        report=_report,
+    )
+    print(*table(["years", "empty"], [years.figures(measured) for measured in found]), sep="\n", flush=True)
+
+
 def _report(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')}  {line}", flush=True)
 
@@ -61,10 +75,18 @@ def _options() -> argparse.Namespace:
         prog="make bench", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--suite", default=os.environ.get("SERVERS", "trixie"), help="Debian suite of the servers")
-    parser.add_argument("--only", choices=("core", "pipeline", "startup"), help="measure only this")
-    parser.add_argument("--rounds", type=int, default=3, help="rounds of the core (default 3)")
+    parser.add_argument("--only", choices=("core", "pipeline", "startup", "years"), help="measure only this")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=3,
+        help="rounds of the core and of the years (default 3); with 0 the years are without the pipeline",
+    )
     parser.add_argument(
         "--messages", type=int, default=20_000, help="messages a round (default 20000); a fifth for slow consumers"
+    )
+    parser.add_argument(
+        "--orders", type=int, default=200_000, help="old orders of the years (default 200000; about 5 kB of disk each)"
     )
     parser.add_argument("--base", metavar="COMMIT", default="", help="measure the pipeline of this commit too")
     parser.add_argument(

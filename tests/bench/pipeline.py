@@ -93,7 +93,7 @@ def measure(
         for build in builds:
             system = closing.enter_context(running(build, stack, LONG, report))
             of_build = partial(_report_of, build, report)
-            steps.append(partial(_step, system, stack, seconds=seconds, report=of_build, seeds=itertools.count(1)))
+            steps.append(partial(step, system, stack, seconds=seconds, report=of_build, seeds=itertools.count(1)))
         return measured(steps, rates)
 
 
@@ -145,7 +145,8 @@ def _of_step(name: str, step: Step) -> Iterator[Figure]:
         yield Figure(f"  not counted: {process}", step.milliseconds(process), 2)
 
 
-def _step(system: System, stack: Stack, rate: float, *, seconds: float, report: Report, seeds: Iterator[int]) -> Step:
+def step(system: System, stack: Stack, rate: float, *, seconds: float, report: Report, seeds: Iterator[int]) -> Step:
+    """Offer this rate, wait until all orders are final, and count; ``seeds`` gives each step another one."""
     plan = Plan(
         rate=rate,
         seconds=2 * (WARM_UP_SECONDS + seconds),  # it is stopped earlier
@@ -160,7 +161,7 @@ def _step(system: System, stack: Stack, rate: float, *, seconds: float, report: 
     window, cpu = asyncio.run(_offered(generator, seconds, trees))
     drained = Sale(system, plan).drain(seconds=_DRAIN_SECONDS)
     confirmed, p50, p95 = _orders(system, window)
-    step = Step(
+    taken = Step(
         rate=rate,
         seconds=window.seconds,
         offered=sum(response.due in window for response in record.responses) / window.seconds,
@@ -170,8 +171,8 @@ def _step(system: System, stack: Stack, rate: float, *, seconds: float, report: 
         cpu=cpu,
         valid=drained and kept_plan(record.responses),
     )
-    report(_line(step, record))
-    return step
+    report(_line(taken, record))
+    return taken
 
 
 async def _offered(

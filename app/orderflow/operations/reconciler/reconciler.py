@@ -22,7 +22,7 @@ NEEDS: frozenset[Need] = frozenset({"reconciler"})
 LOOK_STATEMENT_SECONDS = 5.0
 COMPLETE_STATEMENT_SECONDS = 300.0
 """The complete comparison of the command reads whole tables."""
-LONGEST_LOOK_SECONDS = 40 * LOOK_STATEMENT_SECONDS
+LONGEST_LOOK_SECONDS = 50 * LOOK_STATEMENT_SECONDS
 """A look has fewer statements that may take that long: it reads no further page when its time is over."""
 _REST_FACTOR = 9
 """Looks take at most a tenth of a database's time, even when they fail."""

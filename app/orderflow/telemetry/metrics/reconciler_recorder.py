@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from orderflow.instrumentation import OPEN_STATES, Reconciliation, Stuck
 from orderflow.telemetry.metrics import catalogue
@@ -57,9 +58,9 @@ class ReconcilerRecorder:
             return
         self._shown = True
         for metric, number in _NUMBERS.items():
-            self._registry.scraped(metric).read = lambda number=number: self._read(number)  # type: ignore[misc]
+            self._registry.scraped(metric).read = partial(self._read, number)
         for metric, of_state in _STUCK.items():
-            self._registry.scraped(metric).read = lambda of_state=of_state: self._read_stuck(of_state)  # type: ignore[misc]
+            self._registry.scraped(metric).read = partial(self._read_stuck, of_state)
         self._registry.scraped(catalogue.LOOK_AGE).read = lambda: {"": self._monotonic() - self._found_at}
         self._registry.scraped(catalogue.SWEEP_AGE).read = lambda: {"": self._monotonic() - self._swept_at}
 
