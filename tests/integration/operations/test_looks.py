@@ -238,8 +238,9 @@ def test_two_orders_that_share_a_charge_are_found_in_different_pages(
 
 
 def test_a_failed_look_reports_no_numbers_and_its_pages_are_read_again(
-    shop: dict[str, Database], database: str
+    shop: dict[str, Database], database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Sweep, "pages", lambda *_, **__: iter(()))
     change(database, ENDED_RECENTLY)
     change(database, CORRUPTIONS["the customer was not notified of the end of an order"][0])
     failing = Failing(database)
@@ -315,6 +316,7 @@ def test_drift_waits_until_the_ledger_is_added_up_again(
 
 
 def test_what_retention_deleted_is_no_finding(shop: dict[str, Database], database: str) -> None:
+    change(database, "update stock_ledger set at = at - interval '1 year'")
     found, recorded = reconciler(shop, retention_days=90)
     found.run_once()
     change(database, RETIRE)

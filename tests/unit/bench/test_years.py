@@ -27,7 +27,7 @@ def test_the_median_of_the_rounds_is_beside_that_of_the_empty_system() -> None:
 
 def test_a_large_table_that_was_read_without_an_index_is_named() -> None:
     shown = {figure.label: figure.value for figure in figures(years(10, 100, scanned={"orders": 4000}))}
-    assert shown["rows of orders read without an index"] == 4000
+    assert shown["  rows of orders read without an index"] == 4000
     assert shown["  longest look, ms"] == pytest.approx(900)
     assert shown["  following looks, median, ms"] == pytest.approx(600)
     assert shown["  inbox: rows/s that arrive in each service"] == 125

@@ -91,7 +91,8 @@ def compare(
         row[0]: (row[1], row[2]) for row in selection.rows(databases["inventory"], _RESERVATIONS) if row[0] > since
     }
     drift = {str(row[0]): row[1] for row in selection.rows(databases["inventory"], _DRIFT) if row[0] > since}
-    subjects = [str(order_id) for order_id in orders]
+    settled = {str(order_id): order.settled for order_id, order in orders.items()}
+    subjects = list(settled)
     notifications = selection.rows(databases["notifications"], _NOTIFICATIONS, subjects=subjects) if subjects else []
     charge_ids = [(charge_id, order_id) for order_id, _, _, charge_id in charges if charge_id is not None]
     charged = {order_id: (state, amount) for order_id, state, amount, _ in charges if state in _CHARGED}
@@ -103,7 +104,7 @@ def compare(
         duplicate_notifications=frozenset(_repeated(subject for subject, _ in notifications)),
         charge_mismatches=frozenset(_charge_mismatches(orders, charged)),
         stock_mismatches=frozenset(_stock_mismatches(orders, reservations)),
-        missing_notifications=frozenset(str(key) for key, order in orders.items() if order.settled) - notified,
+        missing_notifications=frozenset(name for name in settled if settled[name]) - notified,
     )
     return Compared(findings, charge_ids)
 
