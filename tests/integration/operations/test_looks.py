@@ -1,27 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The looks of the reconciler's process on real tables: what they find, what they do not, and what they cost."""
+"""The looks of the reconciler's process on real tables: what they find, and what they do not."""
 
 from collections.abc import Collection, Generator, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 import pytest
 
-from local.eventually import eventually
-from orderflow.database_schema import database_schema
-from orderflow.instrumentation import Instrumentation, Reconciliation
 from orderflow.messaging.clock import ManualClock
 from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.postgres.database import Database, SqlTransaction
-from orderflow.messaging.postgres.migrations import migrate
 from orderflow.operations.reconciler import ledger_sums, look
 from orderflow.operations.reconciler.queries import integrity
 from orderflow.operations.reconciler.reading import kept_since
-from orderflow.operations.reconciler.reconciler import Reconciler
 from orderflow.operations.reconciler.sweep import Sweep
-from orderflow.services import SERVICES
-from tests.integration.operations.corruptions import A_CANCELLED, A_CONFIRMED, CONSISTENT, CORRUPTIONS
+from tests.integration.operations.corruptions import A_CANCELLED, A_CONFIRMED, CORRUPTIONS
+from tests.rigs.looks import OnePage, RecordedLooks, all_services, change, reconciler
 
 pytestmark = pytest.mark.integration
 
@@ -42,98 +36,13 @@ delete from reservations where order_id in ({A_CONFIRMED}, {A_CANCELLED});
 delete from charges where order_id in ({A_CONFIRMED}, {A_CANCELLED});
 delete from notifications where subject in ({A_CONFIRMED}::text, {A_CANCELLED}::text);
 """
-OLD_ORDERS = """
-truncate orders, order_history, charges, reservations, notifications, stock_ledger, stock;
-insert into orders select id, 'u', '[{{"sku": "a", "quantity": 1, "unit_price": 5}}]', 5, 'EUR', 'confirmed', null,
-    at, at, at, '{{}}'
-from (select ('01000000-' || lpad(to_hex(n / 65536), 4, '0') || '-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid as id,
-             now() - interval '1 year' + n * interval '1 s' as at from generate_series(1, {orders}) as n) as old;
-insert into order_history (order_id, status, at) select order_id, status, final_at from orders;
-insert into charges (order_id, state, user_id, amount, currency, payment_token, charge_id, caused_by, trace, created_at,
-    updated_at)
-select order_id, 'captured', 'u', 5, 'EUR', '', order_id::text, order_id, '{{}}', final_at, final_at from orders;
-insert into reservations select order_id, 'sold', '{{"a": 1}}', final_at from orders;
-insert into stock_ledger select 'a', order_id, 'reserve', -1, 1, 0, final_at from orders;
-insert into stock_ledger select 'a', order_id, 'sell', 0, -1, 1, final_at from orders;
-insert into stock_ledger values ('a', null, 'put', {orders}, 0, 0, now() - interval '2 years');
-insert into stock values ('a', {orders}, 0, 0, {orders}, 100, 'EUR', 1);
-insert into notifications (subject, kind, state, payload, trace, created_at, updated_at) select order_id::text,
-    'order_confirmed', 'sent', '{{}}', '{{}}', final_at, final_at from orders;
-vacuum analyze;
-"""
-TUPLES = "select sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) from pg_stat_user_tables"
-OTHERS = """
-select count(*) from pg_stat_activity where datname = current_database() and backend_type = 'client backend'
-and pid <> pg_backend_pid()
-"""
-ENTRIES = "select sum(idx_tup_read) from pg_stat_user_indexes"
 
 
 @pytest.fixture
 def shop(database: str) -> Iterator[dict[str, Database]]:
-    """All four services' tables, in one database; the queries never join across services."""
-    opened = Database(database)
-    names = [service.name for service in SERVICES]
-    for name in names:
-        migrate(opened, database_schema(name))
-    with opened.transaction() as transaction:
-        transaction.run_script(CONSISTENT)
-    yield dict.fromkeys(names, opened)
-    opened.close()
-
-
-def change(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        for part in statement.split(";"):
-            if part.strip():
-                connection.execute(part.encode())
-
-
-class RecordedLooks(Instrumentation):
-    """Records what each look found."""
-
-    def __init__(self) -> None:
-        self.found: list[Reconciliation] = []
-        self.failures = 0
-
-    def reconciled(self, found: Reconciliation) -> None:
-        self.found.append(found)
-
-    def reconciliation_failed(self) -> None:
-        self.failures += 1
-
-    @property
-    def wrong(self) -> dict[str, object]:
-        """What the last look reported, by the name of its number."""
-        return numbers(self.found[-1])
-
-    @property
-    def reported(self) -> list[set[str]]:
-        """What each look reported."""
-        return [set(numbers(found)) for found in self.found]
-
-
-def numbers(found: Reconciliation) -> dict[str, object]:
-    """The findings that are not 0."""
-    names = set(found.__struct_fields__) - {"behind_seconds", "sweep_age_seconds", "valid_seconds"}
-    return {name: getattr(found, name) for name in names if getattr(found, name)}
-
-
-class OnePage(ManualClock):
-    """A second passes at each look at the clock, so each part of a look reads exactly one page."""
-
-    def monotonic(self) -> float:
-        self.advance(1)
-        return super().monotonic()
-
-
-def reconciler(
-    shop: Mapping[str, Database], *, clock: ManualClock | None = None, retention_days: int = 0
-) -> tuple[Reconciler, RecordedLooks]:
-    recorded = RecordedLooks()
-    clock = clock or ManualClock()
-    found = Reconciler(shop, instrumentation=recorded, clock=clock, retention_days=retention_days)
-    return found, recorded
+    """All four services' tables with consistent orders."""
+    with all_services(database) as opened:
+        yield opened
 
 
 def looked(shop: Mapping[str, Database], looks: int, *, retention_days: int = 0) -> RecordedLooks:
@@ -328,42 +237,3 @@ def test_what_retention_deleted_is_no_finding(shop: dict[str, Database], databas
     assert "ledger_drift_units" not in looked(shop, 2).wrong
     since = kept_since(ManualClock().now(), 90)
     assert [check.promise for check in integrity(shop, since=since).checks() if not check.kept] == []
-
-
-def test_the_cost_of_a_look_does_not_grow_with_the_number_of_old_orders(
-    shop: dict[str, Database], database: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """By what the server reads: rows and index entries."""
-    monkeypatch.setattr(look, "_ROWS", 50)
-    monkeypatch.setattr(ledger_sums, "_ROWS", 200)
-    costs = []
-    for orders in (10_000, 30_000):
-        change(database, OLD_ORDERS.format(orders=orders))
-        found, recorded = reconciler(shop, clock=OnePage())
-        costs.append([cost(database, shop, found) for _ in range(5)])
-        assert recorded.found[-1].ledger_drift_units is None  # one page of the ledger a look
-    small, large = costs
-    assert max(large) <= max(small) + 100
-    assert max(large) < 2000
-
-
-def cost(url: str, shop: dict[str, Database], found: Reconciler) -> int:
-    """Rows and index entries that one look reads."""
-    (connection,) = set(shop.values())
-    connection.close()
-    before = counted(url)
-    found.run_once()
-    connection.close()
-    return counted(url) - before
-
-
-def counted(url: str) -> int:
-    """What the server has read so far. It counts that when a connection ends, before it removes the connection."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        eventually(lambda: one(connection, OTHERS) == 0, seconds=30)
-        return one(connection, TUPLES) + one(connection, ENTRIES)
-
-
-def one(connection: psycopg.Connection[tuple[Any, ...]], statement: str) -> int:
-    ((number,),) = connection.execute(statement.encode()).fetchall()
-    return int(number)
