@@ -150,6 +150,12 @@ class Settings:
     )
     relay_interval_seconds: float = _setting(1, number(float, 0.05, 10), "Interval of the relay.")
     inbox_retention_days: int = _setting(30, number(int, 1, 3650), "Days for which duplicates are recognised by id.")
+    retention_days: int = _setting(
+        0,
+        number(int, 0, 36_500),
+        "Days after which ended orders, charges, notifications and the ledgers of stock are deleted; their sums stay."
+        " 0: never. The same for all processes of a service.",
+    )
     drain_timeout_seconds: float = _setting(
         20, number(float, 0, 600), "Maximum duration of an orderly stop, after the lame-duck time."
     )
@@ -262,6 +268,18 @@ class Settings:
                 f"ORDERFLOW_INBOX_RETENTION_DAYS={self.inbox_retention_days}: must be longer than "
                 f"ORDERFLOW_RETRY_MAX_AGE_SECONDS={self.retry_max_age_seconds:g}, "
                 "or a duplicate may return from a retry queue when its id is forgotten"
+            )
+        if 0 < self.retention_days <= self.inbox_retention_days:
+            yield (
+                f"ORDERFLOW_RETENTION_DAYS={self.retention_days}: must be longer than "
+                f"ORDERFLOW_INBOX_RETENTION_DAYS={self.inbox_retention_days}, "
+                "or a duplicate may come when neither its id nor its effect is known any more"
+            )
+        if 0 < self.retention_days * 24 <= self.idempotency_hours:
+            yield (
+                f"ORDERFLOW_RETENTION_DAYS={self.retention_days}: must be longer than "
+                f"ORDERFLOW_IDEMPOTENCY_HOURS={self.idempotency_hours}, "
+                "or a repeated request is answered with an order that is deleted"
             )
         if self.admission_limit_seconds >= self.order_deadline_seconds:
             yield (

@@ -63,3 +63,27 @@ def test_duplicates_are_recognised_for_longer_than_a_message_may_be_retried() ->
     with pytest.raises(SettingsError, match=r"ORDERFLOW_INBOX_RETENTION_DAYS=1: must be longer"):
         Settings.from_env(environ)
     assert Settings.from_env(environ | {"ORDERFLOW_RETRY_MAX_AGE_SECONDS": "86399"}).inbox_retention_days == 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "problem"),
+    [
+        (
+            {"ORDERFLOW_RETENTION_DAYS": "30"},
+            r"RETENTION_DAYS=30: must be longer than ORDERFLOW_INBOX_RETENTION_DAYS=30",
+        ),
+        (
+            {
+                "ORDERFLOW_RETENTION_DAYS": "3",
+                "ORDERFLOW_INBOX_RETENTION_DAYS": "1",
+                "ORDERFLOW_IDEMPOTENCY_HOURS": "72",
+            },
+            r"RETENTION_DAYS=3: must be longer than ORDERFLOW_IDEMPOTENCY_HOURS=72",
+        ),
+    ],
+)
+def test_orders_are_kept_for_longer_than_what_recognises_repetitions(environ: dict[str, str], problem: str) -> None:
+    with pytest.raises(SettingsError, match=problem):
+        Settings.from_env(environ)
+    assert Settings.from_env({"ORDERFLOW_RETENTION_DAYS": "31"}).retention_days == 31
+    assert Settings.from_env({}).retention_days == 0

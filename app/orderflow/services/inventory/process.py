@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The processes of inventory."""
 
+from orderflow.messaging.service import Handler
 from orderflow.runtime import ProcessDeclaration, Runtime
 
 
@@ -23,13 +24,21 @@ def build_inventory_api(runtime: Runtime) -> None:
 def build_inventory(runtime: Runtime) -> None:
     """Reservations, sales and releases."""
     from orderflow.services.inventory.handlers import InventoryUpdates
+    from orderflow.services.inventory.stock_retention import RetiredPuts, recent_events, retired_reservations
 
-    low, instrumentation = runtime.settings.low_stock_units, runtime.instrumentation
-    runtime.add(
-        *runtime.consumers(
-            "inventory_updates", lambda: InventoryUpdates(low_units=low, instrumentation=instrumentation)
-        )
+    low, days, instrumentation = (
+        runtime.settings.low_stock_units,
+        runtime.settings.retention_days,
+        runtime.instrumentation,
     )
+
+    def handler() -> Handler:
+        updates = InventoryUpdates(low_units=low, instrumentation=instrumentation)
+        return recent_events(updates, retention_days=days)
+
+    runtime.add(*runtime.consumers("inventory_updates", handler))
+    if days:
+        runtime.add(runtime.pruner("prune stock", retired_reservations(days=days), RetiredPuts(days=days)))
     runtime.add(runtime.relay())
 
 

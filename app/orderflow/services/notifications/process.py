@@ -2,6 +2,7 @@
 """The process of notifications."""
 
 from orderflow.messaging.clock import Clock
+from orderflow.messaging.service import Handler
 from orderflow.runtime import ProcessDeclaration, Runtime
 from orderflow.services.notifications.senders import MAX_CONCURRENT_SENDS, LogSender, Sender, SmtpSender, WebhookSender
 from orderflow.settings import Settings
@@ -11,7 +12,13 @@ def build_notifications(runtime: Runtime) -> None:
     """A consumer that records notifications, and a runner that sends them."""
     from orderflow.services.notifications.effects import NotificationEffect
     from orderflow.services.notifications.handlers import NotificationRequests
+    from orderflow.services.notifications.notification_retention import (
+        RetiredNotifications,
+        RetiredOtherNotifications,
+        recent_events,
+    )
 
+    days = runtime.settings.retention_days
     sender = _sender(runtime.settings, runtime.clock)
     notifications = runtime.effect_runner(
         "notify",
@@ -23,7 +30,14 @@ def build_notifications(runtime: Runtime) -> None:
         concurrency=MAX_CONCURRENT_SENDS,
         lease_seconds=sender.longest_seconds + 10,
     )
-    runtime.add(*runtime.consumers("notification_requests", lambda: NotificationRequests(notifications.wake)))
+
+    def handler() -> Handler:
+        return recent_events(NotificationRequests(notifications.wake), retention_days=days)
+
+    runtime.add(*runtime.consumers("notification_requests", handler))
+    if days:
+        retired = (RetiredNotifications(days=days), RetiredOtherNotifications(days=days))
+        runtime.add(runtime.pruner("prune notifications", *retired))
     runtime.add(notifications)
 
 

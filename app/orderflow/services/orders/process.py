@@ -46,14 +46,18 @@ def build_orders(runtime: Runtime) -> None:
     from orderflow.services.orders.expiry import cancel_expired
     from orderflow.services.orders.handlers import AvailabilityUpdates, OrderUpdates
     from orderflow.services.orders.idempotency_pruning import PrunedIdempotencyKeys
+    from orderflow.services.orders.order_retention import retired_orders
 
     instrumentation, hours = runtime.instrumentation, runtime.settings.idempotency_hours
+    days = runtime.settings.retention_days
     runtime.add(
         *runtime.consumers("order_updates", lambda: OrderUpdates(instrumentation)),
         *runtime.consumers("availability_updates", AvailabilityUpdates),
         runtime.periodic("cancel expired", 1, partial(cancel_expired, instrumentation=instrumentation)),
         runtime.pruner("prune idempotency keys", PrunedIdempotencyKeys(hours=hours)),
     )
+    if days:
+        runtime.add(runtime.pruner("prune orders", retired_orders(days=days)))
     runtime.add(runtime.relay())
 
 

@@ -69,7 +69,7 @@ EFFECTS = Label(name="effects", meaning="what the calls are for: charge or notif
 NOTIFICATION = Label(name="kind", meaning="what the notification is about", values=NOTIFICATION_KINDS, max_values=12)
 NOTIFIED = Label(name="outcome", meaning="the result of the attempt", values=NOTIFICATION_OUTCOMES, max_values=8)
 LOOP = Label(name="loop", meaning="what the thread does")
-PRUNED = Label(name="rows", meaning="what is pruned: the inbox of a queue, or idempotency keys", max_values=32)
+PRUNED = Label(name="rows", meaning="what is pruned: the inbox of a queue, or a table", max_values=32)
 DROP_REASON = Label(name="reason", meaning="why", values=("queue_full", "export_failed"), closed=True)
 
 FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
