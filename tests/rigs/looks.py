@@ -73,10 +73,8 @@ class OnePage(ManualClock):
         return super().monotonic()
 
 
-def reconciler(
-    shop: Mapping[str, Database], *, clock: ManualClock | None = None, retention_days: int = 0
-) -> tuple[Reconciler, RecordedLooks]:
+def reconciler(shop: Mapping[str, Database], *, clock: ManualClock | None = None) -> tuple[Reconciler, RecordedLooks]:
     recorded = RecordedLooks()
     clock = clock or ManualClock()
-    found = Reconciler(shop, instrumentation=recorded, clock=clock, retention_days=retention_days)
+    found = Reconciler(shop, instrumentation=recorded, clock=clock)
     return found, recorded

@@ -77,21 +77,19 @@ class Compared:
 
 
 def compare(
-    databases: Mapping[str, Database], selection: Selection, *, grace_seconds: float, since: UUID = FIRST
+    databases: Mapping[str, Database], selection: Selection, *, grace_seconds: float, below: UUID = FIRST
 ) -> Compared:
     """Compare these orders, read before what the other databases have about them.
 
-    What follows the end of an order must have happened within ``grace_seconds``. Orders with ids up to ``since`` are no
-    findings: what belongs to them may be deleted. Raises DatabaseUnavailable or TransactionAborted.
+    What follows the end of an order must have happened within ``grace_seconds``. What has ended of an order with an id
+    under ``below`` may be deleted: that it is missing is no finding. Raises DatabaseUnavailable or TransactionAborted.
     """
     rows = selection.rows(databases["orders"], _ORDERS, grace=grace_seconds)
-    orders = {row[0]: _Order(*row[1:]) for row in rows if row[0] > since}
-    charges = [row for row in selection.rows(databases["payments"], _CHARGES) if row[0] > since]
-    reservations = {
-        row[0]: (row[1], row[2]) for row in selection.rows(databases["inventory"], _RESERVATIONS) if row[0] > since
-    }
-    drift = {str(row[0]): row[1] for row in selection.rows(databases["inventory"], _DRIFT) if row[0] > since}
-    settled = {str(order_id): order.settled for order_id, order in orders.items()}
+    orders = {row[0]: _Order(*row[1:]) for row in rows}
+    charges = selection.rows(databases["payments"], _CHARGES)
+    reservations = {row[0]: (row[1], row[2]) for row in selection.rows(databases["inventory"], _RESERVATIONS)}
+    drift = {str(row[0]): row[1] for row in selection.rows(databases["inventory"], _DRIFT)}
+    settled = {str(order_id): order.settled and order_id >= below for order_id, order in orders.items()}
     subjects = list(settled)
     notifications = selection.rows(databases["notifications"], _NOTIFICATIONS, subjects=subjects) if subjects else []
     charge_ids = [(charge_id, order_id) for order_id, _, _, charge_id in charges if charge_id is not None]
@@ -102,8 +100,8 @@ def compare(
         ended_twice=frozenset(str(order_id) for order_id, order in orders.items() if not order.ends_once),
         duplicate_charges=frozenset(_charged_twice([row[0] for row in charges], charge_ids)),
         duplicate_notifications=frozenset(_repeated(subject for subject, _ in notifications)),
-        charge_mismatches=frozenset(_charge_mismatches(orders, charged)),
-        stock_mismatches=frozenset(_stock_mismatches(orders, reservations)),
+        charge_mismatches=frozenset(_charge_mismatches(orders, charged, below)),
+        stock_mismatches=frozenset(_stock_mismatches(orders, reservations, below)),
         missing_notifications=frozenset(name for name in settled if settled[name]) - notified,
     )
     return Compared(findings, charge_ids)
@@ -120,24 +118,33 @@ def _charged_twice(charged: Iterable[UUID], charge_ids: list[tuple[str, UUID]]) 
     yield from (str(order_id) for charge_id, order_id in charge_ids if charge_id in shared)
 
 
-def _charge_mismatches(orders: Mapping[UUID, _Order], charged: Mapping[UUID, tuple[str, int]]) -> Iterator[str]:
+def _charge_mismatches(
+    orders: Mapping[UUID, _Order], charged: Mapping[UUID, tuple[str, int]], below: UUID
+) -> Iterator[str]:
     """Confirmed orders without their charge, others that still have one, and charges of unknown orders.
 
     A confirmed order was charged before it was confirmed; the charge of a cancelled one is refunded after its end.
     """
     for order_id, order in orders.items():
         if order.status == "confirmed":
-            if charged.get(order_id) != ("captured", order.amount):
+            deleted = order_id < below and order_id not in charged
+            if not deleted and charged.get(order_id) != ("captured", order.amount):
                 yield str(order_id)
         elif order.settled and order_id in charged:
             yield str(order_id)
-    yield from map(str, charged.keys() - orders.keys())
+    for order_id in charged.keys() - orders.keys():
+        if order_id >= below or charged[order_id][0] != "captured":
+            yield str(order_id)
 
 
-def _stock_mismatches(orders: Mapping[UUID, _Order], reservations: Mapping[UUID, tuple[str, str]]) -> Iterator[str]:
+def _stock_mismatches(
+    orders: Mapping[UUID, _Order], reservations: Mapping[UUID, tuple[str, str]], below: UUID
+) -> Iterator[str]:
     """Confirmed orders whose units are not sold, others with stock sold or reserved, reservations of unknown orders."""
     for order_id, order in orders.items():
         state, units = reservations.get(order_id, ("", "{}"))
+        if not state and order_id < below:
+            continue
         if order.status == "confirmed":
             fits = state == "sold" or (state == "reserved" and not order.settled)
             fits = fits and _ordered(order.items) == _UNITS.decode(units)
@@ -146,7 +153,8 @@ def _stock_mismatches(orders: Mapping[UUID, _Order], reservations: Mapping[UUID,
         if not fits:
             yield str(order_id)
     for order_id in reservations.keys() - orders.keys():
-        if reservations[order_id][0] in {"reserved", "sold"}:
+        state, _ = reservations[order_id]
+        if state == "reserved" or (state == "sold" and order_id >= below):
             yield str(order_id)
 
 

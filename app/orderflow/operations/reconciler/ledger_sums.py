@@ -17,14 +17,13 @@ from uuid import UUID
 
 from orderflow.messaging.postgres.database import Database
 from orderflow.operations.reconciler.reading import LAST, read
-from orderflow.operations.reconciler.retired import retired_stock
 
 COMMITTED_SECONDS = 60
 """After that time a transaction is committed, or was cut off."""
 _ROWS = 20_000
 
 _START = """
-select now() - make_interval(secs => %(committed)s), (select coalesce(sum(sold), 0)::bigint from ({retired}) as retired)
+select now() - make_interval(secs => %(committed)s), (select coalesce(sum(sold), 0)::bigint from retired_stock)
 """
 _PAGE_START = """
 select order_id from stock_ledger where order_id < %(before)s order by order_id desc offset %(rows)s - 1 limit 1
@@ -35,12 +34,12 @@ where order_id >= %(first)s and order_id < %(before)s and at <= %(until)s group 
 """
 # One snapshot of the oldest orders, the lines without an order, and the sums of what was deleted.
 _LAST_PAGE = """
-with retired as ({retired}), moves as (
+with moves as (
     select sku, 0 as put, d_available as available, d_reserved as reserved, d_sold as sold, 0 as deleted
     from stock_ledger where order_id < %(before)s and at <= %(until)s
     union all select sku, d_available, d_available, d_reserved, d_sold, 0
     from stock_ledger where order_id is null and at <= %(until)s
-    union all select sku, put, available, reserved, sold, sold from retired
+    union all select sku, put, available, reserved, sold, sold from retired_stock
 )
 select sku, sum(put)::bigint, sum(available)::bigint, sum(reserved)::bigint, sum(sold)::bigint, sum(deleted)::bigint
 from moves group by sku
@@ -77,7 +76,6 @@ class _Sums:
     """The sums by SKU of the lines up to a moment; while they are built, without the orders below ``before``."""
 
     until: datetime
-    retired: str
     deleted: int
     before: UUID = LAST
     by_sku: dict[str, Moved] = field(default_factory=dict)
@@ -112,10 +110,8 @@ class LedgerSums:
     def rebuild(self) -> None:
         """Add everything up again, unless that is under way; until then the present sums stay."""
         if self._next is None:
-            retired = retired_stock(self._inventory)
-            statement = _START.replace("{retired}", retired)
-            ((until, deleted),) = read(self._inventory, statement, committed=COMMITTED_SECONDS)
-            self._next = _Sums(until, retired, deleted)
+            ((until, deleted),) = read(self._inventory, _START, committed=COMMITTED_SECONDS)
+            self._next = _Sums(until, deleted)
 
     def advance(self, enough: Callable[[], bool]) -> bool:
         """Read a page, and more until it is ``enough``; true when the sums reach to a minute ago.
@@ -142,8 +138,7 @@ class LedgerSums:
             sums.add(read(self._inventory, _PAGE, first=first, before=sums.before, until=sums.until))
             sums.before = first
             return
-        statement = _LAST_PAGE.replace("{retired}", sums.retired)
-        rows = read(self._inventory, statement, before=sums.before, until=sums.until)
+        rows = read(self._inventory, _LAST_PAGE, before=sums.before, until=sums.until)
         sums.add(row[:5] for row in rows)
         self._next = None
         if sum(row[5] for row in rows) == sums.deleted:

@@ -16,7 +16,8 @@ from orderflow.operations.reconciler.comparison import Compared, compare
 from orderflow.operations.reconciler.findings import Findings
 from orderflow.operations.reconciler.ledger_sums import COMMITTED_SECONDS
 from orderflow.operations.reconciler.queries import GRACE_SECONDS, stale, stuck
-from orderflow.operations.reconciler.reading import Selection, by_ids, kept_since
+from orderflow.operations.reconciler.reading import Selection, by_ids
+from orderflow.operations.reconciler.retired import deleted_below
 from orderflow.operations.reconciler.stock import StockComparison
 from orderflow.operations.reconciler.sweep import Sweep
 from orderflow.operations.reconciler.window import Window
@@ -42,15 +43,11 @@ class Look:
 
 
 class Looks:
-    """Looks again and again, and remembers where it was. For one thread.
+    """Looks again and again, and remembers where it was. For one thread."""
 
-    ``retention_days``: orders older than that may lack rows, because each service deletes them at its time; 0: never.
-    """
-
-    def __init__(self, databases: Mapping[str, Database], *, clock: Clock, retention_days: int = 0) -> None:
+    def __init__(self, databases: Mapping[str, Database], *, clock: Clock) -> None:
         self._databases = databases
         self._clock = clock
-        self._retention_days = retention_days
         # Compared when its transaction must be committed, and again when everything that follows must have happened.
         self._windows = [Window(databases["orders"], delay_seconds=it) for it in (COMMITTED_SECONDS, GRACE_SECONDS)]
         self._sweep = Sweep(databases, clock)
@@ -69,9 +66,9 @@ class Looks:
         return look
 
     def _look(self) -> Look:
-        since = kept_since(self._clock.now(), self._retention_days)
-        found = Findings(stuck=stuck(self._databases)).merged(self._suspicious(since))
-        for page in self._pages(since):
+        below = deleted_below(self._databases)
+        found = Findings(stuck=stuck(self._databases)).merged(self._suspicious(below))
+        for page in self._pages(below):
             found = found.merged(page)
         stock = self._stock.look(self._enough())
         found = found.merged(
@@ -85,30 +82,30 @@ class Looks:
             sweep_age_seconds=self._sweep.age_seconds,
         )
 
-    def _suspicious(self, since: UUID) -> Findings:
+    def _suspicious(self, below: UUID) -> Findings:
         """What is still wrong with the orders that were suspicious at the last look."""
         if not self._suspects:
             return Findings()
-        found = self._compare(by_ids(self._suspects), since).findings
+        found = self._compare(by_ids(self._suspects), below).findings
         self._suspects = dict.fromkeys(found.order_ids())
         return found
 
-    def _pages(self, since: UUID) -> Iterator[Findings]:
+    def _pages(self, below: UUID) -> Iterator[Findings]:
         """The findings about the orders that have ended, and about the next slice of the sweep."""
         enough = self._enough()
         for window in self._windows:
             for selection in window.pages(self._rows, enough=enough):
-                found = self._compare(selection, since).findings
+                found = self._compare(selection, below).findings
                 self._suspect(found.order_ids())
                 yield found
-        for selection in self._sweep.pages(self._rows, since=since, enough=self._enough()):
-            compared = self._compare(selection, since)
+        for selection in self._sweep.pages(self._rows, enough=self._enough()):
+            compared = self._compare(selection, below)
             self._suspect(compared.findings.order_ids())
             self._suspect(self._sweep.sharing(compared.charge_ids))
             yield compared.findings
 
-    def _compare(self, selection: Selection, since: UUID) -> Compared:
-        return compare(self._databases, selection, grace_seconds=GRACE_SECONDS, since=since)
+    def _compare(self, selection: Selection, below: UUID) -> Compared:
+        return compare(self._databases, selection, grace_seconds=GRACE_SECONDS, below=below)
 
     def _suspect(self, order_ids: Iterable[UUID]) -> None:
         for order_id in order_ids:

@@ -3,7 +3,6 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from uuid import UUID
 
 from orderflow.instrumentation import Stuck
 from orderflow.messaging.postgres.database import Database
@@ -11,7 +10,7 @@ from orderflow.operations.reconciler.comparison import compare
 from orderflow.operations.reconciler.findings import Findings
 from orderflow.operations.reconciler.integrity import Integrity, Stock
 from orderflow.operations.reconciler.reading import FIRST, LAST, between, page_end, read
-from orderflow.operations.reconciler.retired import retired_stock
+from orderflow.operations.reconciler.retired import deleted_below
 
 STUCK_SECONDS = 30
 """An order is stuck when it is open that long after its hold ended."""
@@ -21,7 +20,14 @@ GRACE_SECONDS = 600
 
 _PAGE = 10_000
 
-_ORDERS = "select status, count(*), coalesce(sum(total_amount), 0)::bigint from orders group by status"
+# Here and below the sums of deleted rows are read from the same snapshot as the rows.
+_ORDERS = """
+with counted as (
+    select status, count(*) as orders, sum(total_amount) as amount from orders group by status
+    union all select status, orders, amount from retired_orders
+)
+select status, sum(orders)::bigint, sum(amount)::bigint from counted group by status
+"""
 _STUCK = """
 select status, count(*), extract(epoch from now() - min(accepted_at))::float8 from orders
 where final_at is null and hold_until < now() - make_interval(secs => %(seconds)s) group by status
@@ -33,15 +39,19 @@ union select order_id from orders where final_at is not null
 and not exists (select from order_history as ends where ends.order_id = orders.order_id and ends.status = orders.status)
 """
 _CONFIRMED_UNITS = """
-select line ->> 'sku', sum((line ->> 'quantity')::bigint)::bigint from orders, jsonb_array_elements(items) as line
-where status = 'confirmed' group by 1
+with confirmed as (
+    select line ->> 'sku' as sku, (line ->> 'quantity')::bigint as units
+    from orders, jsonb_array_elements(items) as line where status = 'confirmed'
+    union all select sku, units from retired_units
+)
+select sku, sum(units)::bigint from confirmed group by sku
 """
 # One statement, so that all tables are read from the same snapshot.
 _STOCK = """
-with retired as ({retired}), moves as (
+with moves as (
     select sku, d_available as available, d_reserved as reserved, d_sold as sold,
            case kind when 'put' then d_available else 0 end as put from stock_ledger
-    union all select sku, available, reserved, sold, put from retired
+    union all select sku, available, reserved, sold, put from retired_stock
 ), moved as (
     select sku, sum(available)::bigint as available, sum(reserved)::bigint as reserved, sum(sold)::bigint as sold,
            sum(put)::bigint as put
@@ -50,7 +60,7 @@ with retired as ({retired}), moves as (
     select key as sku, case state when 'reserved' then value::bigint else 0 end as reserved,
            case state when 'sold' then value::bigint else 0 end as sold
     from reservations, jsonb_each_text(items) where state in ('reserved', 'sold')
-    union all select sku, 0, held_sold from retired
+    union all select sku, 0, held_sold from retired_stock
 ), held as (
     select sku, sum(reserved)::bigint as reserved, sum(sold)::bigint as sold from holds group by sku
 )
@@ -60,7 +70,13 @@ select sku, coalesce(put, 0)::bigint, coalesce(on_hand, 0)::bigint,
        coalesce(held.reserved, 0), coalesce(held.sold, 0)
 from stock full join moved using (sku) full join held using (sku)
 """
-_CAPTURED = "select count(*), coalesce(sum(amount), 0)::bigint from charges where state = 'captured'"
+_CAPTURED = """
+with captured as (
+    select count(*) as charges, sum(amount) as amount from charges where state = 'captured'
+    union all select charges, amount from retired_charges where state = 'captured'
+)
+select sum(charges)::bigint, coalesce(sum(amount), 0)::bigint from captured
+"""
 _CHARGED_TWICE = """
 select order_id::text from charges group by order_id having count(*) > 1
 union select charge_id from charges where charge_id is not null group by charge_id having count(*) > 1
@@ -75,21 +91,19 @@ union select subject from notifications group by subject, kind having count(*) >
 """
 
 
-def integrity(
-    databases: Mapping[str, Database], *, grace_seconds: float = GRACE_SECONDS, since: UUID = FIRST
-) -> Integrity:
+def integrity(databases: Mapping[str, Database], *, grace_seconds: float = GRACE_SECONDS) -> Integrity:
     """One pass over the databases of ``orders``, ``inventory``, ``payments`` and ``notifications``.
 
     What follows the end of an order (its refund, sale, release or notification) must have happened within
-    ``grace_seconds``. Orders with ids up to ``since`` may lack rows. Raises DatabaseUnavailable or TransactionAborted.
-    On a busy system a finding may be an order in flight: see ``confirmed_by``.
+    ``grace_seconds``. Raises DatabaseUnavailable or TransactionAborted. On a busy system a finding may be an order in
+    flight: see ``confirmed_by``.
     """
     orders = read(databases["orders"], _ORDERS)
     sold = dict(read(databases["orders"], _CONFIRMED_UNITS))
-    stock_rows = read(databases["inventory"], _STOCK.replace("{retired}", retired_stock(databases["inventory"])))
+    stock_rows = read(databases["inventory"], _STOCK)
     ((captured, captured_amount),) = read(databases["payments"], _CAPTURED)
     by_order = Findings()
-    for page in _pages(databases, grace_seconds, since):
+    for page in _pages(databases, grace_seconds):
         by_order = by_order.merged(page)
     return Integrity(
         orders={status: count for status, count, _ in orders},
@@ -130,12 +144,12 @@ def stale(databases: Mapping[str, Database]) -> frozenset[str]:
     return frozenset(found)
 
 
-def _pages(databases: Mapping[str, Database], grace_seconds: float, since: UUID) -> Iterator[Findings]:
+def _pages(databases: Mapping[str, Database], grace_seconds: float) -> Iterator[Findings]:
     """The findings about all orders, in pages without gaps."""
-    after = since
+    after, below = FIRST, deleted_below(databases)
     while after != LAST:
         last = page_end(databases, after, _PAGE)
-        yield compare(databases, between(after, last), grace_seconds=grace_seconds, since=since).findings
+        yield compare(databases, between(after, last), grace_seconds=grace_seconds, below=below).findings
         after = last
 
 

@@ -3,16 +3,12 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from orderflow.messaging.postgres.database import Database
-from orderflow.messaging.uuid7 import first_uuid7
 
 FIRST, LAST = UUID(int=0), UUID(int=2**128 - 1)
-_MARGIN = timedelta(days=1)
-"""The clocks of two database servers differ by less."""
 _SELECTION = "{selection}"
 # Any of the tables may have the most rows: after a restored backup even those of orders that do not exist.
 _TABLES = (("orders", "orders"), ("payments", "charges"), ("inventory", "reservations"))
@@ -53,8 +49,3 @@ def page_end(databases: Mapping[str, Database], after: UUID, rows: int) -> UUID:
     for database, table in _TABLES:
         ends += (row[0] for row in read(databases[database], _NTH.replace("{table}", table), after=after, rows=rows))
     return min(ends)
-
-
-def kept_since(now: datetime, retention_days: int) -> UUID:
-    """The id below which rows of orders may be deleted, each service at its time; FIRST when none ever are (0 days)."""
-    return first_uuid7(now - timedelta(days=retention_days) + _MARGIN) if retention_days else FIRST

@@ -40,7 +40,6 @@ class Reconciler:
         instrumentation: Instrumentation,
         clock: Clock,
         interval_seconds: float = 30,
-        retention_days: int = 0,
     ) -> None:
         self.has_run = False
         """True after the first complete look."""
@@ -48,7 +47,7 @@ class Reconciler:
         self._instrumentation = instrumentation
         self._clock = clock
         self._interval = interval_seconds
-        self._looks = Looks(databases, clock=clock, retention_days=retention_days)
+        self._looks = Looks(databases, clock=clock)
         self._earlier: Findings | None = None
 
     def run_once(self) -> bool:

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What inventory has deleted of the ledger and the reservations, by SKU, so that sums over all of them stay exact."""
+"""Up to which orders the services have deleted rows, each at its own time."""
+
+from collections.abc import Mapping
+from uuid import UUID
 
 from orderflow.messaging.postgres.database import Database
-from orderflow.operations.reconciler.reading import read
+from orderflow.messaging.uuid7 import first_uuid7
+from orderflow.operations.reconciler.reading import FIRST, read
 
-_EXISTS = "select to_regclass('retired_stock') is not null"
-_RETIRED = "select sku, put, available, reserved, sold, held_sold from retired_stock"
-_NONE = """
-select ''::text as sku, 0::bigint as put, 0::bigint as available, 0::bigint as reserved, 0::bigint as sold,
-       0::bigint as held_sold where false
-"""
+_BEFORE = {
+    "orders": "select max(before) from retired_orders",
+    "inventory": "select max(before) from retired_reservations",
+    "payments": "select max(before) from retired_charges",
+    "notifications": "select max(before) from retired_notifications",
+}
 
 
-def retired_stock(inventory: Database) -> str:
-    """A query for the sums by SKU: sku, put, available, reserved, sold, held_sold. Empty where nothing is deleted."""
-    ((exists,),) = read(inventory, _EXISTS)
-    return _RETIRED if exists else _NONE
+def deleted_below(databases: Mapping[str, Database]) -> UUID:
+    """Orders with this id or a higher one have all their rows. A row of another one is missing when it was deleted."""
+    times = [read(databases[name], statement)[0][0] for name, statement in _BEFORE.items()]
+    return max((first_uuid7(before) for before in times if before is not None), default=FIRST)

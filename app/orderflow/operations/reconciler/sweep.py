@@ -25,15 +25,14 @@ class Sweep:
         """Seconds since a pass ended; before the first, since the start."""
         return self._clock.monotonic() - self._ended_at
 
-    def pages(self, rows: int, *, since: UUID, enough: Callable[[], bool]) -> Iterator[Selection]:
-        """The next page of orders above ``since``, and more until it is ``enough`` or the pass ends.
+    def pages(self, rows: int, *, enough: Callable[[], bool]) -> Iterator[Selection]:
+        """The next page of orders, and more until it is ``enough`` or the pass ends.
 
         A page counts as compared when the next one is asked for.
         """
         while True:
-            after = max(self._after, since)
-            last = page_end(self._databases, after, rows)
-            yield between(after, last)
+            last = page_end(self._databases, self._after, rows)
+            yield between(self._after, last)
             if last == LAST:
                 self._after, self._ended_at = FIRST, self._clock.monotonic()
                 self._charge_ids.next_pass()
