@@ -29,7 +29,7 @@ from tests.builders import an_event
 from tests.integration.operations.conftest import Channels
 from tests.rigs.consumer import one
 from tests.rigs.old_orders import fill
-from tests.rigs.payments import prepare_service
+from tests.rigs.service_database import prepare_service
 
 pytestmark = pytest.mark.integration
 

@@ -23,7 +23,7 @@ from orderflow.services.payments import charge_retention
 from orderflow.services.payments.handlers import PaymentRequests
 from tests.builders import an_event
 from tests.rigs.consumer import one
-from tests.rigs.payments import prepare_service
+from tests.rigs.service_database import prepare_service
 
 pytestmark = pytest.mark.integration
 

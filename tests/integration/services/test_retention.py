@@ -30,7 +30,7 @@ from orderflow.services.payments import charge_retention
 from orderflow.services.payments.charge_retention import retired_charges
 from tests.rigs.consumer import one, query
 from tests.rigs.old_orders import fill
-from tests.rigs.payments import prepare_service
+from tests.rigs.service_database import prepare_service
 
 pytestmark = pytest.mark.integration
 
