@@ -171,9 +171,11 @@ class System:
 
     def spec(self, name: str) -> ProcessSpec:
         """How a service process is started."""
-        words = ("reconciler",) if name == "reconciler" else ("serve", name)
+        reconciles = name == "reconciler"
+        words = ("reconciler",) if reconciles else ("serve", name)
         command = list(self._commands.get(name) or self.command(*words))
-        return self._spec(name, command, "/readyz", after=("trace-store", "payment-simulator"))
+        after = tuple(PROCESSES) if reconciles else ("trace-store", "payment-simulator")  # it reads all their tables
+        return self._spec(name, command, "/readyz", after=after)
 
     def replicate(self, name: str) -> str:
         """Start a second process like this one; its name."""

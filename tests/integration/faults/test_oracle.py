@@ -95,9 +95,9 @@ def unbind_confirmations(running: Trial) -> None:
 
 
 CASES: Mapping[str, Case] = {
-    "ack-before-commit": Case(process="inventory", provocation=deaths, violations=("lost: order", "drift")),
+    "ack-before-commit": Case(process="inventory", provocation=deaths, violations=("lost", "drift")),
     "publish-before-commit": Case(process="inventory", provocation=deaths, violations=("doubled",)),
-    "inbox-outside": Case(process="inventory", provocation=deaths, violations=("lost: order", "drift")),
+    "inbox-outside": Case(process="inventory", provocation=deaths, violations=("lost", "drift")),
     "not-mandatory": Case(process="orders", provocation=unbind_confirmations, violations=("drift", "lost")),
     "read-then-write": Case(
         process="inventory",
