@@ -179,14 +179,14 @@ and (classid::bigint << 32) + objid::bigint = instances.id
 
 
 def test_the_connections_of_a_process_are_few_and_each_holds_its_lock(stack: Stack, tmp_path: Path) -> None:
-    """Those of the calls and of the sweeper. A consumer connects at its first message; hourly work keeps none."""
+    """Those of the calls, of the sweeper and of the consumer, which has proved a write; hourly work keeps none."""
     system = System(stack, tmp_path, name="connections")
     system.prepare()
     database = system.databases["notifications"]
     mine = f"{CONNECTIONS} and datname = current_database()"
     with system.supervisor as supervisor:
         supervisor.start(replace(system.spec("notifications"), start_after=()))
-        eventually(lambda: one(database, LOCKED) == one(database, mine) == 2, seconds=20, what="two connections")
+        eventually(lambda: one(database, LOCKED) == one(database, mine) == 3, seconds=20, what="three connections")
     system.remove()
     system.ports.release()
 
