@@ -63,8 +63,6 @@ class ReadPool:
             max_size=size,
             open=True,
             configure=self._configure,
-            check=self._check,
-            timeout=timeout_seconds,
             reconnect_timeout=_RECONNECT_SECONDS,
             num_workers=1,
             name="read",
@@ -95,7 +93,7 @@ class ReadPool:
     def _run(self, query: Callable[[Transaction], Result]) -> Result:
         try:
             with (
-                self._pool.connection(self._connection_timeout()) as connection,
+                self._connection() as connection,
                 self._waiting_for(connection),
                 connection.transaction(),
             ):
@@ -108,9 +106,32 @@ class ReadPool:
     def _connection_timeout(self) -> float:
         return min(self._timeout, _FAILING_SECONDS) if self.failed_at > self.committed_at else self._timeout
 
-    def _check(self, connection: Connection) -> None:
-        with self._waiting_for(connection):
-            ConnectionPool.check_connection(connection)
+    @contextmanager
+    def _connection(self) -> Generator[Connection]:
+        connection = self._tested_connection()
+        try:
+            yield connection
+        finally:
+            self._pool.putconn(connection)
+
+    def _tested_connection(self) -> Connection:
+        """A connection that the server answers on; those that it does not answer on are replaced on the way.
+
+        The pool's own ``check`` is not used: its pause after the second failure takes up the rest of the timeout, so
+        two lost connections would cost a query.
+        """
+        timeout = self._connection_timeout()
+        deadline = time.monotonic() + timeout
+        while True:
+            connection = self._pool.getconn(max(0, deadline - time.monotonic()))
+            try:
+                with self._waiting_for(connection):
+                    ConnectionPool.check_connection(connection)
+            except psycopg.Error:
+                connection.close()
+                self._pool.putconn(connection)
+            else:
+                return connection
 
     @contextmanager
     def _waiting_for(self, connection: Connection) -> Generator[None]:
