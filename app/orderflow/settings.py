@@ -109,7 +109,7 @@ class Settings:
 
     batch_size: int = _setting(250, number(int, 1, 1000), "Maximum number of messages in one transaction.")
     batch_linger_seconds: float = _setting(
-        0.05,
+        0.08,
         number(float, 0, 1),
         "Longest wait for a batch to fill, since the batch before it; a single message does not wait. More makes larger"
         " batches, which cost less CPU, and later ones. Queues for which no order waits take four times as long.",

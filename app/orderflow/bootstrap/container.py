@@ -145,12 +145,18 @@ class Container:
         self.process.before_stop(lame_duck)
         self.process.add(server)
 
-    def database(self, *, leasing: bool = False, statement_timeout_seconds: float = 30) -> Database:
-        """A database connection for one thread; one that leases rows does so as this process."""
+    def database(
+        self, *, leasing: bool = False, by_key: bool = True, statement_timeout_seconds: float = 30
+    ) -> Database:
+        """A database connection for one thread; one that leases rows does so as this process.
+
+        One for statements that read whole tables is not ``by_key``.
+        """
         database = Database(
             self.settings.database_url,
             application_name=f"orderflow {self.name}",
             statement_timeout_seconds=statement_timeout_seconds,
+            by_key=by_key,
             instance=self._instance if leasing else None,
         )
         self._databases.append(database)

@@ -20,7 +20,7 @@ def prepare_database(container: Container) -> bool:
     False when the process was stopped meanwhile. Raises SchemaMismatch when the schema does not fit the code, and
     LosesCommits when the server may lose commits and ``ORDERFLOW_ACCEPT_DATA_LOSS`` does not accept that.
     """
-    backoff, database, stopping = Backoff(), container.database(), container.process.stopping
+    backoff, database, stopping = Backoff(), container.database(by_key=False), container.process.stopping
     try:
         while not stopping.is_set():
             try:

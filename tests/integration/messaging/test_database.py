@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta, tzinfo
 from threading import Barrier, Thread
 from typing import Any
@@ -44,6 +45,21 @@ def test_a_block_that_raises_leaves_nothing(db: Database) -> None:
     with pytest.raises(ZeroDivisionError):
         fail()
     assert run(db, "select * from things") == []
+
+
+@pytest.mark.parametrize(("by_key", "reads_all"), [(True, False), (False, True)])
+def test_by_key_no_plan_reads_a_whole_table_however_small_it_is(
+    db: Database, database: str, by_key: bool, reads_all: bool
+) -> None:
+    with closing(Database(database, by_key=by_key)) as chosen:
+        run(chosen, "set plan_cache_mode = force_generic_plan")  # the plan that a prepared statement keeps
+        run(
+            chosen,
+            "prepare find (int[], text[]) as"
+            " select * from things where (id, name) in (select * from unnest($1, $2))",
+        )
+        plan = "\n".join(line for (line,) in run(chosen, "explain execute find ('{1,2}', '{a,b}')"))
+    assert ("Seq Scan on things" in plan) == reads_all, plan
 
 
 def test_statements_are_counted_with_begin_and_commit(db: Database) -> None:

@@ -99,7 +99,8 @@ class Database:
     """One connection, for one thread, opened when it is first needed and again after it was lost.
 
     It accepts only a server that accepts writes, unless ``read_only``, or the URL has ``target_session_attrs``. With
-    ``instance`` it can lease rows that others take over as soon as the process is gone.
+    ``instance`` it can lease rows that others take over as soon as the process is gone. ``by_key`` is for statements
+    that find their rows by indexes: see ``connection_options``.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class Database:
         statement_timeout_seconds: float = 30,
         response_margin_seconds: float = RESPONSE_MARGIN_SECONDS,
         read_only: bool = False,
+        by_key: bool = False,
         instance: Instance | None = None,
     ) -> None:
         self.connections = 0
@@ -117,7 +119,9 @@ class Database:
         self._url = url
         self._instance = instance
         self._owner = NO_OWNER
-        self._options = connection_options(application_name, statement_timeout_seconds=statement_timeout_seconds)
+        self._options = connection_options(
+            application_name, statement_timeout_seconds=statement_timeout_seconds, by_key=by_key
+        )
         if not read_only and target_session_attrs(url) is None:
             self._options["target_session_attrs"] = "read-write"
         self._connection: psycopg.Connection[tuple[Any, ...]] | None = None
@@ -207,14 +211,20 @@ class Database:
         return found
 
 
-def connection_options(application_name: str, *, statement_timeout_seconds: float) -> dict[str, Any]:
-    """Arguments for ``psycopg.connect``: explicit transactions, and timeouts that detect a dead network."""
+def connection_options(application_name: str, *, statement_timeout_seconds: float, by_key: bool) -> dict[str, Any]:
+    """Arguments for ``psycopg.connect``: explicit transactions, and timeouts that detect a dead network.
+
+    With ``by_key`` the planner does not choose to read whole tables, however small they are. A prepared statement keeps
+    its plan until the table is analyzed, up to a minute later, and a sale fills an empty table faster than that
+    (https://www.postgresql.org/docs/current/sql-prepare.html#SQL-PREPARE-NOTES).
+    """
+    planner = "".join(f" -c enable_{method}=off" for method in ("seqscan", "hashjoin", "mergejoin") if by_key)
     return {
         "autocommit": True,
         "connect_timeout": 5,
         "application_name": application_name,
         "options": f"-c statement_timeout={round(statement_timeout_seconds * 1000)} -c timezone=UTC"
-        f" -c idle_in_transaction_session_timeout={_IDLE_SECONDS}s",
+        f" -c idle_in_transaction_session_timeout={_IDLE_SECONDS}s{planner}",
         "keepalives_idle": 10,
         "keepalives_interval": 5,
         "keepalives_count": 3,

@@ -44,7 +44,7 @@ class ReadPool:
     def __init__(self, url: str, *, application_name: str, timeout_seconds: float, size: int = 4) -> None:
         self.failed_at = self.committed_at = float("-inf")
         """Monotonic times of the last DatabaseUnavailable and of the last query that succeeded."""
-        options = connection_options(application_name, statement_timeout_seconds=timeout_seconds)
+        options = connection_options(application_name, statement_timeout_seconds=timeout_seconds, by_key=True)
         options["options"] += " -c default_transaction_read_only=on"
         if target_session_attrs(url) == "read-write":
             options["target_session_attrs"] = "primary"  # to libpq a session with the option above is read-only
