@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the capacity of a build: the load is raised in steps until the confirmations do not follow."""
+"""Finds the capacity of a build: the load is raised in steps until more load does not mean more confirmations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,12 @@ from tests.resilience.times import Times
 
 FIRST_RATE, FACTOR = 80.0, 1.25
 FOLLOWS = 0.95
-"""Confirmed of the orders offered in a step; below that the system is at its capacity."""
+"""Confirmed of the orders offered in a step; below that the backlog grows."""
+_MORE = 1.05
+"""By what a step without that must exceed those before it, or the system is at its capacity.
+
+The first step in which the backlog grows shows less than the capacity: its last orders are confirmed after it.
+"""
 _SETTLED_SHARE = 1 / 3
 """The first part of a step is not counted: its orders become final only later."""
 _MAX_STEPS = 15
@@ -45,7 +50,7 @@ def measure(build: Build, stack: Stack, times: Times, report: Report) -> Capacit
 
 
 def climb(step: Callable[[float], Outcome], report: Report) -> Capacity:
-    """Raise the rate until the goodput of a step does not follow; the highest goodput of a step.
+    """Raise the rate until the goodput of a step neither follows nor grows; the highest goodput of a step.
 
     A step for which the load generator was too slow does not count, and is the last.
     """
@@ -64,9 +69,9 @@ def climb(step: Callable[[float], Outcome], report: Report) -> Capacity:
                 raise GeneratorTooSlow(too_slow)
             report(f"{too_slow}; this step does not count")
             break
+        if confirmed < min(FOLLOWS * offered, _MORE * best):
+            return Capacity(max(best, confirmed), reached=True)
         best = max(best, confirmed)
-        if confirmed < FOLLOWS * offered:
-            return Capacity(best, reached=True)
         rate *= FACTOR
     return Capacity(best, reached=False)
 

@@ -19,12 +19,12 @@ def step(rate: float, *, limit: float) -> Outcome:
 
 
 @pytest.mark.parametrize("limit", [10, 100, 220])
-def test_the_load_is_raised_until_the_confirmations_do_not_follow(limit: float) -> None:
+def test_the_load_is_raised_until_the_confirmations_neither_follow_nor_grow(limit: float) -> None:
     lines: list[str] = []
     capacity = climb(lambda rate: step(rate, limit=limit), lines.append)
     assert capacity.rate == pytest.approx(limit)
     assert str(capacity) == f"{limit:.1f} orders/s"
-    assert len(lines) == (1 if limit < FIRST_RATE else 3 if limit == 100 else 6)
+    assert len(lines) == (2 if limit < FIRST_RATE else 3 if limit == 100 else 7)
 
 
 def late(outcome: Outcome) -> Outcome:
