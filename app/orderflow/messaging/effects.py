@@ -144,6 +144,7 @@ class EffectRunner(Generic[Task, Result]):
                     self._clock.wait(self._stopping, self._pace.remaining)
                     self._pace.begin()
                 self._turn(claiming=not self._stopping.is_set())
+                self._pace.end()
             self._finish()
         finally:
             self._calls.stop()

@@ -116,6 +116,7 @@ class GroupCommit(Generic[Request, Result]):
             if group:
                 self._commit(group)
                 self._end_commit()
+                self._pace.end()
             else:
                 self._delete_confirmed()
         self._unit_of_work.outbox.wait(2)

@@ -55,8 +55,7 @@ def test_by_key_no_plan_reads_a_whole_table_however_small_it_is(
         run(chosen, "set plan_cache_mode = force_generic_plan")  # the plan that a prepared statement keeps
         run(
             chosen,
-            "prepare find (int[], text[]) as"
-            " select * from things where (id, name) in (select * from unnest($1, $2))",
+            "prepare find (int[], text[]) as select * from things where (id, name) in (select * from unnest($1, $2))",
         )
         plan = "\n".join(line for (line,) in run(chosen, "explain execute find ('{1,2}', '{a,b}')"))
     assert ("Seq Scan on things" in plan) == reads_all, plan

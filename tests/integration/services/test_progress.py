@@ -74,14 +74,14 @@ def test_an_order_that_was_overtaken_says_nothing_about_the_next_one(table: Tabl
 
 def test_a_rejected_reservation_is_no_progress_of_payments(table: Table) -> None:
     table.add("reserved", age=15, reserved=True)
-    table.add("rejected", age=1, final=0.9)  # sold out
-    assert table.look() == Progress(reservation=Step(per_second=0.5), payment=Step(waiting=1, age_seconds=15))
+    table.add("rejected", age=1, final=0.8)  # sold out
+    assert table.look() == Progress(reservation=Step(per_second=1.25), payment=Step(waiting=1, age_seconds=15))
 
 
 def test_a_declined_payment_is_progress_of_payments(table: Table) -> None:
     table.add("reserved", age=15, reserved=True)
-    table.add("rejected", age=1, reserved=True, final=0.9)
-    assert table.look().payment == Step(per_second=0.5)
+    table.add("rejected", age=1, reserved=True, final=0.8)
+    assert table.look().payment == Step(per_second=1.25)
 
 
 def test_a_cancelled_order_is_no_progress(table: Table) -> None:
@@ -100,9 +100,16 @@ def test_the_frontier_is_kept_when_the_decisions_that_moved_it_are_no_longer_rec
     assert table.look().payment.age_seconds == 90
 
 
-def test_the_rate_follows_a_burst_within_half_a_second(table: Table) -> None:
+def test_the_rate_of_a_step_that_goes_on_after_a_pause_is_that_of_the_time_since_then(table: Table) -> None:
+    for final in (0.2, 0.4, 0.6, 0.8):
+        for _ in range(20):
+            table.add("confirmed", age=1, reserved=True, final=final)
+    assert table.look().payment.per_second == 100
+
+
+def test_a_batch_that_was_just_completed_is_not_taken_for_a_rate(table: Table) -> None:
     for _ in range(20):
-        table.add("confirmed", age=1, reserved=True, final=0.2)
+        table.add("confirmed", age=1, reserved=True, final=0.01)
     assert table.look().payment.per_second == 40
 
 
@@ -110,8 +117,8 @@ def test_a_reservation_counts_when_it_is_made_and_a_payment_when_the_order_is_de
     for _ in range(8):
         table.add("reserved", age=0.2, reserved=True)
     for _ in range(4):
-        table.add("confirmed", age=1, reserved=True, final=0.9)
-    table.add("confirmed", age=60, reserved=True, final=0.9)
+        table.add("confirmed", age=1, reserved=True, final=0.8)
+    table.add("confirmed", age=60, reserved=True, final=0.5)
     found = table.look()
-    assert found.reservation.per_second == 16
-    assert found.payment.per_second == 2.5
+    assert found.reservation.per_second == 12  # since the first, a second ago
+    assert found.payment.per_second == 6.25

@@ -32,6 +32,30 @@ def test_the_next_transaction_begins_after_the_pace_and_at_once_after_a_rest() -
     assert pace.remaining == 0
 
 
+@pytest.mark.parametrize(
+    ("taken", "remaining"),
+    [
+        pytest.param(0.01, 0.04, id="short: the pace"),
+        pytest.param(0.03, 0.09, id="long: three times what it took, so that it takes a quarter of the time"),
+        pytest.param(0.15, 0.05, id="very long: four times the pace at most"),
+        pytest.param(60, 0, id="a database that hung: at once"),
+    ],
+)
+def test_after_a_transaction_that_took_long_more_is_collected(taken: float, remaining: float) -> None:
+    clock = ManualClock()
+    pace = Pace(LINGER, clock=clock)
+    pace.begin()
+    clock.advance(taken)
+    pace.end()
+    assert pace.remaining == pytest.approx(remaining)
+
+
+def test_the_end_of_nothing_changes_nothing() -> None:
+    pace = Pace(LINGER, clock=ManualClock())
+    pace.end()
+    assert pace.remaining == 0
+
+
 class Arrivals:
     """A consumer whose messages arrive at given times, one each; it records what the loop asked for."""
 

@@ -116,6 +116,7 @@ class ConsumerLoop:
             if batch is not None:
                 self._pace.begin()
                 self._settle(batch)
+                self._pace.end()
             elif not collecting:
                 self._delete_confirmed()
         if not self._given_up.is_set():

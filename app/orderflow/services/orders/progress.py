@@ -12,7 +12,9 @@ from datetime import UTC, datetime, timedelta
 from orderflow.messaging.service import Transaction
 
 WINDOW_SECONDS = 2.0
-"""What completed a step since this long ago, and since the last quarter of it, gives the rate of the step."""
+"""What completed a step since this long ago gives its rate."""
+_SHORTEST_SECONDS = 0.5
+"""The shortest time that gives a rate: services complete orders in batches, a few per second."""
 
 # Cancelled orders do not count: orders cancels them itself, which proves no progress of the other services.
 _LOOK = """
@@ -31,17 +33,17 @@ with undecided as materialized (
     union all select reserved_at, null from undecided where reserved_at > %(since)s
 ), rates as materialized (
     select count(*) filter (where reservation_at > %(since)s) as reservations,
-           count(*) filter (where reservation_at > %(recently)s) as recent_reservations,
-           count(payment_at) as payments, count(*) filter (where payment_at > %(recently)s) as recent_payments
+           min(reservation_at) filter (where reservation_at > %(since)s) as first_reservation_at,
+           count(payment_at) as payments, min(payment_at) as first_payment_at
     from completed
 )
-select reserved, paid, reservations, recent_reservations, payments, recent_payments,
+select reserved, paid, reservations, first_reservation_at, payments, first_payment_at,
        count(*) filter (where status = 'accepted' and accepted_at > reserved),
        min(accepted_at) filter (where status = 'accepted' and accepted_at > reserved),
        count(*) filter (where status = 'reserved' and accepted_at > paid),
        min(accepted_at) filter (where status = 'reserved' and accepted_at > paid)
 from frontier cross join rates left join undecided on true
-group by reserved, paid, reservations, recent_reservations, payments, recent_payments
+group by reserved, paid, reservations, first_reservation_at, payments, first_payment_at
 """
 
 
@@ -80,18 +82,27 @@ class ProgressReader:
                 "reserved": self._reserved,
                 "paid": self._paid,
                 "since": now - timedelta(seconds=WINDOW_SECONDS),
-                "recently": now - timedelta(seconds=WINDOW_SECONDS / 4),
             },
         )
-        self._reserved, self._paid, *rates, unreserved, oldest, unpaid, oldest_reserved = row
+        self._reserved, self._paid, *counts, unreserved, oldest, unpaid, oldest_reserved = row
+        reservations, first_reservation_at, payments, first_payment_at = counts
         return Progress(
-            reservation=Step(waiting=unreserved, age_seconds=_age(oldest, now), per_second=_rate(*rates[:2])),
-            payment=Step(waiting=unpaid, age_seconds=_age(oldest_reserved, now), per_second=_rate(*rates[2:])),
+            reservation=Step(
+                waiting=unreserved,
+                age_seconds=_age(oldest, now),
+                per_second=_rate(reservations, first_reservation_at, now),
+            ),
+            payment=Step(
+                waiting=unpaid,
+                age_seconds=_age(oldest_reserved, now),
+                per_second=_rate(payments, first_payment_at, now),
+            ),
         )
 
 
-def _rate(completed: int, recently: int) -> float:
-    return max(completed / WINDOW_SECONDS, recently / (WINDOW_SECONDS / 4))
+def _rate(completed: int, first: datetime | None, now: datetime) -> float:
+    """Per second since the first of the window: after a pause a step is as fast as it is now, not as it was."""
+    return completed / max(_SHORTEST_SECONDS, _age(first, now))
 
 
 def _age(time: datetime | None, now: datetime) -> float:

@@ -27,7 +27,7 @@ def waiting(age: float, count: int = 1, *, rate: float = 0) -> Step:
 
 
 class Rig:
-    """An admission whose first probe has been used."""
+    """An admission and its clock."""
 
     def __init__(self) -> None:
         self.clock, self.reports = ManualClock(), Reports()
@@ -38,6 +38,14 @@ class Rig:
         self.admission.update(Progress(**steps))
         self.admission.check()
         return self.admission.check()
+
+    def accepted(self, seconds: float, *, tick: float) -> int:
+        """How many of the requests are accepted that come one a tick for this time."""
+        count = 0
+        for _ in range(round(seconds / tick)):
+            self.clock.advance(tick)
+            count += self.admission.check() is None
+        return count
 
 
 @pytest.mark.parametrize(
@@ -95,14 +103,59 @@ def test_refusing_ends_while_a_backlog_is_emptied_although_its_head_has_waited_f
     assert rig.refused(payment=waiting(10, 1600, rate=330)) is None
 
 
-def test_one_order_per_second_is_accepted_while_others_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("step", "per_second"),
+    [
+        pytest.param(waiting(60), 1, id="standing still"),
+        pytest.param(waiting(60, 6000, rate=100), 1, id="far above the limit"),
+        pytest.param(waiting(10, 1000, rate=100), 1, id="at the limit"),
+        pytest.param(waiting(10, 875, rate=100), 50, id="below it"),
+        pytest.param(waiting(10, 750, rate=100), 100, id="halfway to the end of refusing: as many as are handled"),
+        pytest.param(waiting(10, 510, rate=100), 196, id="before its end: twice as many"),
+        pytest.param(waiting(0.5, 40, rate=100), 0, id="not busy: all"),
+    ],
+)
+def test_while_refusing_the_fewer_orders_are_accepted_the_more_wait(step: Step, per_second: int) -> None:
     rig = Rig()
     assert rig.refused(payment=waiting(60))
-    accepted = 0
-    for _ in range(80):
-        rig.clock.advance(0.125)
-        accepted += rig.admission.check() is None
-    assert accepted == 10
+    rig.admission.update(Progress(payment=step))
+    offered = 1024
+    accepted = rig.accepted(8, tick=1 / offered)
+    assert accepted == pytest.approx(8 * (per_second or offered), rel=0.02)
+
+
+def test_the_slower_of_two_busy_steps_decides_how_many_are_accepted() -> None:
+    rig = Rig()
+    assert rig.refused(payment=waiting(60))
+    rig.admission.update(Progress(reservation=waiting(3, 250, rate=100), payment=waiting(3, 250, rate=50)))
+    assert rig.accepted(8, tick=1 / 1024) == pytest.approx(8 * 50, rel=0.02)
+
+
+def test_requests_that_come_unevenly_are_accepted_as_if_they_came_evenly() -> None:
+    rig = Rig()
+    assert rig.refused(payment=waiting(60))
+    rig.admission.update(Progress(payment=waiting(10, 750, rate=100)))
+    rig.clock.advance(60)
+    assert [rig.admission.check() for _ in range(10)] == [None] * 10
+    assert sum(rig.admission.check() is None for _ in range(100)) <= 1
+
+
+def test_a_rate_that_goes_up_and_down_is_averaged() -> None:
+    rig = Rig()
+    for rate in [50, 150] * 30:
+        rig.refused(payment=waiting(5, 800, rate=rate))
+    predictions = [predicted for predicted, _ in rig.reports.looks[-20:]]
+    assert min(predictions) > 7 and max(predictions) < 9
+
+
+def test_after_a_pause_the_rate_is_that_of_the_time_since_then() -> None:
+    rig = Rig()
+    for _ in range(30):
+        rig.refused(payment=waiting(5, 800, rate=10))
+    rig.refused(payment=waiting(5, 800))
+    rig.refused(payment=waiting(5, 800, rate=100))
+    predicted, _ = rig.reports.looks[-1]
+    assert predicted == 8
 
 
 def test_the_client_is_asked_to_wait_for_the_time_above_half_of_the_limit_and_for_30_seconds_at_most() -> None:
