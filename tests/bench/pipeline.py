@@ -87,37 +87,43 @@ class Measured:
 def measure(
     builds: Sequence[Build], stack: Stack, *, rates: Sequence[float], seconds: float, report: Report
 ) -> list[Measured]:
-    """Run a system of each build at each rate, at saturation and at half of it."""
-    with ExitStack() as closing:
-        steps = []
-        for build in builds:
-            system = closing.enter_context(running(build, stack, LONG, report))
-            of_build = partial(_report_of, build, report)
-            steps.append(partial(step, system, stack, seconds=seconds, report=of_build, seeds=itertools.count(1)))
-        return measured(steps, rates)
+    """Run a system of each build at each rate, at saturation and at half of it.
 
-
-def measured(builds: Sequence[Callable[[float], Step]], rates: Sequence[float]) -> list[Measured]:
-    """Take the steps of all builds in turns, so that what disturbs the machine disturbs all of them.
-
-    After the fixed rates the rate is raised until the confirmations do not follow; then half of the most is offered.
+    At the fixed rates the builds take turns, so that what disturbs the machine disturbs all of them. At saturation each
+    is alone: what an idle system costs, and what it still does after an overload, would be missing then.
     """
+
+    def of_build(build: Build, system: System) -> Callable[[float], Step]:
+        reported = partial(_report_of, build, report)
+        return partial(step, system, stack, seconds=seconds, report=reported, seeds=itertools.count(1))
+
+    with ExitStack() as closing:
+        systems = [closing.enter_context(running(build, stack, LONG, report)) for build in builds]
+        fixed = in_turns([of_build(*pair) for pair in zip(builds, systems, strict=True)], rates)
+    found = []
+    for build, steps in zip(builds, fixed, strict=True):
+        with running(build, stack, LONG, report) as system:
+            saturated, half = saturation(of_build(build, system), max(rates))
+        found.append(Measured(fixed=steps, saturated=saturated, half=half))
+    return found
+
+
+def in_turns(builds: Sequence[Callable[[float], Step]], rates: Sequence[float]) -> list[list[Step]]:
+    """The steps of each build at these rates."""
     for step in builds:
         step(min(rates))  # what the first orders cost is not shown
     taken = [[_undisturbed(step, rate) for step in builds] for rate in sorted(rates)]
-    ladders = [list(steps) for steps in zip(*taken, strict=True)]
-    rate = max(rates)
-    for _ in range(_MAX_STEPS):
+    return [list(steps) for steps in zip(*taken, strict=True)]
+
+
+def saturation(step: Callable[[float], Step], rate: float) -> tuple[Step, Step]:
+    """Raise the rate until the confirmations do not follow: the step in which most was confirmed, and half of it."""
+    ladder = [_undisturbed(step, rate)]
+    while ladder[-1].follows and len(ladder) < _MAX_STEPS:
         rate *= FACTOR
-        for step, ladder in zip(builds, ladders, strict=True):
-            if ladder[-1].follows:
-                ladder.append(_undisturbed(step, rate))
-    most = [max(ladder, key=lambda taken: (taken.valid, taken.confirmed)) for ladder in ladders]
-    halves = [_undisturbed(step, HALF * saturated.confirmed) for step, saturated in zip(builds, most, strict=True)]
-    return [
-        Measured(fixed=ladder[: len(rates)], saturated=saturated, half=half)
-        for ladder, saturated, half in zip(ladders, most, halves, strict=True)
-    ]
+        ladder.append(_undisturbed(step, rate))
+    most = max(ladder, key=lambda taken: (taken.valid, taken.confirmed))
+    return most, _undisturbed(step, HALF * most.confirmed)
 
 
 def _undisturbed(step: Callable[[float], Step], rate: float) -> Step:
