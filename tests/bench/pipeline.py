@@ -8,6 +8,7 @@ most of the time needs more CPU for the same work, as the load generator shows: 
 
 import asyncio
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -117,11 +118,16 @@ def in_turns(builds: Sequence[Callable[[float], Step]], rates: Sequence[float]) 
 
 
 def saturation(step: Callable[[float], Step], rate: float) -> tuple[Step, Step]:
-    """Raise the rate until the confirmations do not follow: the step in which most was confirmed, and half of it."""
+    """Raise the rate until the confirmations do not follow: the step in which most was confirmed, and half of it.
+
+    The last step is between the last that followed and the one that did not: in that one much is spent on orders that
+    are not confirmed within it.
+    """
     ladder = [_undisturbed(step, rate)]
     while ladder[-1].follows and len(ladder) < _MAX_STEPS:
         rate *= FACTOR
         ladder.append(_undisturbed(step, rate))
+    ladder.append(_undisturbed(step, rate / math.sqrt(FACTOR)))
     most = max(ladder, key=lambda taken: (taken.valid, taken.confirmed))
     return most, _undisturbed(step, HALF * most.confirmed)
 

@@ -14,8 +14,8 @@ _MAX_READINGS = 50
 @dataclass(frozen=True, slots=True)
 class _Process:
     parent: int
-    seconds: float
-    """Its own CPU time, and that of its ended children."""
+    ticks: int
+    """Its own CPU time, and that of its ended children; whole ticks, so that the sum of many is exact."""
 
 
 def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
@@ -33,12 +33,12 @@ def cpu_seconds(roots: Mapping[str, int]) -> dict[str, float]:
 def _of_tree(root: int, processes: Mapping[int, _Process], children: Mapping[int, list[int]]) -> float:
     if root not in processes:
         raise ProcessLookupError(f"process {root} has ended")
-    seconds, open_pids = 0.0, [root]
+    ticks, open_pids = 0, [root]
     while open_pids:
         pid = open_pids.pop()
-        seconds += processes[pid].seconds
+        ticks += processes[pid].ticks
         open_pids += children.get(pid, [])
-    return seconds
+    return ticks / _TICKS_PER_SECOND
 
 
 def _processes() -> dict[int, _Process]:
@@ -61,5 +61,4 @@ def _read(pid: int) -> _Process | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()  # the name before it may contain spaces
-    ticks = sum(int(field) for field in fields[11:15])  # utime, stime, cutime, cstime
-    return _Process(int(fields[1]), ticks / _TICKS_PER_SECOND)
+    return _Process(int(fields[1]), sum(map(int, fields[11:15])))  # utime, stime, cutime, cstime
