@@ -127,7 +127,8 @@ def saturation(step: Callable[[float], Step], rate: float) -> tuple[Step, Step]:
     while ladder[-1].follows and len(ladder) < _MAX_STEPS:
         rate *= FACTOR
         ladder.append(_undisturbed(step, rate))
-    ladder.append(_undisturbed(step, rate / math.sqrt(FACTOR)))
+    if not ladder[-1].follows:
+        ladder.append(_undisturbed(step, rate / math.sqrt(FACTOR)))
     most = max(ladder, key=lambda taken: (taken.valid, taken.confirmed))
     return most, _undisturbed(step, HALF * most.confirmed)
 

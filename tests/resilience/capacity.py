@@ -17,7 +17,7 @@ FIRST_RATE, FACTOR = 80.0, 1.25
 FOLLOWS = 0.95
 """Confirmed of the orders offered in a step; below that the backlog grows."""
 _MORE = 1.05
-"""By what a step without that must exceed those before it, or the system is at its capacity.
+"""A step below that confirms this many times the best before it, or the system is at its capacity.
 
 The first step in which the backlog grows shows less than the capacity: its last orders are confirmed after it.
 """
@@ -69,9 +69,10 @@ def climb(step: Callable[[float], Outcome], report: Report) -> Capacity:
                 raise GeneratorTooSlow(too_slow)
             report(f"{too_slow}; this step does not count")
             break
-        if confirmed < min(FOLLOWS * offered, _MORE * best):
-            return Capacity(max(best, confirmed), reached=True)
+        enough = min(FOLLOWS * offered, _MORE * best)
         best = max(best, confirmed)
+        if confirmed < enough:
+            return Capacity(best, reached=True)
         rate *= FACTOR
     return Capacity(best, reached=False)
 

@@ -148,10 +148,7 @@ class Container:
     def database(
         self, *, leasing: bool = False, by_key: bool = True, statement_timeout_seconds: float = 30
     ) -> Database:
-        """A database connection for one thread; one that leases rows does so as this process.
-
-        One for statements that read whole tables is not ``by_key``.
-        """
+        """A database connection for one thread. ``leasing`` is done as this process; ``by_key``: see ``Database``."""
         database = Database(
             self.settings.database_url,
             application_name=f"orderflow {self.name}",

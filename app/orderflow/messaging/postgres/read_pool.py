@@ -120,8 +120,7 @@ class ReadPool:
         The pool's own ``check`` is not used: its pause after the second failure takes up the rest of the timeout, so
         two lost connections would cost a query.
         """
-        timeout = self._connection_timeout()
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + self._connection_timeout()
         while True:
             connection = self._pool.getconn(max(0, deadline - time.monotonic()))
             try:
