@@ -11,10 +11,8 @@ import time
 from collections.abc import Callable, Sequence
 from uuid import uuid4
 
-from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import SpanLimits
 from prometheus_client import CollectorRegistry
 
 from orderflow.instrumentation import Instrumentation
@@ -24,20 +22,27 @@ from orderflow.messaging.instrumentation import BatchResult, MessagingInstrument
 from orderflow.telemetry.fanout import fan_out
 from orderflow.telemetry.metrics.recorder import Recorder
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from orderflow.telemetry.tracing.sdk import MAX_QUEUE_SIZE, BoundedProcessor, Pipeline
-from orderflow.telemetry.tracing.spans import Spans
+from orderflow.telemetry.tracing.export import SpanQueue
+from orderflow.telemetry.tracing.otlp import SpanEncoder
+from orderflow.telemetry.tracing.sdk import MAX_QUEUE_SIZE
+from orderflow.telemetry.tracing.spans import Span, Spans
 from orderflow.telemetry.tracing.tracer import Tracing
 
 BATCH, BATCHES, ROUNDS = 250, 40, 7
 OCCURRED = "2026-01-01T12:00:00.123456+00:00"
 
 
-class DiscardingExporter(SpanExporter):
-    """Encodes spans as for an export, and discards them."""
+ENCODER = SpanEncoder(Resource.get_empty(), SpanLimits())
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        encode_spans(spans).SerializePartialToString()
-        return SpanExportResult.SUCCESS
+
+def discard(spans: Sequence[Span]) -> bool:
+    """Encode spans as for an export, and discard them."""
+    ENCODER.encode(spans)
+    return True
+
+
+def queue(max_queue_size: int, registry: MetricRegistry | None = None) -> SpanQueue:
+    return SpanQueue(discard, max_queue_size=max_queue_size, max_batch_size=512, delay_seconds=5.0, registry=registry)
 
 
 def headers(position: int, ratio: float) -> dict[str, str | int]:
@@ -86,12 +91,9 @@ def instrumented(*, traced: bool) -> tuple[MessagingInstrumentation, Callable[[]
     recorder = Recorder(MetricRegistry(CollectorRegistry()), SystemClock())
     if not traced:
         return fan_out(Instrumentation, (Tracing(), recorder)), lambda: None
-    pipeline = Pipeline(
-        BoundedProcessor(DiscardingExporter(), max_queue_size=MAX_QUEUE_SIZE), resource=Resource.get_empty(), environ={}
-    )
-    return fan_out(Instrumentation, (Tracing(Spans(pipeline.inner)), recorder)), lambda: pipeline.shutdown(
-        timeout_seconds=10
-    )
+    waiting = queue(MAX_QUEUE_SIZE)
+    instrumentation = fan_out(Instrumentation, (Tracing(Spans(waiting.add)), recorder))
+    return instrumentation, lambda: waiting.close(timeout_seconds=10)
 
 
 def microseconds(instrumentation: MessagingInstrumentation, received: Sequence[Delivery]) -> float:
@@ -104,16 +106,13 @@ def microseconds(instrumentation: MessagingInstrumentation, received: Sequence[D
 def dropped(max_queue_size: int) -> tuple[int, float]:
     """Spans dropped, and messages a second, when a backlog is consumed with every message traced."""
     collectors = CollectorRegistry()
-    processor = BoundedProcessor(
-        DiscardingExporter(), max_queue_size=max_queue_size, registry=MetricRegistry(collectors)
-    )
-    pipeline = Pipeline(processor, resource=Resource.get_empty(), environ={})
-    instrumentation, received = fan_out(Instrumentation, (Tracing(Spans(pipeline.inner)),)), deliveries(1)
+    waiting = queue(max_queue_size, MetricRegistry(collectors))
+    instrumentation, received = fan_out(Instrumentation, (Tracing(Spans(waiting.add)),)), deliveries(1)
     begun = time.perf_counter()
     for _ in range(BATCHES):
         batch(instrumentation, received)
     seconds = time.perf_counter() - begun
-    pipeline.shutdown(timeout_seconds=30)
+    waiting.close(timeout_seconds=30)
     count = collectors.get_sample_value("orderflow_spans_dropped_total", {"reason": "queue_full"})
     return int(count or 0), BATCHES * BATCH / seconds
 

@@ -20,7 +20,7 @@ from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.metrics.service_recorder import ServiceRecorder
 from orderflow.telemetry.server import TelemetryServer
 from orderflow.telemetry.tracing import semconv
-from orderflow.telemetry.tracing.spans import Attributes, Spans
+from orderflow.telemetry.tracing.spans import Attributes
 from orderflow.telemetry.tracing.switch import pipeline_if_enabled
 from orderflow.telemetry.tracing.tracer import Tracing
 from orderflow.version import VERSION
@@ -76,7 +76,6 @@ class Telemetry:
         ProcessCollector(registry=registry)
         metrics_registry = MetricRegistry(registry, given={"queue": queues, "role": _roles(areas)})
         pipeline = pipeline_if_enabled(process_name, environ, registry=metrics_registry)
-        spans = Spans(pipeline.inner) if pipeline else None
         recorder = Recorder(metrics_registry, clock or SystemClock())
         recorder.watch(queues)
         telemetry = cls(
@@ -85,10 +84,10 @@ class Telemetry:
             metrics_registry=metrics_registry,
             pipeline=pipeline,
             tracing=Tracing(
-                spans,
-                edge=pipeline.edge if pipeline else None,
+                pipeline.spans if pipeline else None,
+                sampling=pipeline.sampling if pipeline else None,
                 server=broker_attributes(settings.amqp_url),
-                batches=pipeline is not None and pipeline.samples_requests,
+                batches=pipeline is not None and pipeline.sampling.samples,
             ),
             recorder=recorder,
         )

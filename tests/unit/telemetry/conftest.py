@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """A registry and a span store per test."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from orderflow.telemetry import server
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from orderflow.telemetry.tracing.sdk import Pipeline
 from tests.rigs.traces import Traces
 
 
@@ -33,18 +32,13 @@ def value(registry: CollectorRegistry) -> Callable[..., float | None]:
 
 
 @pytest.fixture
-def make_traces() -> Iterator[Callable[..., Traces]]:
-    """Creates tracing whose edge sampler follows the given environment."""
-    made: list[Pipeline] = []
+def make_traces() -> Callable[..., Traces]:
+    """Creates tracing that samples requests as the given environment says."""
 
     def make(*, batches: bool = True, **environ: str) -> Traces:
-        traces = Traces.in_memory(batches=batches, environ=environ)
-        made.append(traces.pipeline)
-        return traces
+        return Traces.in_memory(batches=batches, environ=environ)
 
-    yield make
-    for pipeline in made:
-        pipeline.shutdown(timeout_seconds=1)
+    return make
 
 
 @pytest.fixture

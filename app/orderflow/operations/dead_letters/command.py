@@ -21,7 +21,7 @@ from orderflow.services import SERVICES
 from orderflow.settings import Settings
 from orderflow.telemetry.logging import configure
 from orderflow.telemetry.tracing.pika_channel import TracedChannel
-from orderflow.telemetry.tracing.switch import pipeline_if_enabled
+from orderflow.telemetry.tracing.switch import command_provider
 
 DONE, NOT_ALL, FAILED = 0, 1, 2
 
@@ -50,12 +50,8 @@ def main(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Run the command with the settings in ``environ``; traced when they enable tracing. Logs go to standard error."""
     settings = Settings.from_env(environ, frozenset({"amqp"}))
     configure("dead-letters", level=settings.log_level, stream=sys.stderr)
-    pipeline = pipeline_if_enabled("dead-letters", environ)
-    try:
-        return run(options, settings, traced=partial(TracedChannel, provider=pipeline.provider if pipeline else None))
-    finally:
-        if pipeline is not None:
-            pipeline.shutdown(timeout_seconds=5)
+    with command_provider("dead-letters", environ) as provider:
+        return run(options, settings, traced=partial(TracedChannel, provider=provider))
 
 
 def run(

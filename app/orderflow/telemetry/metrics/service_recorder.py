@@ -79,8 +79,7 @@ class ServiceRecorder(Instrumentation):
             return
         context = self._tracing.mark("finish order", trace, {EXEMPLAR: True})
         if context is not None:
-            ids = {"trace_id": f"{context.trace_id:032x}", "span_id": f"{context.span_id:016x}"}
-            series.set_exemplar(seconds, ids)
+            series.set_exemplar(seconds, {"trace_id": context.trace_id, "span_id": context.span_id})
 
     def stock_moved(self, move: str, units: int) -> None:
         """Count moved units."""

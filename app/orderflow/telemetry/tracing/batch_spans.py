@@ -5,13 +5,14 @@ import time
 from collections.abc import Mapping, Sequence
 
 from opentelemetry.context import attach, detach
-from opentelemetry.trace import Link, SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import SpanKind, set_span_in_context
 
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.instrumentation import BatchObserver, BatchResult
 from orderflow.telemetry.tracing import semconv
 from orderflow.telemetry.tracing.propagation import forwarded, is_sampled, parsed
-from orderflow.telemetry.tracing.spans import Attributes, OpenSpan, Spans
+from orderflow.telemetry.tracing.semconv import AttributeValue
+from orderflow.telemetry.tracing.spans import Attributes, Event, Link, Span, Spans, api_span
 
 _RETRY_COUNT = "x-retry-count"
 
@@ -62,56 +63,49 @@ class BatchTrace(BatchObserver):
             start_ns=started,
         )
         links = [Link(self._batch.context)]
-        self._messages: dict[int, OpenSpan] = {
-            position: spans.start(
-                name,
-                SpanKind.CONSUMER,
-                parent=context,
-                attributes=message_attributes(deliveries[position], queue, server),
-                links=links,
-                start_ns=started,
+        self._messages: dict[int, Span] = {}
+        for position, context in parents.items():
+            attributes = message_attributes(deliveries[position], queue, server)
+            span = spans.start(
+                name, SpanKind.CONSUMER, parent=context, attributes=attributes, links=links, start_ns=started
             )
-            for position, context in parents.items()
-        }
-        self._token = attach(set_span_in_context(self._batch.span))
+            spans.adopt(span)
+            self._messages[position] = span
+        self._token = attach(set_span_in_context(api_span(self._batch.context)))
 
     def headers(self, position: int) -> Mapping[str, str]:
         """The trace headers for what a message causes: those of its span, or its own when it is not sampled."""
-        opened = self._messages.get(position)
-        return opened.headers if opened else forwarded(self._deliveries[position].properties.headers)
+        span = self._messages.get(position)
+        return span.context.headers() if span else forwarded(self._deliveries[position].properties.headers)
 
     def handled(self, outcomes: BatchResult) -> None:
         """End all spans, each with the outcome of its message."""
-        ended = time.time_ns()
-        if self._messages:
-            self._end_messages(outcomes, ended)
-        batch = self._batch.span
+        if outcomes.retried or outcomes.dead:
+            self._set_outcomes(outcomes)
         if self._failures:
-            batch.set_attribute(semconv.FAILED_ATTEMPTS, self._failures)
+            self._batch.attributes[semconv.FAILED_ATTEMPTS] = self._failures
         detach(self._token)
-        self._spans.end(self._batch, ended)
+        self._spans.end([*self._messages.values(), self._batch])
 
     def failed(self, error: BaseException) -> None:
         """Add a failed attempt to the span of the batch."""
         self._failures += 1
-        self._batch.span.add_event("attempt failed", {semconv.ERROR_TYPE: type(error).__name__})
+        event = Event("attempt failed", time.time_ns(), {semconv.ERROR_TYPE: type(error).__name__})
+        self._batch.events.append(event)
 
-    def _end_messages(self, outcomes: BatchResult, ended: int) -> None:
-        retried = {position: (reason, delay) for position, reason, delay in outcomes.retried}
-        dead = dict(outcomes.dead)
-        for position, opened in self._messages.items():
-            if position in retried:
-                reason, delay = retried[position]
-                _set_error(opened, "retried", reason)
-                opened.span.set_attribute(semconv.RETRY_DELAY, delay)
-            elif position in dead:
-                _set_error(opened, "dead_lettered", dead[position])
-            self._spans.end(opened, ended)
+    def _set_outcomes(self, outcomes: BatchResult) -> None:
+        for position, reason, delay in outcomes.retried:
+            if span := self._messages.get(position):
+                _set_error(span, "retried", reason)
+                span.attributes[semconv.RETRY_DELAY] = delay
+        for position, reason in outcomes.dead:
+            if span := self._messages.get(position):
+                _set_error(span, "dead_lettered", reason)
 
 
-def message_attributes(delivery: Delivery, queue: str, server: Attributes) -> Attributes:
+def message_attributes(delivery: Delivery, queue: str, server: Attributes) -> dict[str, AttributeValue]:
     """The attributes of the span that processes a message."""
-    attributes = {
+    attributes: dict[str, AttributeValue] = {
         **semconv.PROCESS,
         **server,
         semconv.DESTINATION: semconv.destination(delivery.exchange, delivery.routing_key, queue),
@@ -127,6 +121,6 @@ def message_attributes(delivery: Delivery, queue: str, server: Attributes) -> At
     return attributes
 
 
-def _set_error(opened: OpenSpan, outcome: str, reason: str) -> None:
-    opened.span.set_attributes({semconv.OUTCOME: outcome, semconv.REASON: reason, semconv.ERROR_TYPE: reason})
-    opened.span.set_status(Status(StatusCode.ERROR, reason))
+def _set_error(span: Span, outcome: str, reason: str) -> None:
+    span.attributes |= {semconv.OUTCOME: outcome, semconv.REASON: reason, semconv.ERROR_TYPE: reason}
+    span.error = reason

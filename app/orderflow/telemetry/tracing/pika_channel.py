@@ -8,16 +8,16 @@ message's trace context, and it changes the properties that it is given.
 
 from collections.abc import Mapping
 
-from opentelemetry.context import attach, detach
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.instrumentation.pika import PikaInstrumentor
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import NonRecordingSpan, Span, set_span_in_context
+from opentelemetry.trace import Span, set_span_in_context
 from pika import BasicProperties
 from pika.adapters.blocking_connection import BlockingChannel
 
 from orderflow.telemetry.tracing import semconv
 from orderflow.telemetry.tracing.propagation import TRACEPARENT, TRACESTATE, forwarded, parsed
-from orderflow.telemetry.tracing.spans import in_context
+from orderflow.telemetry.tracing.spans import api_span
 
 _FLAG = "_is_instrumented_by_opentelemetry"
 
@@ -50,7 +50,7 @@ class TracedChannel:
             self.channel.basic_publish(exchange, routing_key, body, copied, mandatory)
             return
         stored = parsed(headers)
-        token = attach(set_span_in_context(NonRecordingSpan(stored)) if stored else in_context(None))
+        token = attach(set_span_in_context(api_span(stored)) if stored else Context())
         try:
             self.channel.basic_publish(exchange, routing_key, body, copied, mandatory)
         finally:

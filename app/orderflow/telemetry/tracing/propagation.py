@@ -7,14 +7,40 @@ https://www.w3.org/TR/trace-context/
 import re
 from collections.abc import Mapping
 
-from opentelemetry.trace import SpanContext, TraceFlags, TraceState
+import msgspec
 
 TRACEPARENT = "traceparent"
 TRACESTATE = "tracestate"
+SAMPLED = 0x01
+"""The flag of a context whose spans are recorded."""
 _LENGTH = 55
 _MAX_STATE = 512
 _ODD = frozenset("13579bdf")
 _FORM = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_MEMBER = r"[a-z0-9][a-z0-9_*/@-]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{1,256}"
+_STATE = re.compile(rf"{_MEMBER}(?:,{_MEMBER})*")
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
+
+
+class TraceContext(msgspec.Struct, frozen=True, gc=False):
+    """Names a span: the ids in hexadecimal digits, as in the headers, with the flags and the state of its trace."""
+
+    trace_id: str
+    span_id: str
+    flags: int
+    state: str = ""
+    is_remote: bool = False
+    """True for a context that was read from headers: its span may be one of another process."""
+
+    @property
+    def sampled(self) -> bool:
+        """Whether the spans of the trace are recorded."""
+        return bool(self.flags & SAMPLED)
+
+    def headers(self) -> dict[str, str]:
+        """The trace headers for what the span causes."""
+        parent = f"00-{self.trace_id}-{self.span_id}-{self.flags:02x}"
+        return {TRACEPARENT: parent, TRACESTATE: self.state} if self.state else {TRACEPARENT: parent}
 
 
 def is_sampled(headers: Mapping[str, object]) -> bool:
@@ -31,32 +57,23 @@ def forwarded(headers: Mapping[str, object]) -> dict[str, str]:
     parent = headers.get(TRACEPARENT)
     if not isinstance(parent, str) or not _FORM.fullmatch(parent):
         return {}
-    state = headers.get(TRACESTATE)
-    if isinstance(state, str) and 0 < len(state) <= _MAX_STATE and state.isascii() and state.isprintable():
-        return {TRACEPARENT: parent, TRACESTATE: state}
-    return {TRACEPARENT: parent}
+    state = _state(headers)
+    return {TRACEPARENT: parent, TRACESTATE: state} if state else {TRACEPARENT: parent}
 
 
-def parsed(headers: Mapping[str, object]) -> SpanContext | None:
+def parsed(headers: Mapping[str, object]) -> TraceContext | None:
     """The context in the headers, or None when there is none or it is malformed."""
     text = headers.get(TRACEPARENT)
     match = _FORM.fullmatch(text) if isinstance(text, str) else None
     if match is None:
         return None
+    trace_id, span_id, flags = match.groups()
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    return TraceContext(trace_id, span_id, int(flags, 16), _state(headers), is_remote=True)
+
+
+def _state(headers: Mapping[str, object]) -> str:
+    """The tracestate, or an empty text when it is too long or malformed."""
     state = headers.get(TRACESTATE)
-    context = SpanContext(
-        trace_id=int(match[1], 16),
-        span_id=int(match[2], 16),
-        is_remote=True,
-        trace_flags=TraceFlags(int(match[3], 16)),
-        trace_state=TraceState.from_header([state]) if isinstance(state, str) and len(state) <= _MAX_STATE else None,
-    )
-    return context if context.is_valid else None
-
-
-def headers_of(context: SpanContext) -> dict[str, str]:
-    """The trace headers for what a span causes."""
-    headers = {TRACEPARENT: f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"}
-    if context.trace_state:
-        headers[TRACESTATE] = context.trace_state.to_header()
-    return headers
+    return state if isinstance(state, str) and len(state) <= _MAX_STATE and _STATE.fullmatch(state) else ""

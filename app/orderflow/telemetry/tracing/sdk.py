@@ -1,35 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports spans with the OpenTelemetry SDK, in the background, with a bounded queue; counts exported and dropped spans.
+"""What of the OpenTelemetry SDK is used: its configuration, samplers, resource and transport.
 
-The SDK and its exporter read the standard ``OTEL_*`` variables from the environment of the process: endpoint, headers,
-compression, timeouts, sampler, limits, resource attributes. This module sets only values that differ from the SDK's.
+The SDK reads the standard ``OTEL_*`` variables from the environment of the process: endpoint, headers, compression,
+timeouts, sampler, limits, resource attributes. This module sets only values that differ from the SDK's.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
 
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.environment_variables import OTEL_BSP_MAX_QUEUE_SIZE, OTEL_SPAN_LINK_COUNT_LIMIT
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, SpanLimits, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, Decision, ParentBased
+from opentelemetry.sdk.trace import SpanLimits, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-from orderflow.telemetry.metrics import catalogue
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from orderflow.telemetry.tracing.semconv import SCHEMA_URL, SCOPE, SERVICE_NAME, SERVICE_VERSION
-
-if TYPE_CHECKING:
-    from opentelemetry.trace import Tracer
+from orderflow.telemetry.tracing.export import SpanQueue
+from orderflow.telemetry.tracing.otlp import SpanEncoder
+from orderflow.telemetry.tracing.sampling import RequestSampling
+from orderflow.telemetry.tracing.semconv import SERVICE_NAME, SERVICE_VERSION
+from orderflow.telemetry.tracing.spans import Spans
+from orderflow.version import VERSION
 
 log = logging.getLogger(__name__)
 
 MAX_QUEUE_SIZE = 8192
 """Maximum number of spans that wait for export, unless OTEL_BSP_MAX_QUEUE_SIZE is set.
 
-With the SDK's 2048 a consumer that works through a backlog with every order traced loses a quarter of its spans
-(2,200 messages/s); with 8192 none. ``python -m tests.bench.telemetry_cost`` prints both.
+While every span of 15,000 messages/s is recorded, more than any process handles, the SDK's 2048 lose two fifths of them
+and 8192 less than a hundredth. ``python -m tests.bench.telemetry_cost`` prints both.
 """
 MAX_LINKS = 1024
 """Maximum number of links of a span, unless OTEL_SPAN_LINK_COUNT_LIMIT is set: one for each sampled message of a batch.
@@ -38,119 +38,71 @@ A batch has 250 messages by default and 1000 at most; the SDK's 128 would drop l
 """
 
 
-class CountingExporter(SpanExporter):
-    """Counts the spans that another exporter exports or fails to export."""
-
-    def __init__(self, exporter: SpanExporter, registry: MetricRegistry | None, taken: Callable[[int], None]) -> None:
-        self._exporter = exporter
-        self._exported = registry.counter(catalogue.SPANS_EXPORTED) if registry else None
-        self._failed = registry.counter(catalogue.SPANS_DROPPED, "export_failed") if registry else None
-        self._taken = taken
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Export and count. A failed export is final: the exporter has retried it."""
-        self._taken(len(spans))
-        result = self._exporter.export(spans)
-        counter = self._exported if result is SpanExportResult.SUCCESS else self._failed
-        if counter is not None:
-            counter.inc(len(spans))
-        return result
-
-    def shutdown(self) -> None:
-        """Shut the other exporter down."""
-        self._exporter.shutdown()
-
-
-class BoundedProcessor(SpanProcessor):
-    """Passes ended spans to a background thread. When the queue is full, new spans are dropped and counted.
-
-    The SDK's own processor drops the oldest spans and counts nothing.
-    """
-
-    def __init__(self, exporter: SpanExporter, *, max_queue_size: int, registry: MetricRegistry | None = None) -> None:
-        self._capacity = max_queue_size
-        self._waiting = 0
-        self._lock = threading.Lock()
-        self._dropped = registry.counter(catalogue.SPANS_DROPPED, "queue_full") if registry else None
-        counting = CountingExporter(exporter, registry, self._taken)
-        # The SDK refuses a batch larger than the queue, so a small queue needs a small batch.
-        batch_size = None if max_queue_size >= _SDK_BATCH_SIZE else max_queue_size
-        self._inner = BatchSpanProcessor(counting, max_queue_size=max_queue_size, max_export_batch_size=batch_size)
-
-    def on_end(self, span: ReadableSpan) -> None:
-        """Queue an ended span if it is sampled and the queue has room."""
-        if not (span.context and span.context.trace_flags.sampled):
-            return
-        with self._lock:
-            room = self._waiting < self._capacity
-            self._waiting += room
-        if room:
-            self._inner.on_end(span)
-        elif self._dropped is not None:
-            self._dropped.inc()
-
-    def shutdown(self) -> None:
-        """Export the queue, then end the thread."""
-        self._inner.shutdown()  # type: ignore[no-untyped-call]
-
-    def force_flush(self, timeout_millis: int | None = None) -> bool:
-        """Export the queue, in this thread."""
-        return self._inner.force_flush(timeout_millis)
-
-    def _taken(self, count: int) -> None:
-        with self._lock:
-            self._waiting -= count
-
-
-_SDK_BATCH_SIZE = 512
-"""The SDK's default batch size."""
-
-
 class Pipeline:
-    """Two tracers over one processor.
+    """``spans`` records and exports; ``sampling`` decides which requests are recorded."""
 
-    ``edge`` samples new requests as configured by OTEL_TRACES_SAMPLER. ``inner`` records every child of a sampled span,
-    and its own root spans: batches and commands.
-    """
-
-    def __init__(self, processor: SpanProcessor, *, resource: Resource, environ: Mapping[str, str]) -> None:
-        self._processor = processor
-        limits = SpanLimits(max_links=None if environ.get(OTEL_SPAN_LINK_COUNT_LIMIT) else MAX_LINKS)
-        edge = TracerProvider(resource=resource, span_limits=limits, shutdown_on_exit=False)
-        self.provider = TracerProvider(
-            sampler=ParentBased(ALWAYS_ON), resource=resource, span_limits=limits, shutdown_on_exit=False
-        )
-        edge.add_span_processor(processor)
-        self.provider.add_span_processor(processor)
-        self.edge: Tracer = edge.get_tracer(SCOPE, schema_url=SCHEMA_URL)
-        self.inner: Tracer = self.provider.get_tracer(SCOPE, schema_url=SCHEMA_URL)
-        self.samples_requests = edge.sampler.should_sample(None, 0, "request").decision is not Decision.DROP
-        """False when the edge sampler drops everything: then no trace begins here, not even for a batch."""
+    def __init__(self, queue: SpanQueue, sampling: RequestSampling) -> None:
+        self.spans = Spans(queue.add)
+        self.sampling = sampling
+        self._queue = queue
 
     def shutdown(self, *, timeout_seconds: float) -> None:
-        """Export the queue, for at most ``timeout_seconds``: an unavailable collector must not delay the exit."""
-        thread = threading.Thread(target=self._processor.shutdown, name="spans shutdown", daemon=True)
-        thread.start()
-        thread.join(timeout_seconds)
-        if thread.is_alive():
-            log.warning("spans.not_flushed", extra={"timeout_seconds": timeout_seconds})
+        """Export the queue, for at most that long."""
+        self._queue.close(timeout_seconds=timeout_seconds)
+
+
+class EncodedExporter(OTLPSpanExporter):
+    """The SDK's exporter, with its endpoint, headers, TLS, compression and retries, for encoded requests."""
+
+    def send(self, request: bytes) -> bool:
+        """Whether the request has arrived."""
+        return self._client.export(request).success
 
 
 def start_pipeline(
-    process_name: str, version: str, environ: Mapping[str, str], *, registry: MetricRegistry | None = None
+    process_name: str, environ: Mapping[str, str], *, registry: MetricRegistry | None = None
 ) -> Pipeline:
     """The pipeline of this process. Call it only when ``tracing_enabled``: its imports cost a process 0.2 s of CPU."""
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    exporter = EncodedExporter()
+    encoder = SpanEncoder(resource(process_name), span_limits(environ))
+    queue = SpanQueue(
+        lambda spans: exporter.send(encoder.encode(spans)),
+        max_queue_size=_number("max_queue_size") if environ.get(OTEL_BSP_MAX_QUEUE_SIZE) else MAX_QUEUE_SIZE,
+        max_batch_size=_number("max_export_batch_size"),
+        delay_seconds=_number("schedule_delay_millis") / 1000,
+        registry=registry,
+    )
+    return Pipeline(queue, RequestSampling(TracerProvider(shutdown_on_exit=False).sampler))
 
-    size = MAX_QUEUE_SIZE
-    if environ.get(OTEL_BSP_MAX_QUEUE_SIZE):
-        # The SDK's own parser of the variable has no public name.
-        size = int(BatchSpanProcessor._default_max_queue_size())  # type: ignore[no-untyped-call]  # noqa: SLF001
-    processor = BoundedProcessor(OTLPSpanExporter(), max_queue_size=size, registry=registry)
-    return Pipeline(processor, resource=resource(process_name, version), environ=environ)
+
+def start_provider(process_name: str) -> TracerProvider:
+    """The SDK's own pipeline, for the few spans of a command that libraries record. End it with ``shut_down``."""
+    provider = TracerProvider(resource=resource(process_name), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
 
 
-def resource(process_name: str, version: str) -> Resource:
+def shut_down(provider: TracerProvider, *, timeout_seconds: float) -> None:
+    """Export what the provider recorded, for at most that long: the SDK would wait 30 s for a collector."""
+    thread = threading.Thread(target=provider.shutdown, name="spans shutdown", daemon=True)
+    thread.start()
+    thread.join(timeout_seconds)
+    if thread.is_alive():
+        log.warning("spans.not_flushed", extra={"timeout_seconds": timeout_seconds})
+
+
+def resource(process_name: str) -> Resource:
     """The resource of every span of this process; the standard variables override name and version."""
     given = OTELResourceDetector().detect().attributes
-    return Resource.create({SERVICE_NAME: process_name, SERVICE_VERSION: version, **given})
+    return Resource.create({SERVICE_NAME: process_name, SERVICE_VERSION: VERSION, **given})
+
+
+def span_limits(environ: Mapping[str, str]) -> SpanLimits:
+    """The SDK's limits of spans, but with more links."""
+    return SpanLimits(max_links=None if environ.get(OTEL_SPAN_LINK_COUNT_LIMIT) else MAX_LINKS)
+
+
+def _number(option: str) -> int:
+    """An option of the batch processor, from its variable; the SDK's parsers have no public name."""
+    parse = getattr(BatchSpanProcessor, f"_default_{option}")
+    return int(parse())

@@ -7,9 +7,10 @@ https://github.com/open-telemetry/semantic-conventions/blob/v1.44.0/docs/messagi
 
 from collections.abc import Mapping
 
-from opentelemetry.util.types import AttributeValue
-
 from orderflow.messaging.broker import Properties
+
+AttributeValue = str | bool | int | float
+"""The value of an attribute of a span."""
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.44.0"
 SCOPE = "orderflow"

@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Decides whether a process traces. Needs no OpenTelemetry library, so without tracing the SDK is not imported."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from orderflow.version import VERSION
-
 if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import TracerProvider
+
     from orderflow.telemetry.metrics.registry import MetricRegistry
     from orderflow.telemetry.tracing.sdk import Pipeline
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+_FLUSH_SECONDS = 5
+"""How long a command waits for the collector at its end."""
 
 
 def tracing_enabled(environ: Mapping[str, str]) -> bool:
@@ -33,4 +36,19 @@ def pipeline_if_enabled(
         return None
     from orderflow.telemetry.tracing.sdk import start_pipeline
 
-    return start_pipeline(process_name, VERSION, environ, registry=registry)
+    return start_pipeline(process_name, environ, registry=registry)
+
+
+@contextmanager
+def command_provider(process_name: str, environ: Mapping[str, str]) -> "Iterator[TracerProvider | None]":
+    """The SDK's provider for the spans of a command, which are exported at its end; None when it does not trace."""
+    if not tracing_enabled(environ):
+        yield None
+        return
+    from orderflow.telemetry.tracing.sdk import shut_down, start_provider
+
+    provider = start_provider(process_name)
+    try:
+        yield provider
+    finally:
+        shut_down(provider, timeout_seconds=_FLUSH_SECONDS)

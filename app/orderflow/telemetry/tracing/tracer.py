@@ -5,8 +5,9 @@ The instrumentation of the broker library is not used here: per message it costs
 """
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, Tracer
+from opentelemetry.trace import SpanKind
 
 from orderflow.instrumentation import Instrumentation, RequestObserver
 from orderflow.messaging.broker import Delivery, Failure, Publication
@@ -14,8 +15,11 @@ from orderflow.messaging.instrumentation import BatchObserver, CallObserver, Pub
 from orderflow.telemetry.tracing import semconv
 from orderflow.telemetry.tracing.batch_spans import BatchTrace, Forwarding
 from orderflow.telemetry.tracing.http_spans import ForwardingRequest, RequestTrace
-from orderflow.telemetry.tracing.propagation import forwarded, is_sampled, parsed
-from orderflow.telemetry.tracing.spans import Attributes, OpenSpan, Spans
+from orderflow.telemetry.tracing.propagation import TraceContext, forwarded, is_sampled, parsed
+from orderflow.telemetry.tracing.spans import Attributes, Link, Span, Spans
+
+if TYPE_CHECKING:
+    from orderflow.telemetry.tracing.sampling import RequestSampling
 
 _FAILED_CALLS = frozenset({"failed", "unclear"})
 
@@ -23,28 +27,28 @@ _FAILED_CALLS = frozenset({"failed", "unclear"})
 class Tracing(Instrumentation):
     """Traces requests, batches, publications and calls. Without ``spans`` it only passes trace headers on.
 
-    ``edge`` starts the spans of HTTP requests and decides which are recorded. ``server`` are the attributes of the
-    broker. With ``batches`` every batch gets a span, else only a batch with a sampled message.
+    ``sampling`` decides which HTTP requests are recorded. ``server`` are the attributes of the broker. With ``batches``
+    every batch gets a span, else only a batch with a sampled message.
     """
 
     def __init__(
         self,
         spans: Spans | None = None,
         *,
-        edge: Tracer | None = None,
+        sampling: "RequestSampling | None" = None,
         server: Attributes | None = None,
         batches: bool = True,
     ) -> None:
         self._spans = spans
-        self._edge = edge
+        self._sampling = sampling
         self._server = server or {}
         self._batches = batches
 
     def http_request_started(self, *, method: str, path: str, scheme: str, trace: Mapping[str, str]) -> RequestObserver:
         """Begin a server span; it continues the client's trace."""
-        if self._edge is None or self._spans is None:
+        if self._sampling is None or self._spans is None:
             return ForwardingRequest(trace)
-        return RequestTrace(self._edge, self._spans, method=method, path=path, scheme=scheme, parent=parsed(trace))
+        return RequestTrace(self._spans, self._sampling, method=method, path=path, scheme=scheme, parent=parsed(trace))
 
     def batch_received(self, queue: str, deliveries: Sequence[Delivery]) -> BatchObserver:
         """Begin the spans of a batch."""
@@ -69,18 +73,19 @@ class Tracing(Instrumentation):
         parent = parsed(trace) if is_sampled(trace) else None
         if self._spans is None or parent is None:
             return _ForwardingCall(forwarded(trace))
-        opened = self._spans.start(
+        span = self._spans.start(
             operation.replace("_", " "), SpanKind.CLIENT, parent=parent, attributes={semconv.OPERATION: operation}
         )
-        return _CallTrace(self._spans, opened)
+        self._spans.adopt(span)
+        return _CallTrace(self._spans, span)
 
     def annotate(self, trace: Mapping[str, str], attributes: Attributes) -> None:
         """Add attributes to the span whose headers these are, if it is still open in this process."""
-        opened = self._spans.find(trace) if self._spans else None
-        if opened is not None:
-            opened.span.set_attributes(attributes)
+        span = self._spans.find(trace) if self._spans else None
+        if span is not None:
+            span.attributes |= attributes
 
-    def mark(self, name: str, trace: Mapping[str, str], attributes: Attributes) -> SpanContext | None:
+    def mark(self, name: str, trace: Mapping[str, str], attributes: Attributes) -> TraceContext | None:
         """Add attributes to a sampled trace: to the open span whose headers these are, else to a new short span.
 
         Returns the context of that span, or None when the trace is not sampled.
@@ -88,15 +93,15 @@ class Tracing(Instrumentation):
         parent = parsed(trace) if is_sampled(trace) else None
         if self._spans is None or parent is None:
             return None
-        opened = self._spans.find(trace)
-        if opened is not None:
-            opened.span.set_attributes(attributes)
-            return opened.context
-        opened = self._spans.start(name, SpanKind.INTERNAL, parent=parent, attributes=attributes)
-        self._spans.end(opened)
-        return opened.context
+        span = self._spans.find(trace)
+        if span is not None:
+            span.attributes |= attributes
+        else:
+            span = self._spans.start(name, SpanKind.INTERNAL, parent=parent, attributes=dict(attributes))
+            self._spans.end([span])
+        return span.context
 
-    def _start_send_span(self, spans: Spans, publication: Publication, created: SpanContext) -> OpenSpan:
+    def _start_send_span(self, spans: Spans, publication: Publication, created: TraceContext) -> Span:
         # CLIENT and a link, because the message was created, with its context, long before it is sent.
         return spans.start(
             f"send {publication.exchange or publication.routing_key}",
@@ -118,21 +123,20 @@ class _SendSpans(PublishObserver):
 
     __slots__ = ("_opened", "_spans")
 
-    def __init__(self, spans: Spans, opened: Sequence[OpenSpan]) -> None:
+    def __init__(self, spans: Spans, opened: Sequence[Span]) -> None:
         self._spans = spans
         self._opened = opened
 
     def settled(self, *, confirmed: int, failures: Mapping[Failure, int], seconds: float) -> None:
         """End all spans. Only the number of failures of a group is known here, not which publication failed."""
         _ = seconds
-        for opened in self._opened:
-            if failures:
-                opened.span.set_attribute(semconv.PUBLISH_FAILURES, sum(failures.values()))
-            if failures and not confirmed:
-                reason = ",".join(sorted(failure.value for failure in failures))
-                opened.span.set_attribute(semconv.ERROR_TYPE, reason)
-                opened.span.set_status(Status(StatusCode.ERROR, reason))
-            self._spans.end(opened)
+        if failures:
+            reason = ",".join(sorted(failure.value for failure in failures))
+            for span in self._opened:
+                span.attributes[semconv.PUBLISH_FAILURES] = sum(failures.values())
+                if not confirmed:
+                    span.attributes[semconv.ERROR_TYPE] = span.error = reason
+        self._spans.end(self._opened)
 
 
 class _ForwardingCall(CallObserver):
@@ -150,22 +154,21 @@ class _ForwardingCall(CallObserver):
 class _CallTrace(CallObserver):
     """Records one call."""
 
-    __slots__ = ("_opened", "_spans")
+    __slots__ = ("_span", "_spans")
 
-    def __init__(self, spans: Spans, opened: OpenSpan) -> None:
+    def __init__(self, spans: Spans, span: Span) -> None:
         self._spans = spans
-        self._opened = opened
+        self._span = span
 
     def headers(self) -> Mapping[str, str]:
-        return self._opened.headers
+        return self._span.context.headers()
 
     def finished(self, outcome: str) -> None:
-        span = self._opened.span
-        span.set_attribute(semconv.OUTCOME, outcome)
+        span = self._span
+        span.attributes[semconv.OUTCOME] = outcome
         if outcome in _FAILED_CALLS:
-            span.set_attribute(semconv.ERROR_TYPE, outcome)
-            span.set_status(Status(StatusCode.ERROR, outcome))
-        self._spans.end(self._opened)
+            span.attributes[semconv.ERROR_TYPE] = span.error = outcome
+        self._spans.end([span])
 
 
 def _any_sampled(deliveries: Sequence[Delivery]) -> bool:

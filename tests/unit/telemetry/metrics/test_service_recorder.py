@@ -10,7 +10,7 @@ from orderflow.instrumentation import Instrumentation, Reconciliation, Stuck
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.metrics.service_recorder import ServiceRecorder
 from orderflow.telemetry.tracing.tracer import Tracing
-from tests.rigs.traces import Traces, attributes
+from tests.rigs.traces import Traces
 
 Value = Callable[..., float | None]
 SAMPLED = {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
@@ -60,7 +60,7 @@ def test_a_final_order_of_a_sampled_trace_becomes_an_example(
     shop.order_final("confirmed", 0.3, SAMPLED)
     assert value("orderflow_orders_final_total", outcome="confirmed") == 1
     (span,) = traces.named("finish order")
-    assert attributes(span)["exemplar"] is True
+    assert span.attributes["exemplar"] is True
     assert f"{span.context.trace_id:032x}" == "0af7651916cd43dd8448eb211c80319c"
     example = f'# {{span_id="{span.context.span_id:016x}",trace_id="0af7651916cd43dd8448eb211c80319c"}} 0.3'
     assert example in exposed(registry)
@@ -71,7 +71,7 @@ def test_an_open_span_of_the_order_is_marked_instead(shop: ServiceRecorder, trac
     shop.order_final("confirmed", 0.3, call.headers())
     call.finished("captured")
     (span,) = traces.named("charge")
-    assert attributes(span)["exemplar"] is True
+    assert span.attributes["exemplar"] is True
     assert traces.named("finish order") == []
 
 

@@ -1,20 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import gzip
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Link, SpanContext
+from opentelemetry.trace import SpanKind
 
-from local.eventually import eventually
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from orderflow.telemetry.tracing.sdk import BoundedProcessor, Pipeline, resource, start_pipeline
-from orderflow.telemetry.tracing.switch import tracing_enabled
+from orderflow.telemetry.tracing.sdk import resource, start_pipeline
+from orderflow.telemetry.tracing.switch import command_provider, tracing_enabled
+from orderflow.version import VERSION
 
 Value = Callable[..., float | None]
 BASE = "OTEL_EXPORTER_OTLP_ENDPOINT"
@@ -39,58 +37,15 @@ def test_a_process_traces_when_it_has_an_endpoint_and_nothing_is_switched_off(
 
 
 def test_spans_bear_the_name_of_the_process_unless_the_variables_say_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert resource("orders", "1.0").attributes["service.name"] == "orders"
+    assert resource("orders").attributes["service.name"] == "orders"
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=shop,a=b%20c")
-    attributes = resource("orders", "1.0").attributes
-    assert (attributes["a"], attributes["service.name"], attributes["service.version"]) == ("b c", "shop", "1.0")
+    attributes = resource("orders").attributes
+    assert (attributes["a"], attributes["service.name"], attributes["service.version"]) == ("b c", "shop", VERSION)
     monkeypatch.setenv("OTEL_SERVICE_NAME", "till")
-    assert resource("orders", "1.0").attributes["service.name"] == "till"
+    assert resource("orders").attributes["service.name"] == "till"
 
 
-@pytest.mark.parametrize(
-    ("sampler", "ratio", "samples"),
-    [
-        ("always_on", "", True),
-        ("always_off", "", False),
-        ("traceidratio", "0.01", True),
-        ("traceidratio", "0", False),
-        ("parentbased_always_on", "", True),
-        ("parentbased_always_off", "", False),
-        ("parentbased_traceidratio", "0.01", True),
-        ("parentbased_traceidratio", "0", False),
-    ],
-)
-def test_the_sampler_of_requests_is_the_standard_one(
-    monkeypatch: pytest.MonkeyPatch, sampler: str, ratio: str, samples: bool
-) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", sampler)
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
-    pipeline = Pipeline(SimpleSpanProcessor(BlockedExporter()), resource=Resource.get_empty(), environ={})
-    assert pipeline.samples_requests is samples
-
-
-@pytest.mark.parametrize(("ratio", "sampled"), [("1", True), ("0", False)])
-def test_a_request_is_sampled_as_the_sampler_says_and_a_batch_always(
-    monkeypatch: pytest.MonkeyPatch, ratio: str, sampled: bool
-) -> None:
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
-    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", ratio)
-    pipeline = Pipeline(SimpleSpanProcessor(BlockedExporter()), resource=Resource.get_empty(), environ={})
-    request, batch = pipeline.edge.start_span("request"), pipeline.inner.start_span("batch")
-    assert (request.get_span_context().trace_flags.sampled, batch.get_span_context().trace_flags.sampled) == (
-        sampled,
-        True,
-    )
-
-
-@pytest.mark.parametrize(("given", "links"), [("", 300), ("128", 128)])
-def test_a_span_has_a_link_for_each_message_of_a_batch(monkeypatch: pytest.MonkeyPatch, given: str, links: int) -> None:
-    monkeypatch.setenv("OTEL_SPAN_LINK_COUNT_LIMIT", given)
-    environ = {"OTEL_SPAN_LINK_COUNT_LIMIT": given}
-    pipeline = Pipeline(SimpleSpanProcessor(BlockedExporter()), resource=Resource.get_empty(), environ=environ)
-    context = SpanContext(1, 1, is_remote=True)
-    span = pipeline.inner.start_span("batch", links=[Link(context) for _ in range(300)])
-    assert isinstance(span, ReadableSpan) and len(span.links) == links
+_DECOMPRESS: Mapping[str, Callable[[bytes], bytes]] = {"gzip": gzip.decompress, "deflate": zlib.decompress}
 
 
 class Receiver(HTTPServer):
@@ -99,6 +54,7 @@ class Receiver(HTTPServer):
     def __init__(self) -> None:
         self.spans: list[str] = []
         self.services: set[str] = set()
+        self.requests: list[tuple[str, str | None, str | None]] = []
         super().__init__(("127.0.0.1", 0), _ExportHandler)
 
 
@@ -106,8 +62,10 @@ class _ExportHandler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         assert isinstance(self.server, Receiver)
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        if self.headers.get("Content-Encoding") == "gzip":
-            body = gzip.decompress(body)
+        encoding = self.headers.get("Content-Encoding")
+        self.server.requests.append((self.path, self.headers.get("x-tenant"), encoding))
+        if encoding is not None:
+            body = _DECOMPRESS[encoding](body)
         for group in ExportTraceServiceRequest.FromString(body).resource_spans:
             named = {item.key: item.value.string_value for item in group.resource.attributes}
             self.server.services.add(named["service.name"])
@@ -135,37 +93,37 @@ def test_spans_arrive_over_otlp_and_are_counted(
     receiver: Receiver, instruments: MetricRegistry, value: Value, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(BASE, f"http://127.0.0.1:{receiver.server_port}")
-    lines = start_pipeline("orders", "1.0", {}, registry=instruments)
-    lines.edge.start_span("request").end()
-    lines.inner.start_span("batch").end()
-    lines.shutdown(timeout_seconds=10)
+    pipeline = start_pipeline("orders", {}, registry=instruments)
+    spans = pipeline.spans
+    spans.end([spans.start(name, SpanKind.INTERNAL, parent=None, attributes={}) for name in ("request", "batch")])
+    pipeline.shutdown(timeout_seconds=10)
     assert sorted(receiver.spans) == ["batch", "request"]
     assert receiver.services == {"orders"}
     assert value("orderflow_spans_exported_total") == 2
 
 
-class BlockedExporter(SpanExporter):
-    """An exporter that blocks until it is released, and then fails."""
+@pytest.mark.parametrize("compression", ["gzip", "deflate"])
+def test_the_variables_of_the_exporter_apply(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch, compression: str
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", f"http://127.0.0.1:{receiver.server_port}/other")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=shop")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+    pipeline = start_pipeline("orders", {})
+    pipeline.spans.end([pipeline.spans.start("x", SpanKind.INTERNAL, parent=None, attributes={})])
+    pipeline.shutdown(timeout_seconds=10)
+    assert receiver.requests == [("/other", "shop", compression)]
+    assert receiver.spans == ["x"]
 
-    def __init__(self) -> None:
-        self.begun, self.free = threading.Event(), threading.Event()
 
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.begun.set()
-        self.free.wait(30)
-        return SpanExportResult.FAILURE
-
-
-def test_a_receiver_that_is_too_slow_costs_spans_and_nothing_else(instruments: MetricRegistry, value: Value) -> None:
-    exporter = BlockedExporter()
-    processor = BoundedProcessor(exporter, max_queue_size=10, registry=instruments)
-    lines = Pipeline(processor, resource=Resource.get_empty(), environ={})
-    for _ in range(10):
-        lines.inner.start_span("x").end()
-    assert exporter.begun.wait(10)
-    for _ in range(25):
-        lines.inner.start_span("x").end()
-    assert value("orderflow_spans_dropped_total", reason="queue_full") == 15
-    lines.shutdown(timeout_seconds=0.01)
-    exporter.free.set()
-    eventually(lambda: value("orderflow_spans_dropped_total", reason="export_failed") == 20)
+def test_a_command_exports_the_spans_of_libraries_at_its_end(
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endpoint = f"http://127.0.0.1:{receiver.server_port}"
+    monkeypatch.setenv(BASE, endpoint)
+    with command_provider("dead-letters", {BASE: endpoint}) as provider:
+        assert provider is not None
+        provider.get_tracer("library").start_span("replay").end()
+    assert (receiver.spans, receiver.services) == (["replay"], {"dead-letters"})
+    with command_provider("dead-letters", {}) as provider:
+        assert provider is None
