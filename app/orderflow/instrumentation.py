@@ -56,8 +56,11 @@ REFUSALS = (
 )
 """Why the API did not take an order."""
 
-HTTP_CLOSINGS = ("head_too_large", "malformed", "overdue", "replaced", "refused")
-"""Why the server closed a connection. ``replaced``: in favour of a new one; ``refused``: all others were busy."""
+HTTP_CLOSINGS = ("head_too_large", "malformed", "overdue", "replaced", "refused", "unread")
+"""Why the server closed a connection.
+
+``replaced``: in favour of a new one; ``refused``: all others were busy; ``unread``: its client reads no responses.
+"""
 
 PAYMENT_OPERATIONS = ("charge", "look_up", "refund")
 PAYMENT_OUTCOMES = ("captured", "declined", "refused", "not_known", "refunded", "failed", "unclear")
@@ -130,6 +133,9 @@ class Instrumentation(MessagingInstrumentation):
         """
         _ = method, path, scheme, trace
         return RequestObserver()
+
+    def http_request_refused(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """A request was refused early, before the application; no ``http_request_started`` comes before it."""
 
     def http_connections(self, open_connections: int) -> None:
         """The number of open connections; reported every second."""

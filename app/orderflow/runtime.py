@@ -22,6 +22,7 @@ from orderflow.messaging.service import Handler, Prunable
 from orderflow.settings import Need, Settings
 
 if TYPE_CHECKING:
+    from orderflow.http.early_refusal import EarlyRefusal
     from orderflow.http.rate_limit import RateLimit
     from orderflow.messaging.postgres.read_pool import ReadPool
 
@@ -97,8 +98,11 @@ class Runtime(Protocol):
     def read_pool(self, *, timeout_seconds: float) -> "ReadPool":
         """A pool for the queries of an HTTP API; no query takes longer than ``timeout_seconds``."""
 
-    def serve_http(self, application: Application) -> None:
-        """Serve an ASGI application at the configured address; raises OSError when its port is taken."""
+    def serve_http(self, application: Application, early_refusal: "EarlyRefusal | None" = None) -> None:
+        """Serve an ASGI application at the configured address; raises OSError when its port is taken.
+
+        What ``early_refusal`` refuses does not reach the application.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

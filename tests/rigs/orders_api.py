@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from litestar.testing import TestClient
+import httpx
 
 from orderflow.events import StockChanged
 from orderflow.http.api_database import RESPONSE_SECONDS, ApiDatabase
@@ -27,6 +27,7 @@ from orderflow.services.orders.admission import Admission
 from orderflow.services.orders.api import OrdersApi
 from orderflow.services.orders.place_orders import PlaceOrders
 from tests.builders import a_codec
+from tests.rigs.http_server import serving
 from tests.rigs.scripted_broker import ScriptedPublisher
 from tests.rigs.service_database import service_database
 
@@ -42,7 +43,7 @@ PRICES = {"a": (100, 50, "EUR"), "b": (7, 50, "EUR"), "gone": (5, 0, "EUR"), "do
 class OrdersApiRig:
     """A running orders API, its database and what it published."""
 
-    client: TestClient[Any]
+    client: httpx.Client
     database: Database
     publisher: ScriptedPublisher
     admission: Admission
@@ -82,7 +83,10 @@ def opened(url: str, *, max_waiting: int = 2000) -> Iterator[OrdersApiRig]:
     thread = threading.Thread(target=writer.run)
     thread.start()
     try:
-        with TestClient(api.served()) as client:
+        with (
+            serving(api.app(), early_refusal=api.early_refusal()) as server,
+            httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=60) as client,
+        ):
             yield OrdersApiRig(client, Database(url), publisher, admission)
     finally:
         writer.stop()

@@ -10,7 +10,7 @@ from orderflow.broker_topology import work_queues
 from orderflow.broker_users import BrokerUsers
 from orderflow.events import EXCHANGE, decode
 from orderflow.http.api_keys import ApiKeys
-from orderflow.http.asgi import Application, InstrumentedApplication
+from orderflow.http.asgi import Application
 from orderflow.instrumentation import Instrumentation
 from orderflow.messaging.clock import Clock, SystemClock
 from orderflow.messaging.codec import Codec
@@ -37,6 +37,7 @@ from orderflow.settings import Settings
 from orderflow.telemetry.setup import Telemetry
 
 if TYPE_CHECKING:
+    from orderflow.http.early_refusal import EarlyRefusal
     from orderflow.http.rate_limit import RateLimit
     from orderflow.messaging.postgres.read_pool import ReadPool
 
@@ -112,7 +113,7 @@ class Container:
             return None
         return RateLimit(per_second=per_second, burst=burst, clock=self.clock, instrumentation=self.instrumentation)
 
-    def serve_http(self, application: Application) -> None:
+    def serve_http(self, application: Application, early_refusal: "EarlyRefusal | None" = None) -> None:
         """Serve an ASGI application at the configured address; raises OSError when its port is taken.
 
         When the process stops, requests are still served for the lame-duck time; each response closes its connection.
@@ -120,27 +121,26 @@ class Container:
         from orderflow.http.connections import ConnectionLimits
         from orderflow.http.server import HttpServer
 
-        settings = self.settings
         limits = ConnectionLimits(
-            connections=settings.http_connections,
-            head_bytes=settings.http_head_bytes,
-            request_seconds=settings.http_request_seconds,
-            idle_seconds=settings.http_idle_seconds,
+            connections=self.settings.http_connections,
+            head_bytes=self.settings.http_head_bytes,
+            request_seconds=self.settings.http_request_seconds,
+            idle_seconds=self.settings.http_idle_seconds,
         )
-        instrumented = InstrumentedApplication(application, self.instrumentation)
         server = HttpServer(
-            instrumented,
-            settings.http_host,
-            settings.http_port,
+            application,
+            self.settings.http_host,
+            self.settings.http_port,
             clock=self.clock,
             limits=limits,
             instrumentation=self.instrumentation,
+            early_refusal=early_refusal,
         )
-        log.info("http.listening", extra={"host": settings.http_host, "port": server.port})
+        log.info("http.listening", extra={"host": self.settings.http_host, "port": server.port})
 
         def lame_duck() -> None:
-            instrumented.lame_duck = True
-            self.clock.wait(self.process.second_signal, settings.lame_duck_seconds)
+            server.begin_lame_duck()
+            self.clock.wait(self.process.second_signal, self.settings.lame_duck_seconds)
 
         self.process.before_stop(lame_duck)
         self.process.add(server)

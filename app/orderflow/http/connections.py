@@ -47,6 +47,8 @@ class Connections:
 
     def __init__(self, limits: ConnectionLimits, instrumentation: Instrumentation) -> None:
         self.limits = limits
+        self.lame_duck = False
+        """Whether each response closes its connection."""
         self._instrumentation = instrumentation
         self._open: set[Connection] = set()
         # Those that wait for a request, the longest-waiting first.

@@ -1,49 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refuses requests of one operation before the framework reads them: under overload a refusal must cost little."""
+"""Refuses requests of one operation when their head has arrived: under overload a refusal must cost little."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import msgspec
 from litestar.utils.path import normalize_path
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from orderflow.http.asgi import Application, Receive, Scope, Send
 from orderflow.http.problems import MEDIA_TYPE, ProblemType
 
 
-@dataclass(frozen=True, slots=True)
 class EarlyRefusal:
-    """An ASGI application that answers ``method path`` with ``problem`` while ``check`` says so.
+    """Refuses ``method path`` with ``problem`` while ``check`` says so.
 
-    ``check`` returns the seconds for ``Retry-After``, or None when the request is to be handled. It is asked before the
-    client is known.
+    ``check`` returns the seconds for ``Retry-After``, or None when the request is to be handled. The event loop of the
+    server asks it, before the client is known.
     """
 
-    application: Application
-    method: str
-    path: str
-    problem: ProblemType
-    check: Callable[[], int | None]
+    def __init__(self, method: str, path: str, problem: ProblemType, check: Callable[[], int | None]) -> None:
+        self.method = method
+        self.path = path
+        self.status = problem.status
+        self._check = check
+        self._body = msgspec.json.encode(problem.document())
+        content = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(self._body)}\r\n"
+        self._head = STATUS_LINE[problem.status] + content.encode()
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection scope."""
-        if (
-            scope["type"] != "http"
-            or scope["method"] != self.method
-            or normalize_path(scope["path"]) != self.path  # as the router does, or a slash more would pass
-            or (retry_after := self.check()) is None
-        ):
-            await self.application(scope, receive, send)
-        else:
-            scope["path_template"] = self.path  # the route of the metrics
-            await self._refuse(send, retry_after)
+    def retry_after(self, method: str, path: str) -> int | None:
+        """The seconds for ``Retry-After``, or None when the request is to be handled."""
+        if method != self.method:
+            return None
+        if path != self.path and normalize_path(path) != self.path:  # as the router does, or a slash more would pass
+            return None
+        return self._check()
 
-    async def _refuse(self, send: Send, retry_after: int) -> None:
-        body = msgspec.json.encode(self.problem.document())
-        headers = [
-            (b"content-type", MEDIA_TYPE.encode()),
-            (b"content-length", b"%d" % len(body)),
-            (b"retry-after", b"%d" % retry_after),
-        ]
-        await send({"type": "http.response.start", "status": self.problem.status, "headers": headers})
-        await send({"type": "http.response.body", "body": body, "more_body": False})
+    def response(self, retry_after: int, headers: Iterable[tuple[bytes, bytes]], *, keep_alive: bool) -> bytes:
+        """The whole response, with the server's own ``headers``. Nothing in it comes from the request."""
+        parts = [self._head, b"retry-after: %d\r\n" % retry_after]
+        parts += [b"%b: %b\r\n" % header for header in headers]
+        parts += [b"\r\n" if keep_alive else b"connection: close\r\n\r\n", self._body]
+        return b"".join(parts)

@@ -6,27 +6,45 @@ and no limit of connections: ``limit_concurrency`` answers 503 when a head was a
 """
 
 import asyncio
+import time
 from typing import Any
 
 import httptools
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from orderflow.http.asgi import Application
 from orderflow.http.connections import NEVER, Connections
+from orderflow.http.early_refusal import EarlyRefusal
 from orderflow.http.problems import BAD_REQUEST, HEAD_TOO_LARGE, MEDIA_TYPE, ProblemType
+from orderflow.instrumentation import Instrumentation
 
 _MAX_PIPELINED = 16
-"""Requests that may wait behind one without a response; few clients send any."""
+"""Requests that may wait behind one without a response, or be refused early in one read; few clients send any."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """One connection. What it cannot read is refused with a problem document, and closes it."""
+    """One connection. What it cannot read is refused with a problem document, and closes it.
 
-    def __init__(self, *, connections: Connections, **options: Any) -> None:
+    What ``early_refusal`` refuses does not reach the application: it needs no task and no span.
+    """
+
+    def __init__(
+        self,
+        *,
+        connections: Connections,
+        instrumentation: Instrumentation,
+        early_refusal: EarlyRefusal | None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
         self.authenticated = False
         self.deadline = NEVER
         self._connections = connections
+        self._instrumentation = instrumentation
+        self._early_refusal = early_refusal
+        self._refused_early = 0
+        """Requests since the last read."""
         self._head_bytes = connections.limits.head_bytes
         self._idle = False
         self._beside_bodies = 0
@@ -45,6 +63,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse in pieces, because the parser keeps a header until it is complete, whatever its length."""
         self._unset_keepalive_if_required()
+        self._refused_early = 0
         while data:
             room = self._head_bytes - self._beside_bodies
             piece, data = data[:room], data[room:]
@@ -68,8 +87,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self.deadline = self.loop.time() + self._connections.limits.request_seconds
 
     def on_headers_complete(self) -> None:
-        """The request is started, or waits for the one before it."""
-        if len(self.pipeline) >= _MAX_PIPELINED:
+        """The request is refused early, started, or waits for the one before it; after the last response, ignored."""
+        if self.transport.is_closing():
+            return
+        if len(self.pipeline) + self._refused_early >= _MAX_PIPELINED:
             raise ValueError("too many pipelined requests")
         self._beside_bodies = 0
         self._connections.busy(self)
@@ -81,10 +102,12 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """The request has arrived, so the client now waits for us."""
+        """The request has arrived, so the client now waits for us, or reads the last response."""
         self._beside_bodies = 0
         if not self.cycle.response_complete:
             self.deadline = NEVER
+        elif not self.cycle.keep_alive:
+            self.transport.close()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -99,8 +122,36 @@ class BoundedProtocol(HttpToolsProtocol):
         """Close immediately; what was not sent yet is lost."""
         self.transport.abort()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Application) -> None:
+        """Respond to a request whose turn it is."""
+        started, refusal = time.perf_counter(), self._early_refusal
+        if refusal and (retry_after := refusal.retry_after(cycle.scope["method"], cycle.scope["path"])) is not None:
+            self._refuse_early(cycle, refusal, retry_after)
+            seconds = time.perf_counter() - started
+            self._instrumentation.http_request_refused(
+                method=refusal.method, route=refusal.path, status=refusal.status, seconds=seconds
+            )
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _refuse_early(self, cycle: RequestResponseCycle, refusal: EarlyRefusal, retry_after: int) -> None:
+        """Respond, and discard the body. A client that does not read its responses is disconnected."""
+        self._refused_early += 1
+        cycle.keep_alive = cycle.keep_alive and not self._connections.lame_duck
+        cycle.response_started = cycle.response_complete = True
+        cycle.on_response = lambda: None  # or cycle and connection would refer to each other when they end
+        self.transport.write(refusal.response(retry_after, cycle.default_headers, keep_alive=cycle.keep_alive))
+        if self.flow.write_paused:
+            self._connections.close(self, "unread")
+            return
+        if not cycle.keep_alive and not cycle.more_body:
+            self.transport.close()  # else when the body has arrived, or the client could lose the response to a reset
+        self.on_response_complete()
+
     def _refuse(self, problem: ProblemType, reason: str) -> None:
         """Respond with a problem and close, or only close when an earlier request has no response yet."""
+        if self.transport.is_closing():
+            return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
             self.transport.write(_response(problem))

@@ -10,8 +10,9 @@ from typing import Any
 import uvicorn
 import uvloop
 
-from orderflow.http.asgi import Application
+from orderflow.http.asgi import Application, InstrumentedApplication
 from orderflow.http.connections import ConnectionLimits, Connections
+from orderflow.http.early_refusal import EarlyRefusal
 from orderflow.http.open_files import connections_allowed
 from orderflow.http.protocol import BoundedProtocol
 from orderflow.instrumentation import Instrumentation
@@ -23,6 +24,8 @@ _LIMITS = ConnectionLimits()
 
 class HttpServer:
     """Listens as soon as it is created; ``port`` 0 takes a free port. Raises OSError when the port is taken.
+
+    Requests are reported to ``instrumentation``. What ``early_refusal`` refuses does not reach the application.
 
     ``run`` may be called in any thread. In the main thread SIGTERM and SIGINT also stop the server.
     """
@@ -36,6 +39,7 @@ class HttpServer:
         clock: Clock,
         limits: ConnectionLimits = _LIMITS,
         instrumentation: Instrumentation | None = None,
+        early_refusal: EarlyRefusal | None = None,
         drain_seconds: int = 10,
     ) -> None:
         self.name = "http"
@@ -44,10 +48,17 @@ class HttpServer:
         self._socket = socket.create_server((host, port), backlog=1024)
         self.port: int = self._socket.getsockname()[1]
         limits = replace(limits, connections=connections_allowed(limits.connections))
-        self._connections = Connections(limits, instrumentation or Instrumentation())
-        protocol: Any = partial(BoundedProtocol, connections=self._connections)
+        instrumentation = instrumentation or Instrumentation()
+        self._connections = Connections(limits, instrumentation)
+        self._application = InstrumentedApplication(application, instrumentation)
+        protocol: Any = partial(
+            BoundedProtocol,
+            connections=self._connections,
+            instrumentation=instrumentation,
+            early_refusal=early_refusal,
+        )
         config = uvicorn.Config(
-            application,
+            self._application,
             http=protocol,
             ws="none",
             lifespan="off",
@@ -63,6 +74,10 @@ class HttpServer:
         """Serve until stopped. Open requests are finished first, for ``drain_seconds`` at most."""
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(self._serve())
+
+    def begin_lame_duck(self) -> None:
+        """From now on each response closes its connection, so that no request is cut off when the server stops."""
+        self._application.lame_duck = self._connections.lame_duck = True
 
     def stop(self) -> None:
         """Accept no more connections, finish open requests, and return from ``run``."""

@@ -17,7 +17,7 @@ _OBSERVERS = (BatchObserver, CallObserver, PublishObserver, RequestObserver)
 
 
 def fan_out(interface: type[Interface], listeners: Sequence[Interface]) -> Interface:
-    """An ``interface`` whose methods call the same method of each listener, in order.
+    """An ``interface`` whose methods call the same method of each listener that overrides it, in order.
 
     A method with an observer as its result returns one that fans out to the listeners' observers. Any other method
     returns the first result that is not empty. An exception in a listener is logged, and counts as an empty result.
@@ -43,6 +43,8 @@ def _method(interface: type[Any], name: str) -> Callable[..., Any]:
     def results(self: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> list[Any]:
         found = []
         for listener in self.listeners:
+            if getattr(type(listener), name) is default:
+                continue
             try:
                 found.append(getattr(listener, name)(*arguments, **options))
             except Exception:

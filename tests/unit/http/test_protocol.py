@@ -2,11 +2,9 @@
 """A server on a real socket: what a client may send before it is refused."""
 
 import json
-import socket
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from http.client import HTTPConnection, HTTPResponse
+from contextlib import suppress
+from http.client import HTTPConnection
 from typing import Any
 
 import pytest
@@ -14,24 +12,12 @@ import pytest
 from local.eventually import eventually
 from orderflow.http.asgi import Receive, Scope, Send
 from orderflow.http.connections import ConnectionLimits
-from orderflow.http.server import HttpServer
-from orderflow.instrumentation import Instrumentation
-from orderflow.messaging.clock import SystemClock
+from tests.rigs.http_server import RunningServer, is_closed, read, serving
 
 HEAD_BYTES = 2048
 QUICK = ConnectionLimits(connections=10, head_bytes=HEAD_BYTES, request_seconds=0.2, idle_seconds=1)
 PATIENT = ConnectionLimits(connections=10, head_bytes=HEAD_BYTES, request_seconds=60, idle_seconds=60)
 GET = b"GET / HTTP/1.1\r\nhost: a\r\n"
-
-
-class Closings(Instrumentation):
-    """Keeps the reasons."""
-
-    def __init__(self) -> None:
-        self.reasons: list[str] = []
-
-    def http_connection_closed(self, reason: str) -> None:
-        self.reasons.append(reason)
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -47,63 +33,9 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class RunningServer:
-    """A running server, and the reasons for which it closed connections."""
-
-    def __init__(self, server: HttpServer, closings: Closings) -> None:
-        self.port, self.reasons = server.port, closings.reasons
-        self._sockets: list[socket.socket] = []
-
-    def connect(self, *parts: bytes) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=10)
-        self._sockets.append(connection)
-        for part in parts:
-            connection.sendall(part)
-        return connection
-
-    def send(self, *parts: bytes) -> tuple[int, bytes]:
-        """Status and body of one response."""
-        return read(self.connect(*parts))
-
-    def close(self) -> None:
-        for connection in self._sockets:
-            connection.close()
-
-
-def read(connection: socket.socket) -> tuple[int, bytes]:
-    response = HTTPResponse(connection)
-    response.begin()
-    return response.status, response.read()
-
-
-def is_closed(connection: socket.socket) -> bool:
-    """True when the server has closed; waits for it."""
-    try:
-        return connection.recv(1) == b""
-    except ConnectionError:
-        return True
-
-
-@contextmanager
-def serving(limits: ConnectionLimits) -> Iterator[RunningServer]:
-    closings = Closings()
-    server = HttpServer(
-        echo, "127.0.0.1", 0, clock=SystemClock(), limits=limits, instrumentation=closings, drain_seconds=1
-    )
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    running = RunningServer(server, closings)
-    try:
-        yield running
-    finally:
-        running.close()
-        server.stop()
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def patient() -> Iterator[RunningServer]:
-    with serving(PATIENT) as server:
+    with serving(echo, limits=PATIENT) as server:
         yield server
 
 
@@ -189,7 +121,7 @@ UNFINISHED = {
 
 
 def test_a_connection_that_sends_no_whole_request_in_time_is_closed() -> None:
-    with serving(QUICK) as server:
+    with serving(echo, limits=QUICK) as server:
         for connection in [server.connect(*parts) for parts in UNFINISHED.values()]:
             with suppress(ConnectionError):
                 while connection.recv(1 << 16):
@@ -197,7 +129,7 @@ def test_a_connection_that_sends_no_whole_request_in_time_is_closed() -> None:
 
 
 def test_a_client_that_is_served_keeps_its_connection_while_strangers_take_all_others() -> None:
-    with serving(PATIENT) as server:
+    with serving(echo, limits=PATIENT) as server:
         client = server.connect(GET.replace(b"/", b"/client", 1) + b"\r\n")
         assert read(client) == (200, b"0")
         strangers = [server.connect() for _ in range(50)]

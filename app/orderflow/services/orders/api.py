@@ -17,7 +17,7 @@ from litestar.types import Scope
 from orderflow.http.api_database import ApiDatabase
 from orderflow.http.api_keys import ApiKeys, Client
 from orderflow.http.app import application
-from orderflow.http.asgi import Application, trace_of
+from orderflow.http.asgi import trace_of
 from orderflow.http.body import JsonRequest
 from orderflow.http.early_refusal import EarlyRefusal
 from orderflow.http.openapi import READ_PROBLEMS, WRITE_PROBLEMS, documented
@@ -126,9 +126,9 @@ class OrdersApi:
     rate_limit: RateLimit | None = None
     _in_flight: set[tuple[str, str]] = field(default_factory=set, init=False)
 
-    def served(self) -> Application:
-        """The application as it is served: orders that would not be decided in time are refused."""
-        return EarlyRefusal(self.app(), "POST", _ORDERS, BACKLOG_TOO_LONG, self._check_admission)
+    def early_refusal(self) -> EarlyRefusal:
+        """The admission: refuses orders that would not be decided in time."""
+        return EarlyRefusal("POST", _ORDERS, BACKLOG_TOO_LONG, self._check_admission)
 
     def app(self) -> Litestar:
         """The application, without the admission."""

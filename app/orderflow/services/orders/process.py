@@ -33,7 +33,7 @@ def build_orders_api(runtime: Runtime) -> None:
         instrumentation=instrumentation,
         admission=admission,
     )
-    runtime.serve_http(api.served())
+    runtime.serve_http(api.app(), api.early_refusal())
     runtime.add(writer)
     runtime.add(
         runtime.periodic("watch progress", 0.5, lambda transaction: admission.update(read_progress(transaction))),

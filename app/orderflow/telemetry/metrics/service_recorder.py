@@ -32,6 +32,10 @@ class ServiceRecorder(Instrumentation):
         _ = path, scheme, trace
         return _RequestMetrics(self._registry, method)
 
+    def http_request_refused(self, *, method: str, route: str, status: int, seconds: float) -> None:
+        """Count the request and its duration like any other."""
+        _count_request(self._registry, method, route, status, seconds)
+
     def http_connections(self, open_connections: int) -> None:
         """Set the number of open connections."""
         self._gauge(catalogue.HTTP_CONNECTIONS).set(open_connections)
@@ -130,6 +134,9 @@ class _RequestMetrics(RequestObserver):
         self._method = method
 
     def finished(self, *, route: str, status: int, seconds: float) -> None:
-        route = route or UNMATCHED
-        self._registry.counter(catalogue.HTTP_REQUESTS, route, self._method, str(status)).inc()
-        self._registry.histogram(catalogue.HTTP_SECONDS, route, self._method).observe(seconds)
+        _count_request(self._registry, self._method, route or UNMATCHED, status, seconds)
+
+
+def _count_request(registry: MetricRegistry, method: str, route: str, status: int, seconds: float) -> None:
+    registry.counter(catalogue.HTTP_REQUESTS, route, method, str(status)).inc()
+    registry.histogram(catalogue.HTTP_SECONDS, route, method).observe(seconds)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The orders API without a database: refused orders are counted by reason."""
 
+import json
 from concurrent.futures import Future
 from typing import Any
 
@@ -18,11 +19,11 @@ from orderflow.services.orders.admission import Admission
 from orderflow.services.orders.api import OrdersApi
 from orderflow.services.orders.place_orders import Placed, Refused
 from orderflow.services.orders.progress import Progress, Step
+from tests.rigs.http_server import serving
 
 KEY, ENTRY = make_key("shop", frozenset({"orders:write"}))
 READER, READER_ENTRY = make_key("auditor", frozenset({"orders:read"}))
 ORDER = b'{"user_id": "u", "items": [{"sku": "a", "quantity": 1}], "payment_token": "ok"}'
-QUIET = Progress()
 
 
 class Refusals(Instrumentation):
@@ -55,12 +56,15 @@ class Writer:
         return True
 
 
-def closed_by(progress: Progress) -> Admission:
-    """An admission with a limit of 10 s that has seen this progress and let its probe pass."""
-    admission = Admission(limit_seconds=10, clock=ManualClock(), instrumentation=Instrumentation())
-    admission.update(progress)
-    admission.check()
-    return admission
+def an_api(result: object, instrumentation: Instrumentation, rate_limit: RateLimit | None = None) -> OrdersApi:
+    """An API on a writer with this result."""
+    return OrdersApi(
+        database=ApiDatabase(Writer(result), Writer(None)),
+        keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"),
+        instrumentation=instrumentation,
+        admission=Admission(limit_seconds=10, clock=ManualClock(), instrumentation=Instrumentation()),
+        rate_limit=rate_limit,
+    )
 
 
 def post(
@@ -68,21 +72,14 @@ def post(
     body: bytes = ORDER,
     *,
     key: str = KEY,
-    progress: Progress = QUIET,
     rate_limit: RateLimit | None = None,
     **headers: str,
 ) -> tuple[int, list[str]]:
     """The status of an order, and the reasons that were counted."""
     refusals = Refusals()
-    api = OrdersApi(
-        database=ApiDatabase(Writer(result), Writer(None)),
-        keys=ApiKeys.parse(f"{ENTRY},{READER_ENTRY}"),
-        instrumentation=refusals,
-        admission=closed_by(progress),
-        rate_limit=rate_limit,
-    )
+    api = an_api(result, refusals, rate_limit)
     known = {"Authorization": f"Bearer {key}", "Content-Type": "application/json", "Idempotency-Key": "k", **headers}
-    with TestClient(api.served(), raise_server_exceptions=False) as client:
+    with TestClient(api.app(), raise_server_exceptions=False) as client:
         status = client.post("/v1/orders", content=body, headers=known).status_code
         client.get("/v1/orders/1", headers=known)
         client.post("/v1/order", content=body, headers=known)
@@ -103,13 +100,6 @@ def test_an_accepted_order_and_other_requests_are_not_refusals() -> None:
         ({"body": b"{}"}, 422, "invalid"),
         ({"Idempotency-Key": "two words"}, 422, "invalid"),
         ({"body": b" " * 70_000}, 413, "too_large"),
-        ({"progress": Progress(reservation=Step(age_seconds=11))}, 503, "reservations_delayed"),
-        ({"progress": Progress(payment=Step(age_seconds=11))}, 503, "payments_delayed"),
-        (
-            {"progress": Progress(reservation=Step(age_seconds=2, waiting=1100, per_second=100))},
-            503,
-            "backlog_too_long",
-        ),
         ({"result": Overloaded("full")}, 429, "overloaded"),
         ({"result": DatabaseUnavailable("gone")}, 503, "database_unavailable"),
         ({"result": Refused("unknown_sku", "")}, 422, "unknown_sku"),
@@ -121,6 +111,27 @@ def test_an_accepted_order_and_other_requests_are_not_refusals() -> None:
 )
 def test_a_refused_order_is_counted_by_its_reason(arguments: dict[str, Any], status: int, reason: str) -> None:
     assert post(**arguments) == (status, [reason])
+    assert reason in REFUSALS
+
+
+@pytest.mark.parametrize(
+    ("progress", "reason"),
+    [
+        (Progress(reservation=Step(age_seconds=11)), "reservations_delayed"),
+        (Progress(payment=Step(age_seconds=11)), "payments_delayed"),
+        (Progress(reservation=Step(age_seconds=2, waiting=1100, per_second=100)), "backlog_too_long"),
+    ],
+)
+def test_an_order_that_would_not_be_decided_in_time_is_counted_by_its_cause(progress: Progress, reason: str) -> None:
+    refusals = Refusals()
+    api = an_api(Placed(b"{}"), refusals)
+    api.admission.update(progress)
+    order = b"POST /v1/orders HTTP/1.1\r\nhost: a\r\ncontent-length: %d\r\n\r\n%b" % (len(ORDER), ORDER)
+    with serving(api.app(), early_refusal=api.early_refusal()) as server:
+        status, body = server.send(order)
+        assert server.send(order.replace(b"orders", b"order"))[0] == 404
+    assert (status, json.loads(body)["type"]) == (503, "backlog-too-long")
+    assert refusals.reasons == [reason]
     assert reason in REFUSALS
 
 

@@ -45,6 +45,13 @@ def test_requests_are_counted_by_route_and_never_by_path(shop: ServiceRecorder, 
     assert value("orderflow_http_request_duration_seconds_count", route="/v1/orders", method="POST") == 1
 
 
+def test_a_request_that_is_refused_early_counts_like_any_other(shop: ServiceRecorder, value: Value) -> None:
+    request(shop, "POST", "/v1/orders", 503)
+    shop.http_request_refused(method="POST", route="/v1/orders", status=503, seconds=0.0001)
+    assert value("orderflow_http_requests_total", route="/v1/orders", method="POST", status="503") == 2
+    assert value("orderflow_http_request_duration_seconds_count", route="/v1/orders", method="POST") == 2
+
+
 def test_unknown_methods_cannot_make_unlimited_series(shop: ServiceRecorder, registry: CollectorRegistry) -> None:
     for number in range(100):
         request(shop, f"M{number}", "", number + 100)
