@@ -137,7 +137,8 @@ class BoundedProtocol(HttpToolsProtocol):
     def _refuse_early(self, cycle: RequestResponseCycle, refusal: EarlyRefusal, retry_after: int) -> None:
         """Respond, and discard the body. A client that does not read its responses is disconnected."""
         self._refused_early += 1
-        cycle.keep_alive = cycle.keep_alive and not self._connections.lame_duck
+        # A client that asks before it sends the body may send it or not, so what follows is not known to be a request.
+        cycle.keep_alive = cycle.keep_alive and not (self._connections.lame_duck or cycle.waiting_for_100_continue)
         cycle.response_started = cycle.response_complete = True
         cycle.on_response = lambda: None  # or cycle and connection would refer to each other when they end
         self.transport.write(refusal.response(retry_after, cycle.default_headers, keep_alive=cycle.keep_alive))
