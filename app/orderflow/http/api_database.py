@@ -89,4 +89,15 @@ class ApiDatabase(Generic[Request, Result]):
 
 async def _wait(future: Future[Result], seconds: float) -> Result:
     """The result of a future, which is not cancelled when the caller is, or the time is over (TimeoutError)."""
-    return await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(future)), seconds)
+    waiting = asyncio.wrap_future(future)
+    waiting.add_done_callback(_retrieved)
+    await asyncio.wait((waiting,), timeout=seconds)
+    if not waiting.done():
+        raise TimeoutError
+    return waiting.result()
+
+
+def _retrieved(future: asyncio.Future[Result]) -> None:
+    """Nobody may wait any more for an error, and asyncio would log that."""
+    if not future.cancelled():
+        future.exception()

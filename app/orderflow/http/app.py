@@ -10,7 +10,7 @@ from litestar.middleware import DefineMiddleware
 from litestar.types import Scope
 
 from orderflow.http.api_keys import ApiKeys
-from orderflow.http.auth import ApiKeyAuthentication, require_json, require_scope
+from orderflow.http.auth import ApiKeyAuthentication
 from orderflow.http.body import JsonRequest
 from orderflow.http.openapi import openapi_config
 from orderflow.http.problems import BODY_LIMIT_BYTES, log_failure, problem_details
@@ -35,7 +35,6 @@ def application(
         middleware=[
             DefineMiddleware(ApiKeyAuthentication, keys=keys, rate_limit=rate_limit, exclude=f"^{_DOCUMENTATION}")
         ],
-        guards=[require_scope, require_json],
         plugins=[problem_details(), StructSchemas()],
         after_exception=[log_failure, *after_exception],
         request_class=JsonRequest,

@@ -2,6 +2,7 @@
 """Writes and reads of an API: they respond in time, and what is answered with 503 is not carried out."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
@@ -196,3 +197,17 @@ def test_a_write_continues_when_its_client_disconnects(
     asyncio.run(main())
     writer.future.set_result(result)  # as GroupCommit does after the commit; a cancelled future would raise
     assert (len(writer.requests), sent) == (1, [])
+
+
+def test_an_error_that_comes_too_late_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    submitted = Submitted()
+
+    async def main() -> None:
+        with pytest.raises(Problem):
+            await ApiDatabase(submitted, submitted).write("request")
+        submitted.future.set_exception(DatabaseUnavailable("away"))
+        await asyncio.sleep(0)
+
+    asyncio.run(main())
+    gc.collect()  # asyncio logs an error that nobody has retrieved when its future is deleted
+    assert caplog.records == []
