@@ -200,9 +200,8 @@ def test_a_write_continues_when_its_client_disconnects(
 
 
 def test_an_error_that_comes_too_late_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
-    submitted = Submitted()
-
     async def main() -> None:
+        submitted = Submitted()
         with pytest.raises(Problem):
             await ApiDatabase(submitted, submitted).write("request")
         submitted.future.set_exception(DatabaseUnavailable("away"))
