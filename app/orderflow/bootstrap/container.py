@@ -153,6 +153,7 @@ class Container:
             self.settings.database_url,
             application_name=f"orderflow {self.name}",
             statement_timeout_seconds=statement_timeout_seconds,
+            durable=self.settings.accept_data_loss != "on",
             by_key=by_key,
             instance=self._instance if leasing else None,
         )

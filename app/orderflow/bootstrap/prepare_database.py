@@ -24,7 +24,8 @@ def prepare_database(container: Container) -> bool:
     try:
         while not stopping.is_set():
             try:
-                _check_durability(database, accept_loss=container.settings.accept_data_loss == "on")
+                if container.settings.accept_data_loss == "on":
+                    _warn_of_loss(database)
                 _prepare(database, container.service.name, container.settings.migrate)
             except LosesCommits as error:
                 log.error("database.loses_commits", extra={"problems": error.problems})
@@ -43,13 +44,11 @@ def prepare_database(container: Container) -> bool:
     return False
 
 
-def _check_durability(database: Database, *, accept_loss: bool) -> None:
+def _warn_of_loss(database: Database) -> None:
     try:
         with database.transaction() as transaction:
-            require_durable(transaction)
+            require_durable(transaction.execute)
     except LosesCommits as error:
-        if not accept_loss:
-            raise
         log.warning("database.loses_commits", extra={"problems": error.problems})
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process does not start on a server that may lose commits, unless it is told to accept that."""
+"""A process does not start, and does not go on, on a server that may lose commits, unless it is told to accept that."""
 
 import os
 import subprocess
@@ -10,8 +10,10 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from local.eventually import eventually
 from local.servers.stack import Stack
 from local.system import System
+from orderflow.messaging.errors import DatabaseUnavailable
 from orderflow.messaging.postgres.database import Database
 from orderflow.messaging.postgres.durability import LosesCommits, require_durable
 
@@ -52,11 +54,49 @@ def test_it_starts_when_the_loss_is_accepted_and_logs_a_warning(system: System) 
     assert '"event":"database.loses_commits"' in spec.log.read_text()
 
 
+def test_after_a_failover_to_a_server_that_may_lose_commits_nothing_is_written_until_it_keeps_them(
+    stack: Stack, system: System
+) -> None:
+    """The role's setting takes the place of another server: it holds for the connections that are made from now on."""
+    admin = stack.postgresql.url()
+
+    def let_commits_wait(setting: str) -> None:
+        with psycopg.connect(admin, autocommit=True) as connection:
+            connection.execute(f'alter role "lossy-inventory" set synchronous_commit = {setting}'.encode())
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where usename = 'lossy-inventory'"
+            )
+
+    def commit() -> None:
+        with database.transaction() as transaction:
+            transaction.execute("create table if not exists written (one int)")
+
+    def fails() -> bool:
+        try:
+            commit()
+        except LosesCommits:
+            return True
+        except DatabaseUnavailable:  # the connection that was terminated
+            return False
+        raise AssertionError("committed on a server that may lose commits")
+
+    let_commits_wait("on")
+    database = Database(system.databases["inventory"], durable=True)
+    commit()
+    let_commits_wait("off")
+    eventually(fails, what="the server is refused")
+    assert fails()
+    let_commits_wait("on")
+    commit()
+    assert database.connections == 2
+    database.close()
+
+
 def test_a_server_without_fsync_is_recognised() -> None:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("ORDERFLOW_DATABASE")}
     suite = os.environ.get("SERVERS", "trixie")
     with Stack.start(suite=suite, rabbitmq=False, fsync=False, environ=environ) as stack:
         database = Database(stack.postgresql.url())
         with pytest.raises(LosesCommits, match="fsync=off"), database.transaction() as transaction:
-            require_durable(transaction)
+            require_durable(transaction.execute)
         database.close()

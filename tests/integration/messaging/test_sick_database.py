@@ -130,8 +130,8 @@ def test_a_query_of_a_pool_without_a_response_is_cut_off_and_the_pool_goes_on(
 def test_a_session_that_may_lose_commits_is_recognised(url: str) -> None:
     database = Database(url)
     with database.transaction() as transaction:
-        require_durable(transaction)
+        require_durable(transaction.execute)
     database.execute("set synchronous_commit = off")
     with pytest.raises(LosesCommits, match="synchronous_commit=off"), database.transaction() as transaction:
-        require_durable(transaction)
+        require_durable(transaction.execute)
     database.close()

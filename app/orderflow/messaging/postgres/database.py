@@ -22,6 +22,7 @@ from psycopg.types.array import ListDumper
 from orderflow.messaging.errors import BadData, DatabaseUnavailable, TransactionAborted
 from orderflow.messaging.postgres.arrays import Packer, packer
 from orderflow.messaging.postgres.connection_watchdog import cut_off
+from orderflow.messaging.postgres.durability import LosesCommits, require_durable
 from orderflow.messaging.postgres.instance import NO_OWNER, Instance
 
 log = logging.getLogger(__name__)
@@ -98,9 +99,10 @@ class SqlTransaction:
 class Database:
     """One connection, for one thread, opened when it is first needed and again after it was lost.
 
-    It accepts only a server that accepts writes, unless ``read_only``, or the URL has ``target_session_attrs``. With
-    ``instance`` it can lease rows that others take over as soon as the process is gone. ``by_key`` is for statements
-    that find their rows by indexes: see ``connection_options``.
+    It accepts only a server that accepts writes, unless ``read_only``, or the URL has ``target_session_attrs``; with
+    ``durable`` only one that keeps its commits, else it raises LosesCommits. With ``instance`` it can lease rows that
+    others take over as soon as the process is gone. ``by_key`` is for statements that find their rows by indexes: see
+    ``connection_options``.
     """
 
     def __init__(
@@ -111,12 +113,14 @@ class Database:
         statement_timeout_seconds: float = 30,
         response_margin_seconds: float = RESPONSE_MARGIN_SECONDS,
         read_only: bool = False,
+        durable: bool = False,
         by_key: bool = False,
         instance: Instance | None = None,
     ) -> None:
         self.connections = 0
         """How many connections were opened so far."""
         self._url = url
+        self._durable = durable
         self._instance = instance
         self._owner = NO_OWNER
         self._options = connection_options(
@@ -191,17 +195,26 @@ class Database:
         try:
             self._connection = psycopg.connect(self._url, **self._options)
             self._waits_since = time.monotonic()
-            self._clock_offset = configure(self._connection)
-            if self._instance is not None:
-                self._owner = self._instance.attend(self._connection)
+            self._prepare(self._connection)
             self.connections += 1
         except psycopg.Error as error:
             self.close()
             self.failed_at = time.monotonic()
             raise DatabaseUnavailable(_first_line(error)) from error
+        except LosesCommits:
+            self.close()
+            self.failed_at = time.monotonic()
+            raise
         finally:
             self._waits_since = None
         return self._connection
+
+    def _prepare(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        self._clock_offset = configure(connection)
+        if self._durable:
+            require_durable(lambda statement: connection.execute(statement.encode()))
+        if self._instance is not None:
+            self._owner = self._instance.attend(connection)
 
     def _classified(self, error: psycopg.Error) -> BadData | TransactionAborted | DatabaseUnavailable:
         found = classified(error)
