@@ -79,6 +79,7 @@ def batch(instrumentation: MessagingInstrumentation, received: Sequence[Delivery
         Publication(_KEY, "order_events", "inventory.reserved", Properties(headers=dict(span.headers(position))), b"x")
         for position in range(len(received))
     ]
+    instrumentation.created(publications)
     group = instrumentation.publishing(publications)
     span.handled(BatchResult(done=len(received), published=len(received), statements=6))
     group.settled(confirmed=len(received), failures={}, seconds=0.01)

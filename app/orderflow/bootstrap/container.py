@@ -195,6 +195,7 @@ class Container:
             self.codec,
             lease_seconds=self.settings.outbox_lease_seconds,
             park_seconds=self.settings.outbox_park_seconds,
+            instrumentation=self.instrumentation,
         )
         return UnitOfWorkFactory(self.database(leasing=True), outbox)
 

@@ -77,6 +77,14 @@ class MessagingInstrumentation:
     def consumer_paused(self, queue: str, error: BaseException, seconds: float) -> None:
         """A consumer backs off because the broker or the database failed."""
 
+    def created(self, publications: Sequence[Publication]) -> Mapping[int, Mapping[str, str]]:
+        """Events became messages, which are about to be stored; trace headers to replace theirs, by position.
+
+        The messages are published after the commit, and lost when there is none.
+        """
+        _ = publications
+        return {}
+
     def publishing(self, publications: Sequence[Publication]) -> PublishObserver:
         """Publications are written to the wire; the observer receives their confirms."""
         _ = publications

@@ -73,6 +73,13 @@ def assert_connected(spans: list[Span]) -> None:
     assert {span["service"] for span in spans} >= {"orders-api", "inventory", "payments", "orders", "notifications"}
 
 
+def edges(spans: list[Span]) -> set[tuple[str, str]]:
+    """Producer and consumer: what a service graph shows, from the consumers' spans whose parents are producers'."""
+    known = {span["span_id"]: span for span in spans}
+    consumed = [(known[span["parent_span_id"]], span) for span in spans if span["kind"] == "consumer"]
+    return {(parent["service"], span["service"]) for parent, span in consumed if parent["kind"] == "producer"}
+
+
 def processed(spans: list[Span], queue: str) -> list[Span]:
     return [span for span in spans if span["name"] == f"process {queue}"]
 
@@ -82,6 +89,14 @@ def test_an_order_is_one_connected_trace(system: System) -> None:
     eventually(lambda: confirmed(system, order_id), seconds=20, what="the order is confirmed")
     spans = trace(system, order_id, inventory=2)  # reserved, then sold
     assert_connected(spans)
+    assert edges(spans) == {
+        ("orders-api", "inventory"),
+        ("inventory", "payments"),
+        ("inventory", "orders"),
+        ("payments", "orders"),
+        ("orders", "inventory"),
+        ("orders", "notifications"),
+    }
     assert len(processed(spans, "payment_requests")) == 1
     assert len(processed(spans, "order_updates")) == 2
     assert len(processed(spans, "notification_requests")) == 1

@@ -31,9 +31,11 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 import msgspec
+from msgspec.structs import replace
 
 from orderflow.messaging.broker import Failure, Publication, Publisher, Receipt
 from orderflow.messaging.codec import Codec, Outgoing
+from orderflow.messaging.instrumentation import MessagingInstrumentation
 from orderflow.messaging.publish import parking
 from orderflow.messaging.service import LeasedTable, Transaction
 from orderflow.messaging.uuid7 import uuid7
@@ -76,6 +78,7 @@ class Outbox:
         *,
         lease_seconds: float,
         park_seconds: float = parking.PARK_SECONDS,
+        instrumentation: MessagingInstrumentation | None = None,
     ) -> None:
         self._publisher = publisher
         self._codec = codec
@@ -84,6 +87,7 @@ class Outbox:
         self._confirmed: list[UUID] = []
         self._lost: list[UUID] = []
         self._park_seconds = park_seconds
+        self._instrumentation = instrumentation or MessagingInstrumentation()
         self._refused: dict[UUID, Failure] = {}
 
     def write(self, transaction: Transaction, outgoing: Sequence[Outgoing]) -> OutboxChange:
@@ -99,13 +103,23 @@ class Outbox:
             transaction.execute(_RELEASE, {"ids": self._lost, "owner": transaction.owner})
         refused = dict(self._refused)
         parked = parking.refuse(transaction, refused, park_seconds=self._park_seconds) if refused else {}
-        publications = [self._codec.publication(uuid7(), item) for item in outgoing]
+        publications = self._created(outgoing)
         dispatch = bool(publications) and self._publisher.room > 0
         if publications:
             lease_seconds = self._lease_seconds if dispatch else 0.0
             lease = {"lease_seconds": lease_seconds, "owner": transaction.owner}
             transaction.execute(_INSERT, {**_columns(publications), **lease})
         return OutboxChange(publications, len(self._confirmed), len(self._lost), tuple(refused), parked, dispatch)
+
+    def _created(self, outgoing: Sequence[Outgoing]) -> Sequence[Publication]:
+        """The messages for events, each with the trace headers of its creation."""
+        publications = [self._codec.publication(uuid7(), item) for item in outgoing]
+        if publications:
+            for position, trace in self._instrumentation.created(publications).items():
+                properties = publications[position].properties
+                properties = replace(properties, headers={**properties.headers, **trace})
+                publications[position] = replace(publications[position], properties=properties)
+        return publications
 
     def committed(self, change: OutboxChange) -> None:
         """Publish the written rows, forget the deleted ones; call it after the commit."""

@@ -57,6 +57,11 @@ PROCESS: Mapping[str, AttributeValue] = {
     OPERATION_NAME: "process",
     OPERATION_TYPE: "process",
 }
+CREATE: Mapping[str, AttributeValue] = {
+    MESSAGING_SYSTEM: "rabbitmq",
+    OPERATION_NAME: "create",
+    OPERATION_TYPE: "create",
+}
 SEND: Mapping[str, AttributeValue] = {
     MESSAGING_SYSTEM: "rabbitmq",
     OPERATION_NAME: "send",

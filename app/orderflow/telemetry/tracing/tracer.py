@@ -16,6 +16,7 @@ from orderflow.telemetry.tracing import semconv
 from orderflow.telemetry.tracing.batch_spans import BatchTrace, Forwarding
 from orderflow.telemetry.tracing.http_spans import ForwardingRequest, RequestTrace
 from orderflow.telemetry.tracing.propagation import TraceContext, forwarded, is_sampled, parsed
+from orderflow.telemetry.tracing.semconv import AttributeValue
 from orderflow.telemetry.tracing.spans import Attributes, Link, Span, Spans
 
 if TYPE_CHECKING:
@@ -55,6 +56,21 @@ class Tracing(Instrumentation):
         if self._spans is None or not (self._batches or _any_sampled(deliveries)):
             return Forwarding(deliveries)
         return BatchTrace(self._spans, queue, deliveries, self._server)
+
+    def created(self, publications: Sequence[Publication]) -> Mapping[int, Mapping[str, str]]:
+        """Record a short PRODUCER span for each publication that is sampled; its consumers' spans descend from it."""
+        if self._spans is None:
+            return {}
+        made: dict[int, Span] = {}
+        for position, publication in enumerate(publications):
+            headers = publication.properties.headers
+            if is_sampled(headers) and (cause := parsed(headers)):
+                attributes = self._sent_attributes(semconv.CREATE, publication)
+                name = f"create {publication.exchange}"
+                made[position] = self._spans.start(name, SpanKind.PRODUCER, parent=cause, attributes=attributes)
+        if made:
+            self._spans.end(list(made.values()))
+        return {position: span.context.headers() for position, span in made.items()}
 
     def publishing(self, publications: Sequence[Publication]) -> PublishObserver:
         """Begin a send span for each publication that is sampled."""
@@ -107,15 +123,18 @@ class Tracing(Instrumentation):
             f"send {publication.exchange or publication.routing_key}",
             SpanKind.CLIENT,
             parent=created,
-            attributes={
-                **semconv.SEND,
-                **self._server,
-                semconv.DESTINATION: semconv.destination(publication.exchange, publication.routing_key),
-                semconv.ROUTING_KEY: publication.routing_key,
-                **semconv.message(publication.properties, publication.body),
-            },
+            attributes=self._sent_attributes(semconv.SEND, publication),
             links=[Link(created)],
         )
+
+    def _sent_attributes(self, operation: Attributes, publication: Publication) -> dict[str, AttributeValue]:
+        return {
+            **operation,
+            **self._server,
+            semconv.DESTINATION: semconv.destination(publication.exchange, publication.routing_key),
+            semconv.ROUTING_KEY: publication.routing_key,
+            **semconv.message(publication.properties, publication.body),
+        }
 
 
 class _SendSpans(PublishObserver):

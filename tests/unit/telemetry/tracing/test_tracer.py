@@ -14,6 +14,7 @@ from tests.rigs.scripted_broker import deliver
 from tests.rigs.traces import Traces
 
 Q = "inventory_updates"
+STATE = {"tracestate": "a=1"}
 
 
 def parent(number: int, *, sampled: bool = True) -> dict[str, str]:
@@ -148,6 +149,17 @@ def test_batches_never_nest_in_a_context_that_was_left_behind(traces: Traces) ->
     assert [span.parent for span in traces.finished] == [None, None]
 
 
+def test_a_sampled_event_has_a_producer_span_whose_context_travels_with_its_message(traces: Traces) -> None:
+    publications = [publication({}), publication(parent(5, sampled=False)), publication({**parent(6), **STATE})]
+    headers = traces.tracing.created(publications)
+    (span,) = traces.finished
+    assert (span.name, span.kind) == ("create order_events", SpanKind.PRODUCER)
+    assert (span.context.trace_id, span.parent and span.parent.span_id) == (6, 6)
+    assert span.attributes["messaging.operation.type"] == "create"
+    assert span.attributes["messaging.destination.name"] == "order_events:order.created"
+    assert headers == {2: {"traceparent": f"00-{6:032x}-{span.context.span_id:016x}-01", **STATE}}
+
+
 def test_a_sampled_publication_has_a_send_span_until_its_confirm(traces: Traces) -> None:
     group = traces.tracing.publishing([publication(parent(5)), publication(parent(6, sampled=False)), publication({})])
     assert len(traces.finished) == 0
@@ -197,6 +209,7 @@ def test_without_spans_contexts_are_only_passed_on() -> None:
     batch.handled(BatchResult(done=1))
     assert type(tracing.publishing([publication(parent(1))])) is PublishObserver
     assert tracing.calling("charge", parent(1)).headers() == parent(1)
+    assert tracing.created([publication(parent(1))]) == {}
     assert tracing.mark("x", parent(1), {}) is None
 
 
