@@ -139,7 +139,7 @@ def main() -> None:
         shutdown()
     for size in (2048, MAX_QUEUE_SIZE):
         lost, rate = dropped(size)
-        print(f"a queue of {size} spans: {lost} of about {2 * BATCHES * BATCH} dropped at {rate:.0f} messages/s")
+        print(f"a queue of {size} spans: {lost} of about {3 * BATCHES * BATCH} dropped at {rate:.0f} messages/s")
 
 
 if __name__ == "__main__":
