@@ -28,8 +28,8 @@ log = logging.getLogger(__name__)
 MAX_QUEUE_SIZE = 8192
 """Maximum number of spans that wait for export, unless OTEL_BSP_MAX_QUEUE_SIZE is set.
 
-While every span of 20,000 messages/s is recorded, more than any process handles, 8192 lose a fifth of them and the SDK's
-2048 half. ``python -m tests.bench.telemetry_cost`` prints both.
+While every span of 20,000 messages/s is recorded, more than any process handles, 8192 lose a fifth of them and the
+SDK's 2048 half. ``python -m tests.bench.telemetry_cost`` prints both.
 """
 MAX_LINKS = 1024
 """Maximum number of links of a span, unless OTEL_SPAN_LINK_COUNT_LIMIT is set: one for each sampled message of a batch.
