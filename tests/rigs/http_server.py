@@ -66,6 +66,17 @@ def read_all(connection: socket.socket) -> bytes:
     return received
 
 
+def read_until_closed(connection: socket.socket) -> bytes:
+    """What arrives until the server closes, in good order or not."""
+    received = b""
+    try:
+        while part := connection.recv(1 << 16):
+            received += part
+    except ConnectionError:
+        pass
+    return received
+
+
 def is_closed(connection: socket.socket) -> bool:
     """True when the server has closed; waits for it."""
     try:

@@ -3,11 +3,10 @@
 
 from collections.abc import Callable, Iterable
 
-import msgspec
 from litestar.utils.path import normalize_path
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from orderflow.http.problems import MEDIA_TYPE, ProblemType
+from orderflow.http.problem_bytes import head_and_body
+from orderflow.http.problems import ProblemType
 
 
 class EarlyRefusal:
@@ -22,9 +21,7 @@ class EarlyRefusal:
         self.path = path
         self.status = problem.status
         self._check = check
-        self._body = msgspec.json.encode(problem.document())
-        content = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(self._body)}\r\n"
-        self._head = STATUS_LINE[problem.status] + content.encode()
+        self._head, self._body = head_and_body(problem)
 
     def retry_after(self, method: str, path: str) -> int | None:
         """The seconds for ``Retry-After``, or None when the request is to be handled."""

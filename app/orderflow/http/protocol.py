@@ -10,13 +10,13 @@ import time
 from typing import Any
 
 import httptools
-import msgspec
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from orderflow.http.asgi import Application
 from orderflow.http.connections import NEVER, Connections
 from orderflow.http.early_refusal import EarlyRefusal
-from orderflow.http.problems import BAD_REQUEST, HEAD_TOO_LARGE, MEDIA_TYPE, ProblemType
+from orderflow.http.problem_bytes import head_and_body
+from orderflow.http.problems import BAD_REQUEST, HEAD_TOO_LARGE, ProblemType
 from orderflow.instrumentation import Instrumentation
 
 _MAX_PIPELINED = 16
@@ -155,14 +155,9 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is None or cycle.response_complete:
-            self.transport.write(_response(problem))
+            head, body = head_and_body(problem)
+            self.transport.write(head + b"connection: close\r\n\r\n" + body)
             self.transport.close()
             self._connections.refused(self, reason, self.loop.time())
         else:
             self._connections.close(self, reason)
-
-
-def _response(problem: ProblemType) -> bytes:
-    body = msgspec.json.encode(problem.document())
-    head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    return STATUS_LINE[problem.status] + head.encode() + body

@@ -19,7 +19,7 @@ from orderflow.http.problems import ProblemType
 from orderflow.instrumentation import Instrumentation
 from orderflow.telemetry.metrics.registry import MetricRegistry
 from orderflow.telemetry.metrics.service_recorder import ServiceRecorder
-from tests.rigs.http_server import RunningServer, is_closed, read, read_all, serving
+from tests.rigs.http_server import RunningServer, is_closed, read, read_all, read_until_closed, serving
 from tests.rigs.traces import Traces
 
 PROBLEM = ProblemType("too-busy", 503, "The shop is too busy.")
@@ -164,13 +164,7 @@ def test_too_many_pipelined_requests_close_the_connection() -> None:
 
 def is_closed_after(client: socket.socket) -> int:
     """The number of refusals that arrive before the connection is closed."""
-    received = b""
-    try:
-        while part := client.recv(1 << 16):
-            received += part
-    except ConnectionError:
-        pass
-    return received.count(b"503 Service Unavailable")
+    return read_until_closed(client).count(b"503 Service Unavailable")
 
 
 @pytest.mark.parametrize("after", [b"", GET, ORDER, b"\x16\x03\x01", b"GET / HTTP/1.1\r\nx: " + b"x" * 3000])

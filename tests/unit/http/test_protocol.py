@@ -12,7 +12,7 @@ import pytest
 from local.eventually import eventually
 from orderflow.http.asgi import Receive, Scope, Send
 from orderflow.http.connections import ConnectionLimits
-from tests.rigs.http_server import RunningServer, is_closed, read, serving
+from tests.rigs.http_server import RunningServer, is_closed, read, read_until_closed, serving
 
 HEAD_BYTES = 2048
 QUICK = ConnectionLimits(connections=10, head_bytes=HEAD_BYTES, request_seconds=0.2, idle_seconds=1)
@@ -93,12 +93,7 @@ def test_pipelined_requests_are_answered_in_order_and_each_has_the_whole_limit(p
 def test_too_many_pipelined_requests_close_the_connection(patient: RunningServer) -> None:
     before = len(patient.reasons)
     connection = patient.connect((GET + b"\r\n") * 1000)
-    received = b""
-    try:
-        while part := connection.recv(1 << 16):
-            received += part
-    except ConnectionError:
-        pass
+    received = read_until_closed(connection)
     assert received.count(b"HTTP/1.1 200") < 30
     assert patient.reasons[before:] == ["malformed"]
 

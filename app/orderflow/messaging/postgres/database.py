@@ -197,14 +197,12 @@ class Database:
             self._waits_since = time.monotonic()
             self._prepare(self._connection)
             self.connections += 1
-        except psycopg.Error as error:
+        except (psycopg.Error, LosesCommits) as error:
             self.close()
             self.failed_at = time.monotonic()
+            if isinstance(error, LosesCommits):
+                raise
             raise DatabaseUnavailable(_first_line(error)) from error
-        except LosesCommits:
-            self.close()
-            self.failed_at = time.monotonic()
-            raise
         finally:
             self._waits_since = None
         return self._connection

@@ -10,7 +10,7 @@ from opentelemetry.trace import SpanKind, set_span_in_context
 from orderflow.messaging.broker import Delivery
 from orderflow.messaging.instrumentation import BatchObserver, BatchResult
 from orderflow.telemetry.tracing import semconv
-from orderflow.telemetry.tracing.propagation import forwarded, is_sampled, parsed
+from orderflow.telemetry.tracing.propagation import forwarded, sampled
 from orderflow.telemetry.tracing.semconv import AttributeValue
 from orderflow.telemetry.tracing.spans import Attributes, Event, Link, Span, Spans, api_span
 
@@ -43,7 +43,7 @@ class BatchTrace(BatchObserver):
         parents = {
             position: context
             for position, delivery in enumerate(deliveries)
-            if is_sampled(delivery.properties.headers) and (context := parsed(delivery.properties.headers))
+            if (context := sampled(delivery.properties.headers))
         }
         name = f"process {queue}"
         self._batch = spans.start(

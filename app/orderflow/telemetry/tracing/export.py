@@ -56,9 +56,7 @@ class SpanQueue:
         """Export the queue, for at most ``timeout_seconds``: an unavailable collector must not delay the exit."""
         self._stopping = True
         self._wake.set()
-        self._thread.join(timeout_seconds)
-        if self._thread.is_alive():
-            log.warning("spans.not_flushed", extra={"timeout_seconds": timeout_seconds})
+        wait_for_flush(self._thread, timeout_seconds=timeout_seconds)
 
     def _run(self) -> None:
         while not self._stopping:
@@ -81,3 +79,10 @@ class SpanQueue:
                 counter.inc(len(batch))
             if len(self._waiting) < self._batch_size and not self._stopping:
                 return
+
+
+def wait_for_flush(thread: threading.Thread, *, timeout_seconds: float) -> None:
+    """Wait until a thread has exported everything; after ``timeout_seconds`` only a warning is logged."""
+    thread.join(timeout_seconds)
+    if thread.is_alive():
+        log.warning("spans.not_flushed", extra={"timeout_seconds": timeout_seconds})

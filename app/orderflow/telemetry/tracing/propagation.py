@@ -73,6 +73,11 @@ def parsed(headers: Mapping[str, object]) -> TraceContext | None:
     return TraceContext(trace_id, span_id, int(flags, 16), _state(headers), is_remote=True)
 
 
+def sampled(headers: Mapping[str, object]) -> TraceContext | None:
+    """The context in the headers when its trace is sampled, else None."""
+    return parsed(headers) if is_sampled(headers) else None
+
+
 def _state(headers: Mapping[str, object]) -> str:
     """The tracestate, or an empty text when it is too long or malformed."""
     state = headers.get(TRACESTATE)

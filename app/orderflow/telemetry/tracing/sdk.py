@@ -5,7 +5,6 @@ The SDK reads the standard ``OTEL_*`` variables from the environment of the proc
 timeouts, sampler, limits, resource attributes. This module sets only values that differ from the SDK's.
 """
 
-import logging
 import threading
 from collections.abc import Mapping
 
@@ -16,14 +15,12 @@ from opentelemetry.sdk.trace import SpanLimits, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from orderflow.telemetry.metrics.registry import MetricRegistry
-from orderflow.telemetry.tracing.export import SpanQueue
+from orderflow.telemetry.tracing.export import SpanQueue, wait_for_flush
 from orderflow.telemetry.tracing.otlp import SpanEncoder
 from orderflow.telemetry.tracing.sampling import RequestSampling
 from orderflow.telemetry.tracing.semconv import SERVICE_NAME, SERVICE_VERSION
 from orderflow.telemetry.tracing.spans import Spans
 from orderflow.version import VERSION
-
-log = logging.getLogger(__name__)
 
 MAX_QUEUE_SIZE = 8192
 """Maximum number of spans that wait for export, unless OTEL_BSP_MAX_QUEUE_SIZE is set.
@@ -86,9 +83,7 @@ def shut_down(provider: TracerProvider, *, timeout_seconds: float) -> None:
     """Export what the provider recorded, for at most that long: the SDK would wait 30 s for a collector."""
     thread = threading.Thread(target=provider.shutdown, name="spans shutdown", daemon=True)
     thread.start()
-    thread.join(timeout_seconds)
-    if thread.is_alive():
-        log.warning("spans.not_flushed", extra={"timeout_seconds": timeout_seconds})
+    wait_for_flush(thread, timeout_seconds=timeout_seconds)
 
 
 def resource(process_name: str) -> Resource:

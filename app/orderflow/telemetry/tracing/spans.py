@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records spans, and finds the open span that given trace headers belong to.
+"""Records spans, and finds the open span that a trace context names.
 
 A span of the OpenTelemetry SDK costs more CPU time than a message, so the spans of requests and messages are records of
 our own; ``otlp`` encodes them. Ids, flags and the meaning of each field are those of the specification.
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
-from orderflow.telemetry.tracing.propagation import SAMPLED, TraceContext, parsed
+from orderflow.telemetry.tracing.propagation import SAMPLED, TraceContext
 from orderflow.telemetry.tracing.semconv import AttributeValue
 
 Attributes = Mapping[str, AttributeValue]
@@ -76,17 +76,16 @@ class Spans:
         """Let ``find`` find the span until it is ended."""
         self._open[span.context.span_id] = span
 
-    def find(self, headers: Mapping[str, object]) -> Span | None:
-        """The adopted span of this process whose headers these are."""
-        named = parsed(headers)
-        span = self._open.get(named.span_id) if named else None
-        return span if span and named and span.context.trace_id == named.trace_id else None
+    def find(self, context: TraceContext) -> Span | None:
+        """The adopted span of this process that the context names."""
+        span = self._open.get(context.span_id)
+        return span if span and span.context.trace_id == context.trace_id else None
 
-    def end(self, spans: Sequence[Span], end_ns: int | None = None) -> None:
+    def end(self, spans: Sequence[Span]) -> None:
         """End spans and export them; they can no longer be found."""
-        end_ns = end_ns or time.time_ns()
+        ended = time.time_ns()
         for span in spans:
-            span.end_ns = end_ns
+            span.end_ns = ended
             self._open.pop(span.context.span_id, None)
         self._export(spans)
 

@@ -15,7 +15,7 @@ from orderflow.messaging.instrumentation import BatchObserver, CallObserver, Pub
 from orderflow.telemetry.tracing import semconv
 from orderflow.telemetry.tracing.batch_spans import BatchTrace, Forwarding
 from orderflow.telemetry.tracing.http_spans import ForwardingRequest, RequestTrace
-from orderflow.telemetry.tracing.propagation import TraceContext, forwarded, is_sampled, parsed
+from orderflow.telemetry.tracing.propagation import TraceContext, forwarded, is_sampled, parsed, sampled
 from orderflow.telemetry.tracing.semconv import AttributeValue
 from orderflow.telemetry.tracing.spans import Attributes, Link, Span, Spans
 
@@ -63,8 +63,7 @@ class Tracing(Instrumentation):
             return {}
         made: dict[int, Span] = {}
         for position, publication in enumerate(publications):
-            headers = publication.properties.headers
-            if is_sampled(headers) and (cause := parsed(headers)):
+            if cause := sampled(publication.properties.headers):
                 attributes = self._sent_attributes(semconv.CREATE, publication)
                 name = f"create {publication.exchange}"
                 made[position] = self._spans.start(name, SpanKind.PRODUCER, parent=cause, attributes=attributes)
@@ -76,17 +75,16 @@ class Tracing(Instrumentation):
         """Begin a send span for each publication that is sampled."""
         if self._spans is None:
             return PublishObserver()
-        opened = []
-        for publication in publications:
-            if is_sampled(publication.properties.headers):
-                created = parsed(publication.properties.headers)
-                if created is not None:
-                    opened.append(self._start_send_span(self._spans, publication, created))
+        opened = [
+            self._start_send_span(self._spans, publication, created)
+            for publication in publications
+            if (created := sampled(publication.properties.headers))
+        ]
         return _SendSpans(self._spans, opened) if opened else PublishObserver()
 
     def calling(self, operation: str, trace: Mapping[str, str]) -> CallObserver:
         """Begin the span of a call to an external system when its trace is sampled."""
-        parent = parsed(trace) if is_sampled(trace) else None
+        parent = sampled(trace)
         if self._spans is None or parent is None:
             return _ForwardingCall(forwarded(trace))
         span = self._spans.start(
@@ -97,7 +95,8 @@ class Tracing(Instrumentation):
 
     def annotate(self, trace: Mapping[str, str], attributes: Attributes) -> None:
         """Add attributes to the span whose headers these are, if it is still open in this process."""
-        span = self._spans.find(trace) if self._spans else None
+        context = sampled(trace)
+        span = self._spans.find(context) if self._spans and context else None
         if span is not None:
             span.attributes |= attributes
 
@@ -106,10 +105,10 @@ class Tracing(Instrumentation):
 
         Returns the context of that span, or None when the trace is not sampled.
         """
-        parent = parsed(trace) if is_sampled(trace) else None
+        parent = sampled(trace)
         if self._spans is None or parent is None:
             return None
-        span = self._spans.find(trace)
+        span = self._spans.find(parent)
         if span is not None:
             span.attributes |= attributes
         else:

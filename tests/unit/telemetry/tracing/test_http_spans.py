@@ -11,6 +11,7 @@ from litestar.testing import TestClient
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
 from orderflow.http.asgi import InstrumentedApplication
+from orderflow.telemetry.tracing.propagation import parsed
 from orderflow.telemetry.tracing.tracer import Tracing
 from tests.rigs.traces import Traces
 
@@ -132,4 +133,5 @@ def test_the_span_of_an_accepted_order_bears_its_id(traces: Traces) -> None:
     assert span.name == "HTTP"
     assert span.attributes["http.request.method"] == "_OTHER"
     assert span.attributes["http.request.method_original"] == "PURGE"
-    assert traces.spans.find(scope["orderflow.trace"]) is None  # type: ignore[arg-type]
+    context = parsed(scope["orderflow.trace"])  # type: ignore[arg-type]
+    assert context is not None and traces.spans.find(context) is None
